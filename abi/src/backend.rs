@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
+//! The `backends` map (written by the agent) and the `backend_states` map (written by the programs).
+//!
+//! Two maps rather than one: an update by the agent replaces a whole row, and must not undo an addition that a program
+//! makes at the same moment. Both are arrays indexed by backend id. An id is given to another backend only when no
+//! socket is counted on it any more; `generation` tells incarnations apart where no count protects a reference.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::{
+    Ip16, Port,
+    layout::{abi_struct, counter_index},
+};
+
+/// Bits of [`Backend::flags`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BackendFlags;
+
+impl BackendFlags {
+    /// May be chosen for a new connection. Cleared while draining or unhealthy: affinity and flows then pick anew.
+    pub const AVAILABLE: u16 = 1;
+}
+
+/// Value of `backends`: where a connection is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Backend {
+    /// Address of the replica.
+    pub addr: Ip16,
+    /// Port of the replica.
+    pub port: Port,
+    /// See [`BackendFlags`].
+    pub flags: u16,
+    /// Share of the load, relative to the other backends of the service; 0 only in an unused row.
+    pub weight: u32,
+    /// Incarnation of this id; 0 only in an unused row.
+    pub generation: u32,
+    /// [`crate::Service::id`] that this backend belongs to.
+    pub service: u32,
+}
+abi_struct!(Backend: 32 { addr: 0, port: 16, flags: 18, weight: 20, generation: 24, service: 28 });
+
+impl Backend {
+    /// An unused row.
+    pub const UNUSED: Self =
+        Self { addr: Ip16::UNSPECIFIED, port: Port::new(0), flags: 0, weight: 0, generation: 0, service: 0 };
+
+    /// Whether a reference made to `generation` may still be used for a new connection.
+    #[inline(always)]
+    pub const fn accepts(&self, generation: u32) -> bool {
+        self.generation == generation && self.flags & BackendFlags::AVAILABLE != 0
+    }
+}
+
+counter_index! {
+    /// Why a connection to a backend was never established.
+    pub enum ConnectFailure {
+        /// The backend answered the SYN with RST (ECONNREFUSED).
+        Refused = "refused",
+        /// No answer (ETIMEDOUT).
+        Timeout = "timeout",
+        /// No way there (EHOSTUNREACH, ENETUNREACH).
+        Unreachable = "unreachable",
+        /// The client gave up before the handshake was complete.
+        Aborted = "aborted",
+        /// Any other error of the socket.
+        Other = "other",
+    }
+}
+
+impl ConnectFailure {
+    /// From `sk_err` of a socket that left `SYN_SENT` for `CLOSE`; 0 means that the client closed it.
+    #[inline(always)]
+    pub const fn from_sk_err(errno: i32) -> Self {
+        match errno {
+            0 => Self::Aborted,
+            111 => Self::Refused,
+            110 => Self::Timeout,
+            101 | 113 => Self::Unreachable,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// Upper bounds, inclusive, in nanoseconds, of [`BackendState::connect_buckets`]; the last bucket has no bound.
+pub const CONNECT_BOUNDS_NS: [u64; 6] = [100_000, 500_000, 2_000_000, 10_000_000, 100_000_000, 1_000_000_000];
+
+/// Index of the bucket that counts a connect duration of `ns`.
+#[inline(always)]
+pub fn connect_bucket(ns: u64) -> usize {
+    let mut index = 0;
+    while index < CONNECT_BOUNDS_NS.len() && ns > CONNECT_BOUNDS_NS[index] {
+        index += 1;
+    }
+    index
+}
+
+/// Value of `backend_states`: two cache lines, the first read by every pick.
+///
+/// Written by the programs with atomic additions only. `opened = closed + active + sum(failed)` at rest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct BackendState {
+    /// Sockets placed on this backend that are neither closed nor failed.
+    pub active: u64,
+    /// Connections and flows placed here, ever.
+    pub opened: u64,
+    /// Connections that ended after they were established, ever.
+    pub closed: u64,
+    /// Connections that failed before they were established, by [`ConnectFailure`].
+    pub failed: [u64; ConnectFailure::COUNT],
+    /// Sum of the connect durations, nanoseconds.
+    pub connect_ns: u64,
+    /// Connect durations per bucket of [`CONNECT_BOUNDS_NS`], not cumulative.
+    pub connect_buckets: [u64; CONNECT_BOUNDS_NS.len() + 1],
+}
+abi_struct!(BackendState: 128 {
+    active: 0, opened: 8, closed: 16, failed: 24, connect_ns: 64, connect_buckets: 72,
+});
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buckets_have_inclusive_bounds() {
+        assert_eq!(connect_bucket(0), 0);
+        assert_eq!(connect_bucket(100_000), 0);
+        assert_eq!(connect_bucket(100_001), 1);
+        assert_eq!(connect_bucket(1_000_000_000), 5);
+        assert_eq!(connect_bucket(u64::MAX), 6);
+    }
+
+    #[test]
+    fn an_unavailable_or_reused_backend_is_not_accepted() {
+        let backend = Backend { generation: 3, flags: BackendFlags::AVAILABLE, ..Backend::UNUSED };
+        assert!(backend.accepts(3));
+        assert!(!backend.accepts(2));
+        assert!(!Backend { flags: 0, ..backend }.accepts(3));
+    }
+}

@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
+//! The contract between the kernel programs and user space: map keys, map values and the pure functions over them.
+//!
+//! Both worlds compile this crate, so a rule that both must follow (which slot wins, which client a key stands
+//! for) is written once and tested on the host. Every type is `#[repr(C)]`, free of padding (`zerocopy` refuses to
+//! derive `IntoBytes` otherwise) and has its offsets asserted beside it.
+//!
+//! Byte order: addresses and ports are in network byte order, as the kernel hands them to socket hooks; everything
+//! else is in host byte order. IPv4 addresses are v4-mapped IPv6 addresses (RFC 4291, section 2.5.5.2), so that one
+//! key type and one code path serve both families.
+//!
+//! A change of any layout or meaning here bumps [`ABI_VERSION`]; pinned maps live under a folder of that name, so a
+//! program never meets rows of another version.
+#![no_std]
+#![cfg_attr(not(feature = "user"), forbid(unsafe_code))]
+
+mod layout;
+
+pub mod addr;
+pub mod backend;
+pub mod client;
+pub mod connection;
+pub mod datagram;
+pub mod limits;
+pub mod names;
+pub mod service;
+pub mod settings;
+pub mod slot;
+pub mod verdict;
+
+pub use addr::{Ip16, Port};
+pub use backend::{Backend, BackendFlags, BackendState, ConnectFailure};
+pub use client::{AffinityKey, AffinityValue, CgroupEntry, ClientKey};
+pub use connection::{Connection, ConnectionState};
+pub use datagram::{FlowDirection, FlowKey, FlowValue};
+pub use service::{Algorithm, ClientKeySource, Protocol, Service, ServiceKey, ServiceState};
+pub use settings::{LogLevel, Settings, SockOffsets};
+pub use slot::Slot;
+pub use verdict::{InternalError, Refusal};
+
+/// Version of every layout and meaning in this crate; part of the pin path (`v<ABI_VERSION>`).
+pub const ABI_VERSION: u32 = 1;

@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
+//! Capacities: one constant per map, and the bounds that validation enforces. Used by `ebpf`, `model` and the agent.
+//!
+//! Invariant: a map's size in the object file is the default here; the agent may set another one at load.
+
+/// Default capacity of `services` and of the arrays indexed by service id.
+pub const SERVICES: u32 = 16_384;
+/// Default capacity of `backends` and `backend_states`: 160 bytes each, 20 MiB together.
+pub const BACKENDS: u32 = 131_072;
+/// Capacity of `cgroups`.
+pub const CGROUPS: u32 = 8_192;
+/// Capacity of `affinity`.
+pub const AFFINITY: u32 = 65_536;
+/// Capacity of `flows`; a flow takes two rows.
+pub const FLOWS: u32 = 65_536;
+
+/// Most backends that one configuration may hold.
+pub const MAX_BACKENDS: usize = 1_000_000;
+/// Most service ports that one configuration may hold.
+pub const MAX_SERVICES: usize = 65_536;
+/// Largest weight of a backend.
+pub const MAX_WEIGHT: u32 = 65_535;
+/// Deepest cgroup, counted from the root, that can be excluded or mapped to a workload.
+pub const MAX_CGROUP_DEPTH: u32 = 31;

@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
+//! The atomic instructions of BPF (Linux 5.12). `core::sync::atomic` has no read-modify-write operations on this target,
+//! so these three are written out; see the kernel's `Documentation/bpf/standardization/instruction-set.rst`.
+//!
+//! Every pointer must be to an aligned value in a map or in socket storage that all writers change by these functions.
+
+use core::arch::asm;
+
+/// Adds `delta` (two's complement) to `*counter`.
+///
+/// # Safety
+/// As the module says.
+#[inline(always)]
+pub unsafe fn add(counter: *mut u64, delta: u64) {
+    // SAFETY: the caller's pointer is valid and aligned; the verifier checks it again.
+    unsafe { asm!("lock *(u64 *)({} + 0) += {}", in(reg) counter, in(reg) delta) };
+}
+
+/// Adds `delta` to `*counter` and returns its former value.
+///
+/// # Safety
+/// As the module says.
+#[inline(always)]
+pub unsafe fn fetch_add(counter: *mut u64, delta: u64) -> u64 {
+    let mut value = delta;
+    // SAFETY: as in `add`.
+    unsafe { asm!("{1} = atomic_fetch_add((u64 *)({0} + 0), {1})", in(reg) counter, inout(reg) value) };
+    value
+}
+
+/// Stores `next` into `*place` and returns its former value.
+///
+/// # Safety
+/// As the module says.
+#[inline(always)]
+pub unsafe fn exchange(place: *mut u32, next: u32) -> u32 {
+    let mut value = next;
+    // SAFETY: as in `add`.
+    unsafe { asm!("{1} = xchg32_32({0} + 0, {1})", in(reg) place, inout(wreg) value) };
+    value
+}

@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
+//! The kernel programs of nodemesh: every entry point, each of which parses its context, asks a stage to decide and
+//! translates the verdict.
+//!
+//! ```text
+//! connect()  ─► connect4/6 ──► place ─► pick ──► rewrite, record in SK_STORAGE
+//! sendmsg()  ─► sendmsg4/6 ──► datagram ─► pick ─► rewrite, record in flows
+//! recvmsg()  ─► recvmsg4/6 ──► datagram         ─► the service's address again
+//! getpeername() ─► getpeername4/6 ─► lifecycle  ─► the service's address again
+//! TCP state  ─► set_state ──► lifecycle         ─► established, failed, reset
+//! close()    ─► sock_release ► lifecycle        ─► no longer active
+//! ```
+//!
+//! Invariant: a socket or datagram that is not for a mesh service leaves every program as it came.
+#![no_std]
+#![no_main]
+#![feature(asm_experimental_arch)]
+
+mod atomic;
+mod client;
+mod datagram;
+mod kernel_sock;
+mod lifecycle;
+mod listing;
+mod log;
+mod maps;
+mod pick;
+mod place;
+mod sock_addr;
+mod stats;
+mod verdict;
+
+use aya_ebpf::{
+    EbpfContext as _,
+    macros::{btf_tracepoint, cgroup_sock, cgroup_sock_addr, raw_tracepoint},
+    programs::{BtfTracePointContext, RawTracePointContext, SockAddrContext, SockContext},
+};
+use sock_addr::{Family, SockAddr};
+use verdict::{ALLOW, conclude};
+
+#[cgroup_sock_addr(connect4)]
+pub fn connect4(ctx: SockAddrContext) -> i32 {
+    let socket = SockAddr::new(&ctx, Family::V4);
+    conclude(&socket, place::connect(&socket))
+}
+
+#[cgroup_sock_addr(connect6)]
+pub fn connect6(ctx: SockAddrContext) -> i32 {
+    let socket = SockAddr::new(&ctx, Family::V6);
+    conclude(&socket, place::connect(&socket))
+}
+
+#[cgroup_sock_addr(sendmsg4)]
+pub fn sendmsg4(ctx: SockAddrContext) -> i32 {
+    let socket = SockAddr::new(&ctx, Family::V4);
+    conclude(&socket, datagram::send(&socket))
+}
+
+#[cgroup_sock_addr(sendmsg6)]
+pub fn sendmsg6(ctx: SockAddrContext) -> i32 {
+    let socket = SockAddr::new(&ctx, Family::V6);
+    conclude(&socket, datagram::send(&socket))
+}
+
+#[cgroup_sock_addr(recvmsg4)]
+pub fn recvmsg4(ctx: SockAddrContext) -> i32 {
+    let socket = SockAddr::new(&ctx, Family::V4);
+    conclude(&socket, datagram::receive(&socket))
+}
+
+#[cgroup_sock_addr(recvmsg6)]
+pub fn recvmsg6(ctx: SockAddrContext) -> i32 {
+    let socket = SockAddr::new(&ctx, Family::V6);
+    conclude(&socket, datagram::receive(&socket))
+}
+
+#[cgroup_sock_addr(getpeername4)]
+pub fn getpeername4(ctx: SockAddrContext) -> i32 {
+    let socket = SockAddr::new(&ctx, Family::V4);
+    conclude(&socket, lifecycle::peer_name(&socket))
+}
+
+#[cgroup_sock_addr(getpeername6)]
+pub fn getpeername6(ctx: SockAddrContext) -> i32 {
+    let socket = SockAddr::new(&ctx, Family::V6);
+    conclude(&socket, lifecycle::peer_name(&socket))
+}
+
+#[cgroup_sock(sock_release)]
+pub fn sock_release(ctx: SockContext) -> i32 {
+    lifecycle::released(ctx.sock);
+    ALLOW
+}
+
+/// `inet_sock_set_state(const struct sock *sk, const int oldstate, const int newstate)`.
+#[btf_tracepoint(function = "inet_sock_set_state")]
+pub fn set_state(ctx: BtfTracePointContext) -> i32 {
+    lifecycle::state_changed(ctx.arg(0), ctx.arg(1), ctx.arg(2));
+    0
+}
+
+/// One call per socket that has a record, one with a null socket at the end.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/bpf_sk_storage_map")]
+pub fn list_conns(ctx: *mut core::ffi::c_void) -> i32 {
+    listing::emit(ctx)
+}
+
+/// Never attached: run once through `BPF_PROG_TEST_RUN` by the agent, in the agent's own context.
+#[raw_tracepoint(tracepoint = "sys_enter")]
+pub fn whoami(ctx: RawTracePointContext) -> i32 {
+    ctx.tgid().cast_signed()
+}
+
+/// Helpers such as `bpf_probe_read_kernel` are for programs under a licence compatible with the GPL.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "license")]
+static LICENSE: [u8; 4] = *b"GPL\0";
+
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    // The verifier rejects an endless loop: a program in which a panic is reachable does not load.
+    loop {}
+}

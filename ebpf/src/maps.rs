@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
+//! Every map: what it holds, who writes it, who reads it. All are pinned, so that they outlive the agent.
+//!
+//! The static names are in lower case because they are the names of the maps in the kernel, in bpffs and in metrics.
+//! Invariant: a map is written by the agent or by the programs, never by both (`flows` and `affinity`, which the
+//! agent empties on request, excepted).
+#![expect(non_upper_case_globals, reason = "the symbol is the kernel's name of the map")]
+
+use aya_ebpf::{
+    Global,
+    bindings::BPF_F_INNER_MAP,
+    btf_maps::{Array, ArrayOfMaps, HashMap, LruHashMap, PerCpuArray, SkStorage},
+    macros::btf_map,
+};
+use nodemesh_abi::{
+    AffinityKey, AffinityValue, Backend, BackendState, CgroupEntry, Connection, FlowKey, FlowValue, InternalError,
+    Service, ServiceKey, ServiceState, Settings, Slot, SockOffsets, limits,
+};
+
+/// Virtual address to service. Agent writes; `connect`, `sendmsg` read. Sized by the number of service ports.
+#[btf_map]
+pub static services: HashMap<ServiceKey, Service, { limits::SERVICES as usize }> = HashMap::new();
+
+/// Template of a slot table: inner maps differ in length, which `BPF_F_INNER_MAP` permits (Linux 5.10).
+pub type SlotTable = Array<Slot, 1, { BPF_F_INNER_MAP as usize }>;
+
+/// Service id to slot table. Agent swaps whole tables; picks read.
+#[btf_map]
+pub static slot_tables: ArrayOfMaps<SlotTable, { limits::SERVICES as usize }> = ArrayOfMaps::new();
+
+/// Service id to counters. Picks write; agent reads.
+#[btf_map]
+pub static service_states: Array<ServiceState, { limits::SERVICES as usize }> = Array::new();
+
+/// Backend id to address and weight. Agent writes; picks read.
+#[btf_map]
+pub static backends: Array<Backend, { limits::BACKENDS as usize }> = Array::new();
+
+/// Backend id to live state. Programs write; picks and the agent read.
+#[btf_map]
+pub static backend_states: Array<BackendState, { limits::BACKENDS as usize }> = Array::new();
+
+/// Socket to its record. Programs write; the iterator reads. Bounded by the number of sockets.
+#[btf_map]
+pub static connections: SkStorage<Connection> = SkStorage::new();
+
+/// Unconnected UDP flows, both directions. `sendmsg` writes; `recvmsg` reads.
+#[btf_map]
+pub static flows: LruHashMap<FlowKey, FlowValue, { limits::FLOWS as usize }> = LruHashMap::new();
+
+/// Client and service to the backend of the client's last connection. Picks write and read.
+#[btf_map]
+pub static affinity: LruHashMap<AffinityKey, AffinityValue, { limits::AFFINITY as usize }> = LruHashMap::new();
+
+/// Cgroup id to workload or exclusion. Agent writes; picks read.
+#[btf_map]
+pub static cgroups: HashMap<u64, CgroupEntry, { limits::CGROUPS as usize }> = HashMap::new();
+
+/// The agent's run-time settings. Agent writes; every program reads.
+#[btf_map]
+pub static settings: Array<Settings, 1> = Array::new();
+
+/// Internal errors. Programs write; agent reads.
+#[btf_map]
+pub static errors: PerCpuArray<u64, { InternalError::COUNT }> = PerCpuArray::new();
+
+/// Where the fields of `struct sock` are on the running kernel. Set by the loader.
+#[unsafe(no_mangle)]
+pub static SOCK_OFFSETS: Global<SockOffsets> =
+    Global::new(SockOffsets { err: 0, family: 0, num: 0, rcv_saddr: 0, v6_rcv_saddr: 0 });

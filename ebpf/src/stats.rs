@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
+//! Counting. Never changes a verdict: a counter that is not there is not counted.
+
+use nodemesh_abi::{BackendState, ConnectFailure, InternalError, Refusal, ServiceState, backend::connect_bucket};
+
+use crate::{atomic::add, maps};
+
+/// The counters of a service.
+#[inline(always)]
+pub fn service(id: u32) -> Option<*mut ServiceState> {
+    maps::service_states.get_ptr_mut(id)
+}
+
+/// The counters of a backend.
+#[inline(always)]
+pub fn backend(id: u32) -> Option<*mut BackendState> {
+    maps::backend_states.get_ptr_mut(id)
+}
+
+/// Counts a refused connection.
+#[inline(always)]
+pub fn refused(service_id: u32, refusal: Refusal) {
+    if let Some(state) = service(service_id) {
+        // SAFETY: `state` is a map value.
+        unsafe { add(&raw mut (*state).refused[refusal as usize], 1) };
+    }
+}
+
+/// Counts a socket placed on a backend.
+#[inline(always)]
+pub fn opened(backend_id: u32) {
+    if let Some(state) = backend(backend_id) {
+        // SAFETY: `state` is a map value.
+        unsafe {
+            add(&raw mut (*state).opened, 1);
+            add(&raw mut (*state).active, 1);
+        }
+    }
+}
+
+/// Counts a flow placed on a backend: its end cannot be seen, so it is never active.
+#[inline(always)]
+pub fn flow_opened(backend_id: u32) {
+    if let Some(state) = backend(backend_id) {
+        // SAFETY: `state` is a map value.
+        unsafe { add(&raw mut (*state).opened, 1) };
+    }
+}
+
+/// Counts an established connection that took `ns` to connect.
+#[inline(always)]
+pub fn established(backend_id: u32, ns: u64) {
+    if let Some(state) = backend(backend_id) {
+        let bucket = connect_bucket(ns);
+        // SAFETY: `state` is a map value and `connect_bucket` stays inside the array.
+        unsafe {
+            add(&raw mut (*state).connect_ns, ns);
+            add((&raw mut (*state).connect_buckets).cast::<u64>().add(bucket), 1);
+        }
+    }
+}
+
+/// How a socket left its backend.
+#[derive(Clone, Copy)]
+pub enum End {
+    /// It was established.
+    Closed,
+    /// It was not.
+    Failed(ConnectFailure),
+}
+
+/// Counts the end of a socket.
+#[inline(always)]
+pub fn ended(backend_id: u32, end: End) {
+    if let Some(state) = backend(backend_id) {
+        // SAFETY: `state` is a map value; a failure's number is inside the array by `ConnectFailure::COUNT`.
+        unsafe {
+            add(&raw mut (*state).active, u64::MAX);
+            match end {
+                End::Closed => add(&raw mut (*state).closed, 1),
+                End::Failed(failure) => add((&raw mut (*state).failed).cast::<u64>().add(failure as usize), 1),
+            };
+        }
+    }
+}
+
+/// Counts an internal error.
+#[inline(always)]
+pub fn internal_error(error: InternalError) {
+    if let Some(count) = maps::errors.get_ptr_mut(error as u32) {
+        // SAFETY: a per-CPU value, which no other CPU writes.
+        unsafe { *count += 1 };
+    }
+}
