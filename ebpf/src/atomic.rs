@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
 //! The atomic instructions of BPF (Linux 5.12). `core::sync::atomic` has no read-modify-write operations on this target,
-//! so these three are written out; see the kernel's `Documentation/bpf/standardization/instruction-set.rst`.
+//! so these are written out; see the kernel's `Documentation/bpf/standardization/instruction-set.rst`.
 //!
 //! Every pointer must be to an aligned value in a map or in socket storage that all writers change by these functions.
 
@@ -38,4 +38,16 @@ pub unsafe fn exchange(place: *mut u32, next: u32) -> u32 {
     // SAFETY: as in `add`.
     unsafe { asm!("{1} = xchg32_32({0} + 0, {1})", in(reg) place, inout(wreg) value) };
     value
+}
+
+/// Stores `next` into `*place` if it holds `expected`; returns whether it did.
+///
+/// # Safety
+/// As the module says.
+#[inline(always)]
+pub unsafe fn replace_if(place: *mut u32, expected: u32, next: u32) -> bool {
+    let mut found = expected;
+    // SAFETY: as in `add`. The instruction compares with and returns in w0.
+    unsafe { asm!("w0 = cmpxchg32_32({0} + 0, w0, {1})", in(reg) place, in(wreg) next, inout("w0") found) };
+    found == expected
 }

@@ -33,37 +33,78 @@ const TCP_SYN_SENT: i32 = 2;
 /// `TCP_CLOSE`.
 const TCP_CLOSE: i32 = 7;
 
-/// The record of `sk`, if it has one.
-#[inline(always)]
-fn record(sk: *mut c_void) -> Option<&'static Connection> {
-    let map = (&raw const maps::connections).cast_mut().cast();
-    // SAFETY: the verifier checks that `sk` is a socket; the record lives as long as the socket, which outlives the hook.
-    unsafe { bpf_sk_storage_get(map, sk, ptr::null_mut(), 0).cast::<Connection>().as_ref() }
-}
+/// The record of a socket, shared with programs on other CPUs: fields are read and written through the pointer, never
+/// borrowed.
+#[derive(Clone, Copy)]
+struct Record(*mut Connection);
 
-/// Exchanges the state of a record and returns the former one.
-#[inline(always)]
-fn exchange(record: &Connection, next: ConnectionState) -> ConnectionState {
-    let state = (&raw const record.state).cast_mut();
-    // SAFETY: `state` is an aligned field of a live record, and all its writers use this exchange.
-    ConnectionState::from_raw(unsafe { atomic::exchange(state, next as u32) })
-}
+impl Record {
+    /// The record of `sk`, if it has one.
+    #[inline(always)]
+    fn of(sk: *mut c_void) -> Option<Self> {
+        let map = (&raw const maps::connections).cast_mut().cast();
+        // SAFETY: the verifier checks that `sk` is a socket; the record lives as long as it, which outlives the hook.
+        let record = unsafe { bpf_sk_storage_get(map, sk, ptr::null_mut(), 0) }.cast::<Connection>();
+        (!record.is_null()).then_some(Self(record))
+    }
 
-/// Ends a record; `failure` is how, if it was not established.
-#[inline(always)]
-fn end(record: &Connection, failure: ConnectFailure) {
-    match exchange(record, ConnectionState::Ended) {
-        ConnectionState::Ended => {}
-        ConnectionState::Connecting => stats::ended(record.backend, End::Failed(failure)),
-        ConnectionState::Established => stats::ended(record.backend, End::Closed),
+    /// The record of `sk`, with `fresh` in it, created if there is none; `None` if there is no memory.
+    #[inline(always)]
+    fn create(sk: *mut c_void, fresh: &mut Connection) -> Option<Self> {
+        let map = (&raw const maps::connections).cast_mut().cast();
+        let flags = u64::from(BPF_SK_STORAGE_GET_F_CREATE);
+        // SAFETY: as in `of`; the helper copies a whole record into a new one.
+        let record = unsafe { bpf_sk_storage_get(map, sk, ptr::from_mut(fresh).cast(), flags) }.cast::<Connection>();
+        if record.is_null() {
+            return None;
+        }
+        // SAFETY: only a `connect` hook creates and overwrites records, and the kernel holds the socket's lock around it.
+        unsafe {
+            // A record left from an earlier `connect()` was not overwritten by the helper.
+            if (*record).opened_ns != fresh.opened_ns {
+                *record = *fresh;
+            }
+        }
+        Some(Self(record))
+    }
+
+    /// Exchanges the state and returns the former one.
+    #[inline(always)]
+    fn exchange(self, next: ConnectionState) -> ConnectionState {
+        // SAFETY: `state` is an aligned field of a live record, and all its writers use this exchange.
+        ConnectionState::from_raw(unsafe { atomic::exchange(&raw mut (*self.0).state, next as u32) })
+    }
+
+    /// Goes from connecting to established; false if the record was in another state.
+    #[inline(always)]
+    fn establish(self) -> bool {
+        let (from, to) = (ConnectionState::Connecting as u32, ConnectionState::Established as u32);
+        // SAFETY: as in `exchange`.
+        unsafe { atomic::replace_if(&raw mut (*self.0).state, from, to) }
+    }
+
+    #[inline(always)]
+    fn backend(self) -> u32 {
+        // SAFETY: a live record; the field is written only while the socket is not connected.
+        unsafe { (*self.0).backend }
+    }
+
+    /// Ends the record; `failure` is how, if it was not established.
+    #[inline(always)]
+    fn end(self, failure: ConnectFailure) {
+        match self.exchange(ConnectionState::Ended) {
+            ConnectionState::Ended => {}
+            ConnectionState::Connecting => stats::ended(self.backend(), End::Failed(failure)),
+            ConnectionState::Established => stats::ended(self.backend(), End::Closed),
+        }
     }
 }
 
 /// A socket that may have been placed before calls `connect()` again.
 #[inline(always)]
 pub fn replaced(socket: &SockAddr<'_>) {
-    if let Some(record) = record(socket.sk().cast()) {
-        end(record, ConnectFailure::Aborted);
+    if let Some(record) = Record::of(socket.sk().cast()) {
+        record.end(ConnectFailure::Aborted);
     }
 }
 
@@ -92,23 +133,11 @@ pub fn placed(socket: &SockAddr<'_>, service: &Service, client: &Client, dialled
         state: state as u32,
         tgid: client.tgid,
     };
-    let map = (&raw const maps::connections).cast_mut().cast();
-    let flags = u64::from(BPF_SK_STORAGE_GET_F_CREATE);
-    // SAFETY: `sk` is the context's socket and `fresh` a whole record, which the helper copies.
-    let record = unsafe { bpf_sk_storage_get(map, socket.sk().cast(), (&raw mut fresh).cast(), flags) };
-    let record = record.cast::<Connection>();
-    if record.is_null() {
+    if Record::create(socket.sk().cast(), &mut fresh).is_some() {
+        stats::opened(picked.id);
+    } else {
         stats::internal_error(InternalError::ConnectionRecord);
-        return;
     }
-    // SAFETY: not null, and only this hook writes the record of a socket that is not connected (the kernel holds its lock).
-    unsafe {
-        // A record left from an earlier `connect()` was not overwritten by the helper.
-        if (*record).opened_ns != fresh.opened_ns {
-            *record = fresh;
-        }
-    }
-    stats::opened(picked.id);
 }
 
 /// The TCP state of any socket of the host changed.
@@ -117,47 +146,49 @@ pub fn state_changed(sk: *const c_void, old: i32, new: i32) {
     if old != TCP_SYN_SENT && new != TCP_CLOSE {
         return;
     }
-    let Some(record) = record(sk.cast_mut()) else {
+    let Some(record) = Record::of(sk.cast_mut()) else {
         return;
     };
     if new == TCP_ESTABLISHED {
         established(record, &KernelSock::new(sk));
     } else if new == TCP_CLOSE {
-        end(record, ConnectFailure::from_sk_err(KernelSock::new(sk).err()));
+        record.end(ConnectFailure::from_sk_err(KernelSock::new(sk).err()));
     }
 }
 
 /// The handshake of a placed connection is complete.
 #[inline(always)]
-fn established(record: &Connection, sk: &KernelSock) {
-    if exchange(record, ConnectionState::Established) != ConnectionState::Connecting {
-        // A second agent's program, during an upgrade, or a close on another CPU came first.
+fn established(record: Record, sk: &KernelSock) {
+    if !record.establish() {
+        // The program of a former agent, during an upgrade, came first.
         return;
     }
-    let record = ptr::from_ref(record).cast_mut();
     let local = sk.local();
-    // SAFETY: a live record; the exchange above lets one program through.
+    // SAFETY: a live record; `establish` lets one program through.
     unsafe {
-        (*record).client_addr = local.addr;
-        (*record).client_port = local.port;
-        stats::established((*record).backend, bpf_ktime_get_ns().wrapping_sub((*record).opened_ns));
+        (*record.0).client_addr = local.addr;
+        (*record.0).client_port = local.port;
+        stats::established(record.backend(), bpf_ktime_get_ns().wrapping_sub((*record.0).opened_ns));
     }
 }
 
 /// The last reference of an application to a socket is gone.
 #[inline(always)]
 pub fn released(sk: *mut bpf_sock) {
-    if let Some(record) = record(sk.cast()) {
-        end(record, ConnectFailure::Aborted);
+    if let Some(record) = Record::of(sk.cast()) {
+        record.end(ConnectFailure::Aborted);
     }
 }
 
 /// The service's address, if `endpoint` is where this socket was sent.
 #[inline(always)]
 pub fn service_endpoint(socket: &SockAddr<'_>, endpoint: Endpoint) -> Option<Endpoint> {
-    let record = record(socket.sk().cast())?;
-    let sent_to = Endpoint { addr: record.backend_addr, port: record.backend_port };
-    (sent_to == endpoint).then_some(Endpoint { addr: record.service_addr, port: record.service_port })
+    let Record(record) = Record::of(socket.sk().cast())?;
+    // SAFETY: a live record; these fields are written only while the socket is not connected.
+    unsafe {
+        let sent_to = Endpoint { addr: (*record).backend_addr, port: (*record).backend_port };
+        (sent_to == endpoint).then_some(Endpoint { addr: (*record).service_addr, port: (*record).service_port })
+    }
 }
 
 /// Gives `getpeername()` the address that the application dialled.

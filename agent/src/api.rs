@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the admin socket answers and the CLI shows: the JSON that scripts may rely on. Used by `admin` and `cli`.
+//!
+//! Invariant: a field is added, never renamed or given another meaning. Times are seconds, addresses `ip:port`.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::ProgramLogLevel;
+
+/// Answer of `GET /v1/status`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Status {
+    /// Version, commit and ABI of the agent.
+    pub version: String,
+    /// Process id of the agent, as it sees itself.
+    pub pid: u32,
+    /// Seconds since the agent started.
+    pub uptime_seconds: u64,
+    /// Whether everything below is as it should be.
+    pub ready: bool,
+    /// What is not as it should be.
+    pub problems: Vec<String>,
+    /// The configuration.
+    pub config: ConfigStatus,
+    /// The data path.
+    pub datapath: DatapathStatus,
+    /// The log.
+    pub log: LogStatus,
+}
+
+/// The configuration's part of [`Status`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ConfigStatus {
+    /// File or directory.
+    pub path: String,
+    /// `ok`, or `invalid` while the last good configuration is kept in force.
+    pub state: ConfigState,
+    /// Number of the configuration in force.
+    pub generation: u64,
+    /// Number of the configuration that the kernel has.
+    pub applied_generation: u64,
+    /// Unix time at which the one in force was loaded.
+    pub loaded_at: u64,
+    /// Errors of the last reload.
+    pub errors: Vec<String>,
+    /// What is odd about the configuration in force.
+    pub warnings: Vec<String>,
+}
+
+/// Whether the last reload took effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ConfigState {
+    /// It did.
+    Ok,
+    /// It did not.
+    Invalid,
+}
+
+/// The data path's part of [`Status`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct DatapathStatus {
+    /// Release of the running kernel.
+    pub kernel: String,
+    /// Cgroup whose processes are in the mesh.
+    pub cgroup: String,
+    /// Folder of the pins.
+    pub pin_dir: String,
+    /// Programs that are attached, and whether the kernel runs each of them.
+    pub programs: BTreeMap<String, bool>,
+    /// Fill of the maps.
+    pub maps: BTreeMap<String, MapUsage>,
+    /// Internal errors since the maps were created, by reason.
+    pub internal_errors: BTreeMap<String, u64>,
+    /// Frontends that are not as configured, with the reason.
+    pub frontends_not_programmed: BTreeMap<String, String>,
+    /// Configured cgroups that do not exist.
+    pub cgroups_missing: Vec<String>,
+}
+
+/// Fill of a map.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct MapUsage {
+    /// Entries in use.
+    pub entries: u64,
+    /// Entries there is room for.
+    pub capacity: u64,
+}
+
+/// The log's part of [`Status`], and body of `PUT /v1/log`, where both fields are optional.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LogStatus {
+    /// Filter of the agent's log.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<String>,
+    /// Level of the programs' log.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub programs: Option<ProgramLogLevel>,
+}
+
+/// One frontend, in the answer of `GET /v1/services`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Service {
+    /// `namespace/name`.
+    pub service: String,
+    /// Model that the replicas serve.
+    pub model: Option<String>,
+    /// Virtual address.
+    pub address: String,
+    /// `TCP` or `UDP`.
+    pub protocol: String,
+    /// How a replica is chosen.
+    pub algorithm: String,
+    /// Seconds of session affinity; 0 without.
+    pub session_affinity_seconds: u32,
+    /// Backends by state.
+    pub backends: BTreeMap<BackendState, usize>,
+    /// Sockets placed on its backends that are still open.
+    pub active_connections: u64,
+    /// Connections and UDP flows placed, ever.
+    pub connections_total: u64,
+    /// Connections refused, by reason.
+    pub refused: BTreeMap<String, u64>,
+}
+
+/// State of a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BackendState {
+    /// Takes new connections.
+    Active,
+    /// Takes none, keeps those it has.
+    Draining,
+    /// Out of rotation by observation.
+    Ejected,
+    /// Out of rotation by configuration.
+    Unhealthy,
+}
+
+impl BackendState {
+    /// The word for people.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Draining => "draining",
+            Self::Ejected => "ejected",
+            Self::Unhealthy => "unhealthy",
+        }
+    }
+}
+
+/// One backend of one frontend, in the answer of `GET /v1/backends`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Backend {
+    /// `namespace/name` of the service.
+    pub service: String,
+    /// Address of the replica.
+    pub address: String,
+    /// Workload it was selected as.
+    pub workload: Option<String>,
+    /// Share of the load.
+    pub weight: u32,
+    /// State.
+    pub state: BackendState,
+    /// Sockets placed here that are still open.
+    pub active_connections: u64,
+    /// Connections and UDP flows placed here, ever.
+    pub connections_total: u64,
+    /// Connections that ended after they were established, ever.
+    pub connections_closed: u64,
+    /// Connections that were never established, by reason.
+    pub connections_failed: BTreeMap<String, u64>,
+    /// Mean time from `connect()` to established; absent without a sample.
+    pub connect_seconds_mean: Option<f64>,
+}
+
+/// One connection, in the answer of `GET /v1/connections`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Connection {
+    /// `namespace/name` of the service; the address that was dialled if the service is gone.
+    pub service: String,
+    /// `TCP` or `UDP`.
+    pub protocol: String,
+    /// The client's end; absent until established.
+    pub client: Option<String>,
+    /// Workload of the client, if one is configured for its cgroup.
+    pub client_workload: Option<String>,
+    /// Id of the client's cgroup.
+    pub client_cgroup: u64,
+    /// Process that connected, in the initial pid namespace.
+    pub client_pid: u32,
+    /// What the client dialled.
+    pub service_address: String,
+    /// Where it was sent.
+    pub backend: String,
+    /// `connecting` or `established`.
+    pub state: String,
+    /// Seconds since `connect()`.
+    pub age_seconds: f64,
+}
+
+/// Body of every answer other than 200.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Problem {
+    /// What is wrong and what to do.
+    pub error: String,
+}

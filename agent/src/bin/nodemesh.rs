@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `nodemesh`: the CLI of a node.
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use nodemesh_agent::cli;
+
+fn main() -> ExitCode {
+    match cli::run(&cli::Cli::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("nodemesh: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

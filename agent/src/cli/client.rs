@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Asks the agent through its admin socket: HTTP/1.1 over a unix socket, one request per connection.
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result, bail};
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full};
+use hyper::{Method, Request, client::conn::http1, header};
+use hyper_util::rt::TokioIo;
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::net::UnixStream;
+
+use crate::api::Problem;
+
+/// The agent of this node.
+#[derive(Debug)]
+pub(super) struct AdminClient {
+    socket: PathBuf,
+}
+
+impl AdminClient {
+    pub(super) fn new(socket: PathBuf) -> Self {
+        Self { socket }
+    }
+
+    /// `GET path`.
+    pub(super) fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
+        self.call(Method::GET, path, Bytes::new())
+    }
+
+    /// `PUT path` with a JSON body.
+    pub(super) fn put<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T> {
+        self.call(Method::PUT, path, serde_json::to_vec(body)?.into())
+    }
+
+    fn call<T: DeserializeOwned>(&self, method: Method, path: &str, body: Bytes) -> Result<T> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let answer = runtime.block_on(self.exchange(method, path, body))?;
+        serde_json::from_slice(&answer).context("the agent's answer is not what this version of the CLI expects")
+    }
+
+    async fn exchange(&self, method: Method, path: &str, body: Bytes) -> Result<Bytes> {
+        let stream = UnixStream::connect(&self.socket).await.with_context(|| {
+            format!(
+                "no agent answers at {}; start `nodemesh-agent run`, or name its folder with --run-dir",
+                self.socket.display()
+            )
+        })?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+        let driver = tokio::spawn(connection);
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(header::HOST, "nodemesh")
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(Full::new(body))?;
+        let response = sender.send_request(request).await.context("ask the agent")?;
+        let status = response.status();
+        let body = response.into_body().collect().await.context("read the agent's answer")?.to_bytes();
+        driver.abort();
+        if !status.is_success() {
+            match serde_json::from_slice::<Problem>(&body) {
+                Ok(problem) => bail!("{}", problem.error),
+                Err(_) => bail!("the agent answered {status}: {}", String::from_utf8_lossy(&body).trim()),
+            }
+        }
+        Ok(body)
+    }
+}

@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Output: plain tables that also work with `awk`, and JSON. Used by every verb.
+
+use std::io::{self, Write as _};
+
+use anyhow::Result;
+use comfy_table::{CellAlignment, Table, presets};
+use serde::Serialize;
+
+/// A table with `headers`; the columns named in `numbers` are aligned to the right.
+pub(super) fn new(headers: &[&str], numbers: &[usize]) -> Table {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING).set_header(headers);
+    for (index, column) in table.column_iter_mut().enumerate() {
+        column.set_padding((0, 2));
+        if numbers.contains(&index) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table
+}
+
+/// Prints text; a reader that went away is no error.
+pub(super) fn print(text: &str) -> Result<()> {
+    match writeln!(io::stdout().lock(), "{text}") {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+/// Prints a table without the padding that would end its lines.
+pub(super) fn print_table(table: &Table) -> Result<()> {
+    print(&table.to_string().lines().map(str::trim_end).collect::<Vec<_>>().join("\n"))
+}
+
+/// Prints JSON.
+pub(super) fn print_json(value: &impl Serialize) -> Result<()> {
+    print(&serde_json::to_string_pretty(value)?)
+}

@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The kernel side as the agent sees it: loading and attaching the programs, typed maps, and the listing of connections.
+//!
+//! ```text
+//! host (cgroup, bpffs) ─► pins ─► loader ─► attach        at start, in this order
+//! reconcile ─► MapWriter ─► [ maps ] ─► MapReader ─► metrics, admin
+//! ```
+//!
+//! Invariant: nothing here decides policy; rows come from `reconcile` and are written as they are.
+
+pub mod attach;
+pub mod host;
+pub mod listing;
+pub mod loader;
+pub mod maps;
+pub mod offsets;
+pub mod pins;
+pub mod program_log;
+pub mod programs;
+mod sys;
+
+pub use maps::{MapReader, MapWriter};
+pub use pins::PinRoot;

@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Attaches the loaded programs, or puts them in the place of those that a former agent left attached.
+//!
+//! Invariant: between a former agent's program and ours there is no moment without one: links at cgroup hooks are
+//! updated in place, and a tracepoint's new link is pinned over the old one only after it is attached.
+
+use std::{
+    fs::{self, File},
+    io,
+    os::fd::AsFd as _,
+    path::{Path, PathBuf},
+};
+
+use aya::{
+    Ebpf,
+    programs::{CgroupAttachMode, Program, ProgramError, links::{FdLink, LinkError}},
+    pin::PinError,
+};
+use tracing::{debug, info};
+
+use super::{
+    pins::PinRoot,
+    programs::{Hook, PROGRAMS, ProgramSpec},
+    sys,
+};
+
+/// Why a program is not attached.
+#[derive(Debug, thiserror::Error)]
+pub enum AttachError {
+    /// The cgroup root cannot be opened.
+    #[error("open the cgroup {path}: {source}")]
+    Cgroup {
+        /// The cgroup root.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The kernel refused.
+    #[error("attach {program} to {target}: {source}; the agent needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON")]
+    Refused {
+        /// The program.
+        program: &'static str,
+        /// Where to.
+        target: String,
+        /// Why not.
+        source: ProgramError,
+    },
+    /// The link could not be pinned.
+    #[error("pin the link of {program}: {source}")]
+    Pin {
+        /// The program.
+        program: &'static str,
+        /// Why not.
+        source: PinError,
+    },
+    /// A pinned link could not be handled.
+    #[error("{op} the link of {program}: {source}")]
+    Link {
+        /// What was done.
+        op: &'static str,
+        /// The program.
+        program: &'static str,
+        /// With which result.
+        source: io::Error,
+    },
+    /// The call succeeded but the kernel does not run the program there.
+    #[error("{program} is attached to {cgroup} but is not among the programs that run there; another tool may have replaced it")]
+    NotEffective {
+        /// The program.
+        program: &'static str,
+        /// The cgroup root.
+        cgroup: PathBuf,
+    },
+}
+
+/// Attaches every program to `cgroup` and to its tracepoint; `step` is told of each as it is done.
+pub fn attach(ebpf: &mut Ebpf, cgroup: &Path, pins: &PinRoot, mut step: impl FnMut(&'static str)) -> Result<(), AttachError> {
+    let root = File::open(cgroup).map_err(|source| AttachError::Cgroup { path: cgroup.into(), source })?;
+    for spec in PROGRAMS {
+        let Some(program) = ebpf.program_mut(spec.name) else { continue };
+        match spec.hook {
+            Hook::Cgroup(_) => attach_cgroup(program, spec, &root, cgroup, pins)?,
+            Hook::Tracepoint(name) => attach_tracepoint(program, spec, name, pins)?,
+            Hook::Iterator(_) | Hook::TestRun => continue,
+        }
+        step(spec.name);
+    }
+    verify(ebpf, &root, cgroup)
+}
+
+fn attach_cgroup(
+    program: &mut Program,
+    spec: &ProgramSpec,
+    root: &File,
+    cgroup: &Path,
+    pins: &PinRoot,
+) -> Result<(), AttachError> {
+    let pin = pins.link(spec.name);
+    if update_pinned(program, spec, root, &pin)? {
+        debug!(program = spec.name, "replaced the program of a pinned link");
+        return Ok(());
+    }
+    let refused = |source| AttachError::Refused { program: spec.name, target: cgroup.display().to_string(), source };
+    let link = cgroup_link(program, root).map_err(refused)?;
+    link.pin(&pin).map_err(|source| AttachError::Pin { program: spec.name, source })?;
+    info!(program = spec.name, cgroup = %cgroup.display(), "attached");
+    Ok(())
+}
+
+/// Attaches with `BPF_LINK_CREATE` and no flags, which for cgroups always means "beside the programs of others".
+fn cgroup_link(program: &mut Program, root: &File) -> Result<FdLink, ProgramError> {
+    let from_link = |_: LinkError| ProgramError::UnexpectedProgramType;
+    match program {
+        Program::CgroupSockAddr(program) => {
+            let id = program.attach(root, CgroupAttachMode::Single)?;
+            program.take_link(id)?.try_into().map_err(from_link)
+        }
+        Program::CgroupSock(program) => {
+            let id = program.attach(root, CgroupAttachMode::Single)?;
+            program.take_link(id)?.try_into().map_err(from_link)
+        }
+        _ => Err(ProgramError::UnexpectedProgramType),
+    }
+}
+
+/// Puts `program` into the link that a former agent pinned, if that link is to the same cgroup.
+fn update_pinned(program: &Program, spec: &ProgramSpec, root: &File, pin: &Path) -> Result<bool, AttachError> {
+    let failed = |op| move |source| AttachError::Link { op, program: spec.name, source };
+    let link = match sys::object_get(pin) {
+        Ok(link) => link,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(failed("open")(error)),
+    };
+    if sys::link_cgroup(link.as_fd()).map_err(failed("inspect"))? != cgroup_id(root).map_err(failed("inspect"))? {
+        fs::remove_file(pin).map_err(failed("unpin"))?;
+        return Ok(false);
+    }
+    let fd = program.fd().map_err(|error| failed("update")(io::Error::other(error)))?;
+    sys::link_update(link.as_fd(), fd.as_fd()).map_err(failed("update"))?;
+    Ok(true)
+}
+
+/// Id of a cgroup: the inode number of its folder.
+fn cgroup_id(cgroup: &File) -> io::Result<u64> {
+    use std::os::unix::fs::MetadataExt as _;
+    Ok(cgroup.metadata()?.ino())
+}
+
+fn attach_tracepoint(
+    program: &mut Program,
+    spec: &ProgramSpec,
+    tracepoint: &str,
+    pins: &PinRoot,
+) -> Result<(), AttachError> {
+    let refused = |source| AttachError::Refused { program: spec.name, target: tracepoint.into(), source };
+    let Program::BtfTracePoint(program) = program else {
+        return Err(refused(ProgramError::UnexpectedProgramType));
+    };
+    let id = program.attach().map_err(refused)?;
+    let link: FdLink = program.take_link(id).map_err(refused)?.into();
+    let failed = |op| move |source| AttachError::Link { op, program: spec.name, source };
+
+    // A link at a tracepoint cannot be updated. The old one ends when its only pin is overwritten by the rename.
+    let next = pins.link(&format!("{}_next", spec.name));
+    match fs::remove_file(&next) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed("unpin")(error)),
+        _ => {}
+    }
+    link.pin(&next).map_err(|source| AttachError::Pin { program: spec.name, source })?;
+    fs::rename(&next, pins.link(spec.name)).map_err(failed("rename"))?;
+    info!(program = spec.name, tracepoint, "attached");
+    Ok(())
+}
+
+/// Asks the kernel which programs really run for sockets of the cgroup.
+pub fn effective(ebpf: &Ebpf, root: &File) -> Result<Vec<(&'static str, bool)>, AttachError> {
+    let mut programs = Vec::new();
+    for spec in PROGRAMS {
+        let Hook::Cgroup(attach_type) = spec.hook else { continue };
+        let failed = |source| AttachError::Link { op: "query", program: spec.name, source };
+        let running = sys::effective_programs(root.as_fd(), attach_type).map_err(failed)?;
+        let ours = ebpf.program(spec.name).and_then(|program| program.info().ok()).map(|info| info.id());
+        programs.push((spec.name, ours.is_some_and(|id| running.contains(&id))));
+    }
+    Ok(programs)
+}
+
+fn verify(ebpf: &Ebpf, root: &File, cgroup: &Path) -> Result<(), AttachError> {
+    let replaced = effective(ebpf, root)?.into_iter().find(|(_, effective)| !effective);
+    match replaced {
+        Some((program, _)) => Err(AttachError::NotEffective { program, cgroup: cgroup.into() }),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,242 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Opens the object, creates or adopts the pinned maps and loads the programs. Called once, by `app`.
+//!
+//! Invariant: a map whose pin has another shape than this object's is never adopted, and a failed load leaves what is
+//! attached as it is.
+
+use std::collections::BTreeMap;
+
+use aya::{
+    Btf, Ebpf, EbpfLoader,
+    maps::{MapData, MapError},
+    programs::{Program, ProgramError, RawTracePointRunOptions, TestRun as _},
+};
+use nodemesh_abi::{
+    AffinityKey, AffinityValue, Backend, BackendState, CgroupEntry, Connection, FlowKey, FlowValue, Service,
+    ServiceKey, ServiceState, Settings,
+    limits,
+    names::{self, map, program},
+};
+
+use super::{
+    offsets::{OffsetError, sock_offsets},
+    pins::PinRoot,
+    programs::{Hook, PROGRAMS},
+};
+
+/// Capacities that the operator may choose.
+#[derive(Clone, Copy, Debug)]
+pub struct Capacities {
+    /// Service ports.
+    pub services: u32,
+    /// Backends.
+    pub backends: u32,
+}
+
+impl Default for Capacities {
+    fn default() -> Self {
+        Self { services: limits::SERVICES, backends: limits::BACKENDS }
+    }
+}
+
+/// Why the programs could not be loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The running kernel lacks something the programs read.
+    #[error(transparent)]
+    Offsets(#[from] OffsetError),
+    /// The kernel's BTF cannot be used.
+    #[error("read the kernel's BTF: {0}")]
+    Btf(#[from] aya::BtfError),
+    /// The object or a map was refused.
+    #[error("open the object and its maps: {0}; a map that cannot be created often means missing CAP_BPF or memory")]
+    Object(#[from] aya::EbpfError),
+    /// A pin holds a map of another shape.
+    #[error(
+        "the pinned map {name} has keys of {key} and values of {value} bytes where this agent needs {need_key} and \
+         {need_value}; it is from another build: run `nodemesh cleanup` while no agent runs"
+    )]
+    Shape {
+        /// The map.
+        name: &'static str,
+        /// Key size of the pin.
+        key: u32,
+        /// Value size of the pin.
+        value: u32,
+        /// Key size of this build.
+        need_key: u32,
+        /// Value size of this build.
+        need_value: u32,
+    },
+    /// A map could not be opened.
+    #[error("open the map {name}: {source}")]
+    Map {
+        /// The map.
+        name: &'static str,
+        /// Why not.
+        source: MapError,
+    },
+    /// The object has no such program.
+    #[error("the object has no program {0}; it is not from this source tree: run `cargo xtask build`")]
+    NoProgram(&'static str),
+    /// The verifier or the kernel refused a program.
+    #[error("load the program {name} on kernel {kernel}: {reason}")]
+    Program {
+        /// The program.
+        name: &'static str,
+        /// Release of the running kernel.
+        kernel: String,
+        /// The error with the verifier's last lines.
+        reason: String,
+    },
+}
+
+/// The compiled programs, embedded so that one binary is all that a node needs.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/nodemesh-ebpf.o"));
+
+/// The programs and maps in the kernel.
+#[derive(Debug)]
+pub struct Loaded {
+    /// aya's handle on them.
+    pub ebpf: Ebpf,
+    /// What loading each program cost.
+    pub costs: BTreeMap<&'static str, ProgramCost>,
+}
+
+/// What the kernel says of a loaded program.
+#[derive(Clone, Copy, Debug)]
+pub struct ProgramCost {
+    /// Instructions that the verifier walked through, all paths together.
+    pub verified_instructions: u32,
+    /// Instructions of the program.
+    pub instructions: u32,
+    /// Time that loading took, verification and JIT included.
+    pub load_time: std::time::Duration,
+}
+
+/// Loads everything, with the maps pinned below `pins`.
+pub fn load(pins: &PinRoot, capacities: Capacities) -> Result<Loaded, LoadError> {
+    let btf = Btf::from_sys_fs()?;
+    let mut ebpf = open_object(&btf, pins, capacities)?;
+    check_shapes(pins)?;
+    let costs = load_programs(&mut ebpf, &btf)?;
+    Ok(Loaded { ebpf, costs })
+}
+
+fn open_object(btf: &Btf, pins: &PinRoot, capacities: Capacities) -> Result<Ebpf, LoadError> {
+    let offsets = sock_offsets()?;
+    let mut loader = EbpfLoader::new();
+    loader.btf(Some(btf)).override_global(names::SOCK_OFFSETS, &offsets, true);
+    for name in [map::SERVICES, map::SLOT_TABLES, map::SERVICE_STATES] {
+        loader.map_max_entries(name, capacities.services);
+    }
+    for name in [map::BACKENDS, map::BACKEND_STATES] {
+        loader.map_max_entries(name, capacities.backends);
+    }
+    for shape in SHAPES {
+        loader.map_pin_path(shape.name, pins.map(shape.name));
+    }
+    loader.map_pin_path(map::LOGS, pins.map(map::LOGS));
+    Ok(loader.load(OBJECT)?)
+}
+
+struct Shape {
+    name: &'static str,
+    key: usize,
+    value: usize,
+}
+
+const fn shape<K, V>(name: &'static str) -> Shape {
+    Shape { name, key: size_of::<K>(), value: size_of::<V>() }
+}
+
+/// Key and value sizes of the pinned maps.
+const SHAPES: &[Shape] = &[
+    shape::<ServiceKey, Service>(map::SERVICES),
+    shape::<u32, u32>(map::SLOT_TABLES),
+    shape::<u32, ServiceState>(map::SERVICE_STATES),
+    shape::<u32, Backend>(map::BACKENDS),
+    shape::<u32, BackendState>(map::BACKEND_STATES),
+    shape::<u32, Connection>(map::CONNECTIONS),
+    shape::<FlowKey, FlowValue>(map::FLOWS),
+    shape::<AffinityKey, AffinityValue>(map::AFFINITY),
+    shape::<u64, CgroupEntry>(map::CGROUPS),
+    shape::<u32, Settings>(map::SETTINGS),
+    shape::<u32, u64>(map::ERRORS),
+];
+
+/// Names of the pinned maps whose fill is worth knowing.
+pub fn map_names() -> impl Iterator<Item = &'static str> {
+    SHAPES.iter().map(|shape| shape.name)
+}
+
+fn check_shapes(pins: &PinRoot) -> Result<(), LoadError> {
+    for &Shape { name, key, value } in SHAPES {
+        let info = MapData::from_pin(pins.map(name))
+            .and_then(|data| data.info())
+            .map_err(|source| LoadError::Map { name, source })?;
+        if (info.key_size() as usize, info.value_size() as usize) != (key, value) {
+            return Err(LoadError::Shape {
+                name,
+                key: info.key_size(),
+                value: info.value_size(),
+                need_key: key as u32,
+                need_value: value as u32,
+            });
+        }
+    }
+    Ok(())
+}
+
+fn load_programs(ebpf: &mut Ebpf, btf: &Btf) -> Result<BTreeMap<&'static str, ProgramCost>, LoadError> {
+    let mut costs = BTreeMap::new();
+    for spec in PROGRAMS {
+        let program = ebpf.program_mut(spec.name).ok_or(LoadError::NoProgram(spec.name))?;
+        let started = std::time::Instant::now();
+        load_program(program, spec.hook, btf).map_err(|error| refused(spec.name, error))?;
+        let load_time = started.elapsed();
+        let info = program.info().map_err(|error| refused(spec.name, error))?;
+        let cost = ProgramCost {
+            verified_instructions: info.verified_instruction_count().unwrap_or_default(),
+            instructions: info.size_translated().unwrap_or_default() / 8,
+            load_time,
+        };
+        costs.insert(spec.name, cost);
+    }
+    Ok(costs)
+}
+
+fn load_program(program: &mut Program, hook: Hook, btf: &Btf) -> Result<(), ProgramError> {
+    match (program, hook) {
+        (Program::CgroupSockAddr(program), Hook::Cgroup(_)) => program.load(),
+        (Program::CgroupSock(program), Hook::Cgroup(_)) => program.load(),
+        (Program::BtfTracePoint(program), Hook::Tracepoint(name)) => program.load(name, btf),
+        (Program::Iter(program), Hook::Iterator(kind)) => program.load(kind, btf),
+        (Program::RawTracePoint(program), Hook::TestRun) => program.load(),
+        _ => Err(ProgramError::UnexpectedProgramType),
+    }
+}
+
+fn refused(name: &'static str, error: ProgramError) -> LoadError {
+    const LAST_LINES: usize = 12;
+    let kernel = nix::sys::utsname::uname()
+        .map_or_else(|_| "unknown".into(), |uts| uts.release().to_string_lossy().into_owned());
+    let reason = match error {
+        ProgramError::LoadError { io_error, verifier_log } => {
+            let log = verifier_log.to_string();
+            let lines: Vec<&str> = log.lines().collect();
+            format!("{io_error}; the verifier's last lines:\n{}", lines[lines.len().saturating_sub(LAST_LINES)..].join("\n"))
+        }
+        other => other.to_string(),
+    };
+    LoadError::Program { name, kernel, reason }
+}
+
+/// Process id of the caller in the initial pid namespace, which is the one that the programs see.
+///
+/// In a container, `getpid()` gives another number; only the kernel knows this one.
+pub fn own_tgid(ebpf: &Ebpf) -> Result<u32, ProgramError> {
+    let program: &aya::programs::RawTracePoint =
+        ebpf.program(program::WHOAMI).ok_or(ProgramError::UnexpectedProgramType)?.try_into()?;
+    Ok(program.test_run(RawTracePointRunOptions::new())?.return_value)
+}

@@ -1,0 +1,226 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Typed handles to the pinned maps. [`MapWriter`] belongs to the reconciler alone; [`MapReader`] is shared by metrics
+//! and the admin API.
+//!
+//! Invariant: names and sizes were checked by the loader, so no lookup by name happens after start.
+
+use std::{io, os::fd::AsFd as _, os::fd::AsRawFd as _};
+
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
+use aya_obj::generated::bpf_map_type;
+use nodemesh_abi::{
+    AffinityKey, AffinityValue, Backend, BackendState, CgroupEntry, FlowKey, FlowValue, InternalError, Service,
+    ServiceKey, ServiceState, Settings, Slot, limits,
+    names::map,
+};
+
+use super::{pins::PinRoot, sys};
+
+/// `BPF_F_INNER_MAP` of `linux/bpf.h`: this array may differ in length from the template of its outer map.
+const INNER_MAP: u32 = 1 << 12;
+/// Slot tables swapped by one call: bounds the descriptors that are open at a time.
+const SWAP_BATCH: usize = 256;
+
+/// An operation on a map that failed.
+#[derive(Debug, thiserror::Error)]
+#[error("{op} {map}: {source}")]
+pub struct MapOpError {
+    /// What was done.
+    pub op: &'static str,
+    /// To which map.
+    pub map: &'static str,
+    /// With which result.
+    pub source: MapError,
+}
+
+fn failed(op: &'static str, map: &'static str) -> impl Fn(MapError) -> MapOpError {
+    move |source| MapOpError { op, map, source }
+}
+
+fn io_failed(op: &'static str, map: &'static str, error: io::Error) -> MapOpError {
+    MapOpError { op, map, source: MapError::IoError(error) }
+}
+
+fn open<T: TryFrom<Map, Error = MapError>>(pins: &PinRoot, name: &'static str) -> Result<T, MapOpError> {
+    MapData::from_pin(pins.map(name)).and_then(Map::from_map_data).and_then(T::try_from).map_err(failed("open", name))
+}
+
+/// Writes the rows that the agent owns.
+pub struct MapWriter {
+    services: HashMap<MapData, ServiceKey, Service>,
+    slot_tables: MapData,
+    service_states: Array<MapData, ServiceState>,
+    backends: Array<MapData, Backend>,
+    backend_states: Array<MapData, BackendState>,
+    cgroups: HashMap<MapData, u64, CgroupEntry>,
+    settings: Array<MapData, Settings>,
+}
+
+impl MapWriter {
+    /// Opens the maps pinned below `pins`.
+    pub fn open(pins: &PinRoot) -> Result<Self, MapOpError> {
+        Ok(Self {
+            services: open(pins, map::SERVICES)?,
+            slot_tables: MapData::from_pin(pins.map(map::SLOT_TABLES)).map_err(failed("open", map::SLOT_TABLES))?,
+            service_states: open(pins, map::SERVICE_STATES)?,
+            backends: open(pins, map::BACKENDS)?,
+            backend_states: open(pins, map::BACKEND_STATES)?,
+            cgroups: open(pins, map::CGROUPS)?,
+            settings: open(pins, map::SETTINGS)?,
+        })
+    }
+
+    /// Number of service ids.
+    pub fn service_capacity(&self) -> u32 {
+        self.service_states.len()
+    }
+
+    /// Number of backend ids.
+    pub fn backend_capacity(&self) -> u32 {
+        self.backends.len()
+    }
+
+    /// Every row of `services`.
+    pub fn services(&self) -> Result<Vec<(ServiceKey, Service)>, MapOpError> {
+        self.services.iter().collect::<Result<_, _>>().map_err(failed("list", map::SERVICES))
+    }
+
+    /// The row of a backend id.
+    pub fn backend(&self, id: u32) -> Result<Backend, MapOpError> {
+        self.backends.get(&id, 0).map_err(failed("read", map::BACKENDS))
+    }
+
+    /// Sockets counted on a backend id.
+    pub fn active(&self, id: u32) -> Result<u64, MapOpError> {
+        self.backend_states.get(&id, 0).map(|state| state.active).map_err(failed("read", map::BACKEND_STATES))
+    }
+
+    /// Writes the row of a backend.
+    pub fn put_backend(&mut self, id: u32, row: &Backend) -> Result<(), MapOpError> {
+        self.backends.set(id, row, 0).map_err(failed("write", map::BACKENDS))
+    }
+
+    /// Zeroes the counters of a backend id; only for an id on which no socket is counted.
+    pub fn reset_backend_state(&mut self, id: u32) -> Result<(), MapOpError> {
+        self.backend_states.set(id, BackendState::default(), 0).map_err(failed("reset", map::BACKEND_STATES))
+    }
+
+    /// Zeroes the counters of a service id; only for an id that no row of `services` names.
+    pub fn reset_service_state(&mut self, id: u32) -> Result<(), MapOpError> {
+        self.service_states.set(id, ServiceState::default(), 0).map_err(failed("reset", map::SERVICE_STATES))
+    }
+
+    /// Puts whole slot tables in the place of the former ones. Each is visible to the programs at once; the call returns
+    /// when no program uses a replaced table any more.
+    pub fn swap_slot_tables(&mut self, tables: &[(u32, Vec<Slot>)]) -> Result<(), MapOpError> {
+        for batch in tables.chunks(SWAP_BATCH) {
+            let inner = batch.iter().map(|(_, slots)| build_table(slots)).collect::<Result<Vec<_>, _>>()?;
+            let ids: Vec<u32> = batch.iter().map(|(id, _)| *id).collect();
+            let fds: Vec<u32> = inner.iter().map(|table| table.fd().as_fd().as_raw_fd().cast_unsigned()).collect();
+            sys::map_update_batch(self.slot_tables.fd().as_fd(), &ids, &fds)
+                .map_err(|(_, error)| io_failed("swap", map::SLOT_TABLES, error))?;
+        }
+        Ok(())
+    }
+
+    /// Makes the service row of `key` `row`.
+    pub fn put_service(&mut self, key: &ServiceKey, row: &Service) -> Result<(), MapOpError> {
+        self.services.insert(key, row, 0).map_err(failed("write", map::SERVICES))
+    }
+
+    /// Removes the service row of `key`, if it is there.
+    pub fn delete_service(&mut self, key: &ServiceKey) -> Result<(), MapOpError> {
+        ignore_missing(self.services.remove(key)).map_err(failed("delete", map::SERVICES))
+    }
+
+    /// Every cgroup that has an entry.
+    pub fn cgroups(&self) -> Result<Vec<(u64, CgroupEntry)>, MapOpError> {
+        self.cgroups.iter().collect::<Result<_, _>>().map_err(failed("list", map::CGROUPS))
+    }
+
+    /// Makes the entry of a cgroup `entry`.
+    pub fn put_cgroup(&mut self, id: u64, entry: &CgroupEntry) -> Result<(), MapOpError> {
+        self.cgroups.insert(id, entry, 0).map_err(failed("write", map::CGROUPS))
+    }
+
+    /// Removes the entry of a cgroup, if it is there.
+    pub fn delete_cgroup(&mut self, id: u64) -> Result<(), MapOpError> {
+        ignore_missing(self.cgroups.remove(&id)).map_err(failed("delete", map::CGROUPS))
+    }
+
+    /// Writes the settings.
+    pub fn put_settings(&mut self, settings: &Settings) -> Result<(), MapOpError> {
+        self.settings.set(0, settings, 0).map_err(failed("write", map::SETTINGS))
+    }
+}
+
+fn build_table(slots: &[Slot]) -> Result<MapData, MapOpError> {
+    let (key, value) = (size_of::<u32>() as u32, size_of::<Slot>() as u32);
+    let kind = bpf_map_type::BPF_MAP_TYPE_ARRAY as u32;
+    let definition = aya_obj::Map::new_from_params(kind, key, value, slots.len() as u32, INNER_MAP);
+    let data = MapData::create(definition, "slot_table", None).map_err(failed("create", "slot table"))?;
+    let positions: Vec<u32> = (0..slots.len() as u32).collect();
+    sys::map_update_batch(data.fd().as_fd(), &positions, slots)
+        .map_err(|(_, error)| io_failed("fill", "slot table", error))?;
+    Ok(data)
+}
+
+fn ignore_missing(result: Result<(), MapError>) -> Result<(), MapError> {
+    match result {
+        Err(MapError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+/// Reads what the programs count.
+pub struct MapReader {
+    service_states: Array<MapData, ServiceState>,
+    backend_states: Array<MapData, BackendState>,
+    errors: PerCpuArray<MapData, u64>,
+    flows: HashMap<MapData, FlowKey, FlowValue>,
+    affinity: HashMap<MapData, AffinityKey, AffinityValue>,
+    cgroups: HashMap<MapData, u64, CgroupEntry>,
+}
+
+impl MapReader {
+    /// Opens the maps pinned below `pins`.
+    pub fn open(pins: &PinRoot) -> Result<Self, MapOpError> {
+        Ok(Self {
+            service_states: open(pins, map::SERVICE_STATES)?,
+            backend_states: open(pins, map::BACKEND_STATES)?,
+            errors: open(pins, map::ERRORS)?,
+            flows: open(pins, map::FLOWS)?,
+            affinity: open(pins, map::AFFINITY)?,
+            cgroups: open(pins, map::CGROUPS)?,
+        })
+    }
+
+    /// Live state of a backend id.
+    pub fn backend_state(&self, id: u32) -> Result<BackendState, MapOpError> {
+        self.backend_states.get(&id, 0).map_err(failed("read", map::BACKEND_STATES))
+    }
+
+    /// Counters of a service id.
+    pub fn service_state(&self, id: u32) -> Result<ServiceState, MapOpError> {
+        self.service_states.get(&id, 0).map_err(failed("read", map::SERVICE_STATES))
+    }
+
+    /// Internal errors since the maps were created, by [`InternalError`], over all CPUs.
+    pub fn internal_errors(&self) -> Result<[u64; InternalError::COUNT], MapOpError> {
+        let mut sums = [0; InternalError::COUNT];
+        for (index, sum) in sums.iter_mut().enumerate() {
+            let per_cpu = self.errors.get(&(index as u32), 0).map_err(failed("read", map::ERRORS))?;
+            *sum = per_cpu.iter().sum();
+        }
+        Ok(sums)
+    }
+
+    /// Entries and capacity of the maps that programs or cgroups fill. Counts by walking them.
+    pub fn dynamic_usage(&self) -> [(&'static str, (u64, u64)); 3] {
+        [
+            (map::FLOWS, (self.flows.keys().count() as u64, u64::from(limits::FLOWS))),
+            (map::AFFINITY, (self.affinity.keys().count() as u64, u64::from(limits::AFFINITY))),
+            (map::CGROUPS, (self.cgroups.keys().count() as u64, u64::from(limits::CGROUPS))),
+        ]
+    }
+}

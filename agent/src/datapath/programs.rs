@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Every program of the object: its name, how it is loaded and where it is attached. One table, used by `loader`,
+//! `attach` and the metrics.
+//!
+//! Invariant: the table and the object file name the same programs; the loader fails if they do not.
+
+use aya_obj::generated::bpf_attach_type;
+use nodemesh_abi::names::program;
+
+/// How a program meets the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hook {
+    /// At a hook of the cgroup root.
+    Cgroup(bpf_attach_type),
+    /// At a BTF tracepoint, for the whole host.
+    Tracepoint(&'static str),
+    /// As an iterator over a kind of kernel object, when asked.
+    Iterator(&'static str),
+    /// Never attached: run by the agent itself.
+    TestRun,
+}
+
+/// One program.
+#[derive(Clone, Copy, Debug)]
+pub struct ProgramSpec {
+    /// Name in the object and in the kernel.
+    pub name: &'static str,
+    /// Where it belongs.
+    pub hook: Hook,
+}
+
+macro_rules! specs {
+    ($($name:ident: $hook:expr),+ $(,)?) => { &[$(ProgramSpec { name: program::$name, hook: $hook }),+] };
+}
+
+/// All programs, in the order of attachment: whoever ends a record is there before whoever begins one.
+pub const PROGRAMS: &[ProgramSpec] = specs! {
+    WHOAMI: Hook::TestRun,
+    LIST_CONNECTIONS: Hook::Iterator("bpf_sk_storage_map"),
+    SOCK_RELEASE: Hook::Cgroup(bpf_attach_type::BPF_CGROUP_INET_SOCK_RELEASE),
+    SET_STATE: Hook::Tracepoint("inet_sock_set_state"),
+    GETPEERNAME4: Hook::Cgroup(bpf_attach_type::BPF_CGROUP_INET4_GETPEERNAME),
+    GETPEERNAME6: Hook::Cgroup(bpf_attach_type::BPF_CGROUP_INET6_GETPEERNAME),
+    RECVMSG4: Hook::Cgroup(bpf_attach_type::BPF_CGROUP_UDP4_RECVMSG),
+    RECVMSG6: Hook::Cgroup(bpf_attach_type::BPF_CGROUP_UDP6_RECVMSG),
+    SENDMSG4: Hook::Cgroup(bpf_attach_type::BPF_CGROUP_UDP4_SENDMSG),
+    SENDMSG6: Hook::Cgroup(bpf_attach_type::BPF_CGROUP_UDP6_SENDMSG),
+    CONNECT4: Hook::Cgroup(bpf_attach_type::BPF_CGROUP_INET4_CONNECT),
+    CONNECT6: Hook::Cgroup(bpf_attach_type::BPF_CGROUP_INET6_CONNECT),
+};

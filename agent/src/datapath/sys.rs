@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The commands of `bpf(2)` that aya does not offer: link update, effective programs of a cgroup, batched map update and
+//! iterators over one map. Called by `attach`, `maps` and `listing` only.
+//!
+//! Invariant: every pointer handed to the kernel is to memory that outlives the call.
+
+use std::{
+    fs::File,
+    io,
+    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+};
+
+use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info};
+use zerocopy::{Immutable, IntoBytes};
+
+/// `BPF_F_QUERY_EFFECTIVE` of `linux/bpf.h`: include programs inherited from ancestors.
+const QUERY_EFFECTIVE: u32 = 1;
+/// More programs than any host has at one hook of one cgroup.
+const MAX_EFFECTIVE: usize = 64;
+
+/// `union bpf_iter_link_info` of `linux/bpf.h`, as far as it is used here.
+#[repr(C)]
+struct IterLinkInfo {
+    map_fd: u32,
+    pad: [u32; 3],
+}
+
+fn zeroed() -> bpf_attr {
+    // SAFETY: `bpf_attr` is a union of integers, for which zero is valid and what the kernel expects in unused fields.
+    unsafe { std::mem::zeroed() }
+}
+
+fn bpf(cmd: bpf_cmd, attr: &mut bpf_attr) -> io::Result<i64> {
+    // SAFETY: `attr` is a whole `bpf_attr`; the callers below keep what it points to alive.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, cmd, std::ptr::from_mut(attr), size_of::<bpf_attr>()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+fn bpf_fd(cmd: bpf_cmd, attr: &mut bpf_attr) -> io::Result<OwnedFd> {
+    let fd = i32::try_from(bpf(cmd, attr)?).map_err(io::Error::other)?;
+    // SAFETY: the command returned a new descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+fn raw(fd: impl AsFd) -> u32 {
+    fd.as_fd().as_raw_fd().cast_unsigned()
+}
+
+/// Replaces the program of a link in place (`BPF_LINK_UPDATE`): there is no moment without a program.
+pub fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attr = zeroed();
+    attr.link_update.link_fd = raw(link);
+    attr.link_update.__bindgen_anon_1.new_prog_fd = raw(program);
+    bpf(bpf_cmd::BPF_LINK_UPDATE, &mut attr).map(drop)
+}
+
+/// Opens a pinned object (`BPF_OBJ_GET`).
+pub fn object_get(path: &std::path::Path) -> io::Result<OwnedFd> {
+    let path = std::ffi::CString::new(path.as_os_str().as_encoded_bytes())?;
+    let mut attr = zeroed();
+    attr.__bindgen_anon_4.pathname = path.as_ptr() as u64;
+    bpf_fd(bpf_cmd::BPF_OBJ_GET, &mut attr)
+}
+
+/// Id of the cgroup that a link attaches to (`BPF_OBJ_GET_INFO_BY_FD`).
+pub fn link_cgroup(link: BorrowedFd<'_>) -> io::Result<u64> {
+    // SAFETY: `bpf_link_info` is a struct of integers and unions of them, for which zero is valid.
+    let mut info: bpf_link_info = unsafe { std::mem::zeroed() };
+    let mut attr = zeroed();
+    attr.info.bpf_fd = raw(link);
+    attr.info.info = (&raw mut info) as u64;
+    attr.info.info_len = size_of::<bpf_link_info>() as u32;
+    bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
+    // SAFETY: the caller asks only about cgroup links, for which the kernel fills this member.
+    Ok(unsafe { info.__bindgen_anon_1.cgroup.cgroup_id })
+}
+
+/// Ids of the programs that run at `attach_type` for sockets of `cgroup`, inherited ones included.
+pub fn effective_programs(cgroup: BorrowedFd<'_>, attach_type: bpf_attach_type) -> io::Result<Vec<u32>> {
+    let mut ids = vec![0_u32; MAX_EFFECTIVE];
+    let mut attr = zeroed();
+    attr.query.__bindgen_anon_1.target_fd = raw(cgroup);
+    attr.query.attach_type = attach_type as u32;
+    attr.query.query_flags = QUERY_EFFECTIVE;
+    attr.query.prog_ids = ids.as_mut_ptr() as u64;
+    attr.query.__bindgen_anon_2.prog_cnt = MAX_EFFECTIVE as u32;
+    bpf(bpf_cmd::BPF_PROG_QUERY, &mut attr)?;
+    // SAFETY: after a successful query this member of the union holds the count.
+    ids.truncate(unsafe { attr.query.__bindgen_anon_2.prog_cnt } as usize);
+    Ok(ids)
+}
+
+/// Updates many elements with one call (`BPF_MAP_UPDATE_BATCH`, Linux 5.6; maps in maps since 5.14).
+///
+/// For a map in map, the kernel waits once for the whole batch until no program uses the replaced maps any more.
+/// Returns how many leading elements were updated beside the error that stopped it.
+pub fn map_update_batch<K, V>(map: BorrowedFd<'_>, keys: &[K], values: &[V]) -> Result<(), (usize, io::Error)>
+where
+    K: IntoBytes + Immutable,
+    V: IntoBytes + Immutable,
+{
+    assert_eq!(keys.len(), values.len(), "one value per key");
+    if keys.is_empty() {
+        return Ok(());
+    }
+    let mut attr = zeroed();
+    attr.batch.keys = keys.as_ptr() as u64;
+    attr.batch.values = values.as_ptr() as u64;
+    attr.batch.count = keys.len() as u32;
+    attr.batch.map_fd = raw(map);
+    bpf(bpf_cmd::BPF_MAP_UPDATE_BATCH, &mut attr).map(drop).map_err(|error| {
+        // SAFETY: the kernel wrote the number of updated elements back.
+        (unsafe { attr.batch.count } as usize, error)
+    })
+}
+
+/// Starts an iterator program over the elements of `map` and opens its output.
+pub fn iterate_map(program: BorrowedFd<'_>, map: BorrowedFd<'_>) -> io::Result<File> {
+    let info = IterLinkInfo { map_fd: raw(map), pad: [0; 3] };
+    let mut attr = zeroed();
+    attr.link_create.__bindgen_anon_1.prog_fd = raw(program);
+    attr.link_create.attach_type = bpf_attach_type::BPF_TRACE_ITER as u32;
+    attr.link_create.__bindgen_anon_3.__bindgen_anon_1.iter_info = (&raw const info) as u64;
+    attr.link_create.__bindgen_anon_3.__bindgen_anon_1.iter_info_len = size_of::<IterLinkInfo>() as u32;
+    let link = bpf_fd(bpf_cmd::BPF_LINK_CREATE, &mut attr)?;
+
+    let mut attr = zeroed();
+    attr.iter_create.link_fd = raw(&link);
+    Ok(bpf_fd(bpf_cmd::BPF_ITER_CREATE, &mut attr)?.into())
+}

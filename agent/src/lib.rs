@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The agent of a node, and the CLI that talks to it.
+//!
+//! ```text
+//! source (YAML files) ─► Resources ─► Desired ─► reconcile ─► datapath ─► [ eBPF maps ] ◄─ kernel programs
+//!   watch, parse          (nodemesh-model)        plan, apply   typed maps       │
+//!                                                                               ▼
+//!                              CLI ◄── admin (unix socket) ◄── View ◄── counters ──► metrics (HTTP)
+//! ```
+//!
+//! `app` wires these parts together and owns the order of start and stop.
+
+pub mod admin;
+pub mod api;
+pub mod app;
+pub mod cli;
+pub mod config;
+pub mod datapath;
+pub mod lock;
+pub mod logging;
+pub mod metrics;
+pub mod reconcile;
+pub mod source;
+pub mod startup;

@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Makes the kernel's rows what the configuration says.
+//!
+//! ```text
+//! Desired ─► Ledger::plan (pure: ids, differences, order) ─► apply ─► rows in the kernel
+//!                                                             └──► View (what is programmed) ─► metrics, admin
+//! ```
+//!
+//! Owned by one thread ([`thread::Reconciler`]); readers get snapshots through a watch channel. Invariant: after every single
+//! write of a plan, each service row leads to a whole slot table and each slot to a backend's row.
+
+pub mod apply;
+pub mod clients;
+pub mod ids;
+pub mod ledger;
+pub mod plan;
+pub mod retired;
+pub mod rows;
+pub mod thread;
+pub mod view;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the kernel's maps should hold: the resources, compiled. Made by the agent at each change of its resources and
+//! compared with what the maps do hold.
+//!
+//! ```text
+//! (old Resources, new Resources) --changes--> stale services --select--> their workloads --expand--> frontends
+//! ```
+//!
+//! Invariant: compiling on top of a previous result gives what compiling from scratch gives; a frontend none of whose inputs
+//! changed keeps its allocation.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use nodemesh_abi::{Ip16, client::mix, limits::MAX_BACKENDS};
+
+use crate::{
+    frontend::{Frontend, FrontendName},
+    name::ResourceName,
+    resource::{Service, Workload},
+    resources::Resources,
+};
+
+mod changes;
+mod expand;
+mod select;
+
+/// The compiled resources.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Desired {
+    /// What clients can dial.
+    pub frontends: BTreeMap<FrontendName, Arc<Frontend>>,
+    /// The workloads that are known by their cgroup, by name.
+    pub clients: BTreeMap<ResourceName, Client>,
+    backends: usize,
+}
+
+/// A workload as a client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Client {
+    /// Hash of its name, the same on every node, never 0: [`workload_hash`].
+    pub workload: u64,
+    /// Its first address, or unspecified.
+    pub addr: Ip16,
+    /// Path of its cgroup below the cgroup v2 root, without a leading `/`.
+    pub cgroup: Arc<str>,
+}
+
+/// Why valid resources cannot be compiled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CompileError {
+    /// Selectors multiply the backends beyond the limit.
+    #[error(
+        "the services have more than {MAX_BACKENDS} backends, selected workloads and each port counted; narrow the selectors, or split the mesh"
+    )]
+    TooManyBackends,
+}
+
+impl Desired {
+    /// Compiles `resources`, reusing what `previous` holds of services whose inputs are the same allocations.
+    ///
+    /// The second of `previous` must have been compiled from the first.
+    pub fn compile(
+        resources: &Resources,
+        previous: Option<(&Resources, &Self)>,
+    ) -> Result<Self, CompileError> {
+        let scratch = (&Resources::default(), &Self::default());
+        let (old, compiled) = previous.unwrap_or(scratch);
+        let changes = changes::between(old, resources);
+        let mut desired = compiled.clone();
+        let mut outdated = BTreeMap::new();
+        for service in changes.gone.iter().chain(&changes.outdated) {
+            desired.remove(service, &mut outdated);
+        }
+        for services in changes
+            .stale
+            .chunk_by(|a, b| a.metadata.name.namespace() == b.metadata.name.namespace())
+        {
+            let room = MAX_BACKENDS.saturating_sub(desired.backends);
+            let selected = select::select(services, resources, room).ok_or(CompileError::TooManyBackends)?;
+            for (service, workloads) in services.iter().zip(&selected) {
+                let policy = resources.policy_of(&service.metadata.name).map(Arc::as_ref);
+                for frontend in expand::frontends(service, policy, workloads) {
+                    desired.insert(frontend, &mut outdated)?;
+                }
+            }
+        }
+        for (before, after) in &changes.workloads {
+            if let Some(workload) = before {
+                desired.clients.remove(&workload.metadata.name);
+            }
+            if let Some((workload, client)) = after.and_then(|workload| Some((workload, client(workload)?))) {
+                desired.clients.insert(workload.metadata.name.clone(), client);
+            }
+        }
+        Ok(desired)
+    }
+
+    /// Number of backends of all frontends together: rows of the `backends` map.
+    pub fn backend_count(&self) -> usize {
+        self.backends
+    }
+
+    /// Moves the frontends of `service` to `outdated`.
+    fn remove(&mut self, service: &Service, outdated: &mut BTreeMap<FrontendName, Arc<Frontend>>) {
+        for name in expand::names(service) {
+            if let Some((name, frontend)) = self.frontends.remove_entry(&name) {
+                self.backends -= frontend.backends.len();
+                outdated.insert(name, frontend);
+            }
+        }
+    }
+
+    /// Inserts `frontend`, or what `outdated` has of the same content.
+    fn insert(
+        &mut self,
+        frontend: Frontend,
+        outdated: &mut BTreeMap<FrontendName, Arc<Frontend>>,
+    ) -> Result<(), CompileError> {
+        self.backends += frontend.backends.len();
+        if self.backends > MAX_BACKENDS {
+            return Err(CompileError::TooManyBackends);
+        }
+        let name = frontend.name();
+        let frontend = match outdated.remove(&name) {
+            Some(old) if *old == frontend => old,
+            _ => Arc::new(frontend),
+        };
+        self.frontends.insert(name, frontend);
+        Ok(())
+    }
+}
+
+fn client(workload: &Workload) -> Option<Client> {
+    let cgroup = Arc::clone(workload.cgroup.as_ref()?);
+    let addr = workload
+        .addresses
+        .first()
+        .map_or(Ip16::UNSPECIFIED, |address| (*address).into());
+    Some(Client {
+        workload: workload_hash(&workload.metadata.name),
+        addr,
+        cgroup,
+    })
+}
+
+/// The hash that stands for a workload in the kernel: 64-bit FNV-1a of `namespace/name`, mixed by
+/// [`nodemesh_abi::client::mix`], and 1 in place of 0.
+pub fn workload_hash(name: &ResourceName) -> u64 {
+    const OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
+    const PRIME: u64 = 0x0100_0000_01b3;
+    let hash = name
+        .as_str()
+        .bytes()
+        .fold(OFFSET, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(PRIME));
+    mix(hash).max(1)
+}
+
+#[cfg(test)]
+mod tests;

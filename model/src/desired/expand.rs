@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+//! One service, its policy and its workloads to its frontends. Called by `desired`.
+//!
+//! Invariant: of several sources of one (address, port) one wins, the same on every node: what the service lists, else the
+//! workload in the best state, else the first by name.
+
+use std::net::IpAddr;
+
+use nodemesh_abi::{Algorithm, ClientKeySource, Port, ServiceKey};
+
+use crate::{
+    frontend::{Frontend, FrontendBackend, FrontendName, table_size},
+    keyword::Family,
+    resource::{LoadBalancer, Service, ServicePort, TrafficPolicy, Workload},
+};
+
+/// Names of the frontends of `service`.
+pub(super) fn names(service: &Service) -> impl Iterator<Item = FrontendName> {
+    rows(service).map(|(address, port)| FrontendName {
+        service: service.metadata.name.clone(),
+        port: port.port,
+        protocol: port.protocol,
+        family: Family::of(address),
+    })
+}
+
+/// The frontends of `service` under `policy`, with `workloads` as its selected replicas.
+pub(super) fn frontends(
+    service: &Service,
+    policy: Option<&TrafficPolicy>,
+    workloads: &[&Workload],
+) -> impl Iterator<Item = Frontend> {
+    let balancer = policy.map_or_else(LoadBalancer::default, |policy| policy.load_balancer);
+    rows(service).map(move |(address, port)| {
+        let backends = backends(service, port, Family::of(address), workloads);
+        Frontend {
+            key: ServiceKey::new(address.into(), Port::new(port.port), port.protocol as u8),
+            service: service.metadata.name.clone(),
+            model: service.model.clone(),
+            port_name: port.name.clone(),
+            algorithm: balancer.algorithm,
+            table_size: (balancer.algorithm == Algorithm::Maglev)
+                .then(|| table_size(balancer.table_size, backends.len())),
+            client_key: policy.map_or(ClientKeySource::Workload, |policy| policy.client_key),
+            affinity_timeout_s: policy.map_or(0, |policy| policy.affinity_timeout_s),
+            backends,
+        }
+    })
+}
+
+fn rows(service: &Service) -> impl Iterator<Item = (IpAddr, &ServicePort)> {
+    service
+        .addresses
+        .iter()
+        .flat_map(|address| service.ports.iter().map(|port| (*address, port)))
+}
+
+fn backends(
+    service: &Service,
+    port: &ServicePort,
+    family: Family,
+    workloads: &[&Workload],
+) -> Vec<FrontendBackend> {
+    let listed = service
+        .backends
+        .iter()
+        .filter(|backend| Family::of(backend.address) == family)
+        .map(|backend| FrontendBackend {
+            addr: backend.address.into(),
+            port: Port::new(backend.port.unwrap_or(port.target_port)),
+            weight: backend.weight,
+            state: backend.state,
+            workload: None,
+        });
+    let selected = workloads.iter().filter_map(|workload| {
+        Some(FrontendBackend {
+            addr: workload.address(family)?.into(),
+            port: Port::new(port.target_port),
+            weight: workload.weight,
+            state: workload.state,
+            workload: Some(workload.metadata.name.clone()),
+        })
+    });
+    let mut backends: Vec<_> = listed.chain(selected).collect();
+    backends.sort_by(|a, b| {
+        let rank = |backend: &FrontendBackend| (backend.workload.is_some(), backend.state);
+        (a.sort_key(), rank(a), &a.workload).cmp(&(b.sort_key(), rank(b), &b.workload))
+    });
+    backends.dedup_by(|later, first| later.sort_key() == first.sort_key());
+    backends
+}

@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What one virtual address of a service comes down to: a key, settings and backends. Made by `desired`, written to the
+//! kernel's maps by the agent, which adds the ids.
+//!
+//! Invariant: `backends` is sorted by (address, port) and has no two with the same, so positions are the same on every node.
+
+use std::{fmt, net::IpAddr, sync::Arc};
+
+use nodemesh_abi::{Algorithm, ClientKeySource, Ip16, Port, Protocol, ServiceKey, Slot, client::mix};
+
+use crate::{
+    keyword::{BackendState, Family, Keyword},
+    maglev::maglev_table,
+    name::ResourceName,
+    slots::alias_table,
+};
+
+/// Default sizes of Maglev tables: with 100 slots per backend shares differ by 1 %, as the authors of Maglev advise.
+const TABLE_SIZES: [u32; 3] = [16_381, 131_071, 1_048_573];
+const SLOTS_PER_BACKEND: usize = 100;
+
+/// Identifies a frontend: one per service, port and address.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FrontendName {
+    /// The service.
+    pub service: ResourceName,
+    /// Virtual port.
+    pub port: u16,
+    /// Transport protocol.
+    pub protocol: Protocol,
+    /// Family of the virtual address.
+    pub family: Family,
+}
+
+impl fmt::Display for FrontendName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}:{}/{} ({})",
+            self.service,
+            self.port,
+            self.protocol.word(),
+            self.family
+        )
+    }
+}
+
+/// One virtual address and port of a service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Frontend {
+    /// What clients dial.
+    pub key: ServiceKey,
+    /// The service.
+    pub service: ResourceName,
+    /// Model that the replicas serve.
+    pub model: Option<Arc<str>>,
+    /// Name of the port.
+    pub port_name: Option<Arc<str>>,
+    /// How a replica is chosen.
+    pub algorithm: Algorithm,
+    /// Slots of the Maglev table while a backend is available; `None` for the other algorithms.
+    pub table_size: Option<u32>,
+    /// What identifies a client.
+    pub client_key: ClientKeySource,
+    /// Seconds that a client stays with its backend; 0 without affinity.
+    pub affinity_timeout_s: u32,
+    /// The replicas, sorted and unique by (address, port).
+    pub backends: Vec<FrontendBackend>,
+}
+
+/// A replica behind a frontend, identified there by (`addr`, `port`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FrontendBackend {
+    /// Its address.
+    pub addr: Ip16,
+    /// Its port.
+    pub port: Port,
+    /// Its share of the load, 1 to 65535.
+    pub weight: u32,
+    /// Whether it takes new connections.
+    pub state: BackendState,
+    /// The workload that it was selected as; `None` if the service lists it.
+    pub workload: Option<ResourceName>,
+}
+
+impl FrontendBackend {
+    /// Whether it takes new connections.
+    pub fn is_available(&self) -> bool {
+        self.state == BackendState::Active
+    }
+
+    /// A hash of its identity that is the same on every node.
+    pub fn stable_hash(&self) -> u64 {
+        let bits = match IpAddr::from(self.addr) {
+            IpAddr::V4(v4) => v4.to_ipv6_mapped().to_bits(),
+            IpAddr::V6(v6) => v6.to_bits(),
+        };
+        mix(mix(mix((bits >> 64) as u64) ^ bits as u64) ^ u64::from(self.port.get()))
+    }
+
+    /// What `backends` of a frontend are sorted by.
+    pub(crate) fn sort_key(&self) -> (IpAddr, u16) {
+        (self.addr.into(), self.port.get())
+    }
+}
+
+impl Frontend {
+    /// Its name.
+    pub fn name(&self) -> FrontendName {
+        FrontendName {
+            service: self.service.clone(),
+            port: self.key.port.get(),
+            protocol: self.protocol(),
+            family: if self.key.addr.is_v4() {
+                Family::V4
+            } else {
+                Family::V6
+            },
+        }
+    }
+
+    /// Its transport protocol.
+    pub fn protocol(&self) -> Protocol {
+        if self.key.protocol == Protocol::Udp as u8 {
+            Protocol::Udp
+        } else {
+            Protocol::Tcp
+        }
+    }
+
+    /// Positions in `backends` of those that take new connections.
+    pub fn available(&self) -> impl Iterator<Item = usize> {
+        self.backends
+            .iter()
+            .enumerate()
+            .filter(|(_, backend)| backend.is_available())
+            .map(|(index, _)| index)
+    }
+
+    /// The inner map of `slot_tables` for this frontend; `id_of` gives the backend id of a position in `backends`.
+    ///
+    /// Holds available backends only; without one it is the single slot [`Slot::EMPTY`].
+    pub fn slot_table(&self, id_of: impl Fn(usize) -> u32) -> Vec<Slot> {
+        let available: Vec<usize> = self.available().collect();
+        if available.is_empty() {
+            return vec![Slot::EMPTY];
+        }
+        let ids: Vec<u32> = available.iter().map(|position| id_of(*position)).collect();
+        let backends: Vec<&FrontendBackend> = available
+            .iter()
+            .map(|position| &self.backends[*position])
+            .collect();
+        match self.table_size {
+            Some(size) => maglev_slots(&backends, &ids, size),
+            None => alias_slots(&backends, &ids),
+        }
+    }
+}
+
+fn maglev_slots(backends: &[&FrontendBackend], ids: &[u32], size: u32) -> Vec<Slot> {
+    let hashes: Vec<(u64, u32)> = backends
+        .iter()
+        .map(|backend| (backend.stable_hash(), backend.weight))
+        .collect();
+    maglev_table(&hashes, size)
+        .into_iter()
+        .map(|index| Slot::certain(ids[index as usize], size))
+        .collect()
+}
+
+fn alias_slots(backends: &[&FrontendBackend], ids: &[u32]) -> Vec<Slot> {
+    let weights: Vec<u32> = backends.iter().map(|backend| backend.weight).collect();
+    alias_table(&weights)
+        .into_iter()
+        .map(|slot| Slot {
+            backend: ids[slot.own as usize],
+            alias: ids[slot.alias as usize],
+            threshold: slot.threshold,
+            len: weights.len() as u32,
+        })
+        .collect()
+}
+
+/// Size of the Maglev table for `backends` backends: the one asked for if it has a slot for each.
+pub(crate) fn table_size(asked: Option<u32>, backends: usize) -> u32 {
+    let fits = |size: &u32| backends.saturating_mul(SLOTS_PER_BACKEND) <= *size as usize;
+    asked
+        .filter(|size| backends <= *size as usize)
+        .or_else(|| TABLE_SIZES.into_iter().find(fits))
+        .unwrap_or(TABLE_SIZES[TABLE_SIZES.len() - 1])
+}
+
+#[cfg(test)]
+mod tests;

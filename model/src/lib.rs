@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The domain of nodemesh: services, workloads and traffic policies, and what they come down to in kernel maps.
+//!
+//! ```text
+//! text --Manifest::parse--> Manifest --Resources::merge--> Resources --Desired::compile--> Desired --slot_table--> rows
+//!        (per file)                   (all files)                     (this node)
+//! ```
+//!
+//! Everything here is a pure function of its input: no I/O, no clock, no randomness. Unchanged parts are shared between the
+//! old and the new value of each stage (`Arc`), so the cost of a change follows its size.
+#![forbid(unsafe_code)]
+
+pub mod desired;
+pub mod frontend;
+pub mod invalid;
+pub mod keyword;
+pub mod maglev;
+pub mod manifest;
+pub mod name;
+pub mod resource;
+pub mod resources;
+pub mod slots;
+mod value;
+mod wire;
+mod yaml;
+
+pub use desired::{Client, CompileError, Desired};
+pub use frontend::{Frontend, FrontendBackend, FrontendName};
+pub use invalid::{InvalidResource, InvalidResources, Problem};
+pub use keyword::{BackendState, Family, Keyword, Kind};
+pub use manifest::Manifest;
+pub use name::ResourceName;
+pub use resource::{Backend, LoadBalancer, Resource, Service, ServicePort, Target, TrafficPolicy, Workload};
+pub use resources::{Resources, Warning};

@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A workload: a process or pod that is a replica of services, a client of services, or both.
+//!
+//! Invariant: it has an address, a cgroup, or both; the cgroup is relative and normal (no empty, `.` or `..` component).
+
+use std::{net::IpAddr, sync::Arc};
+
+use nodemesh_abi::limits::MAX_CGROUP_DEPTH;
+
+use super::{Metadata, address, weight};
+use crate::{
+    invalid::{Findings, Problem},
+    keyword::{self, BackendState, Family},
+    wire,
+};
+
+/// A replica or a client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Workload {
+    /// Name and labels.
+    pub metadata: Metadata,
+    /// Its addresses, at most one per family.
+    pub addresses: Vec<IpAddr>,
+    /// Its share of the load as a replica, 1 to 65535.
+    pub weight: u32,
+    /// Whether it takes new connections as a replica.
+    pub state: BackendState,
+    /// Path of the cgroup of its processes on this node, below the cgroup v2 root.
+    pub cgroup: Option<Arc<str>>,
+}
+
+impl Workload {
+    /// Its address of `family`.
+    pub fn address(&self, family: Family) -> Option<IpAddr> {
+        self.addresses
+            .iter()
+            .copied()
+            .find(|address| Family::of(*address) == family)
+    }
+}
+
+impl TryFrom<wire::Document<wire::WorkloadSpec>> for Workload {
+    type Error = Findings;
+
+    fn try_from(document: wire::Document<wire::WorkloadSpec>) -> Result<Self, Findings> {
+        let mut findings = Findings::default();
+        let spec = document.spec;
+        let metadata = Metadata::validate(document.metadata, &mut findings);
+        let texts = spec.addresses.unwrap_or_default();
+        if texts.is_empty() && spec.cgroup.is_none() {
+            findings.add("spec.addresses", Problem::NeitherAddressNorCgroup);
+        }
+        let addresses = address::parse_set("spec.addresses", &texts, &mut findings);
+        let weight = findings.check("spec.weight", weight(spec.weight));
+        let state = spec
+            .state
+            .as_deref()
+            .map_or(Ok(BackendState::default()), keyword::parse);
+        let state = findings.check("spec.state", state);
+        let cgroup = spec
+            .cgroup
+            .and_then(|path| findings.check("spec.cgroup", cgroup_path(&path)));
+        match (metadata, weight, state) {
+            (Some(metadata), Some(weight), Some(state)) if findings.is_empty() => Ok(Self {
+                metadata,
+                addresses,
+                weight,
+                state,
+                cgroup,
+            }),
+            _ => Err(findings),
+        }
+    }
+}
+
+/// Reads a path below the cgroup v2 root; a leading `/`, as in `/proc/PID/cgroup`, is dropped.
+fn cgroup_path(path: &str) -> Result<Arc<str>, Problem> {
+    let invalid = |reason| {
+        Err(Problem::Cgroup {
+            found: path.to_owned(),
+            reason,
+        })
+    };
+    let components: Vec<&str> = path
+        .split('/')
+        .filter(|part| !part.is_empty() && *part != ".")
+        .collect();
+    if components.is_empty() {
+        return invalid("is the cgroup root, which holds every process");
+    }
+    if components.contains(&"..") {
+        return invalid("leads upwards");
+    }
+    if components.starts_with(&["sys", "fs", "cgroup"]) {
+        return invalid("contains the mount point");
+    }
+    if path.chars().any(char::is_control) {
+        return invalid("contains a control character");
+    }
+    if components.len() > MAX_CGROUP_DEPTH as usize {
+        return Err(Problem::CgroupDepth {
+            found: path.to_owned(),
+            depth: components.len(),
+        });
+    }
+    Ok(components.join("/").into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cgroup_paths_are_normalised() {
+        for (given, expected) in [
+            ("kubepods/pod1", "kubepods/pod1"),
+            ("/kubepods//./pod1/", "kubepods/pod1"),
+            ("system.slice/vllm@0.service", "system.slice/vllm@0.service"),
+        ] {
+            assert_eq!(&*cgroup_path(given).unwrap(), expected);
+        }
+    }
+
+    #[test]
+    fn the_deepest_cgroup_is_accepted() {
+        let deepest = vec!["a"; MAX_CGROUP_DEPTH as usize].join("/");
+        assert!(cgroup_path(&deepest).is_ok());
+        assert!(cgroup_path(&format!("{deepest}/a")).is_err());
+    }
+}

@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Debian packages: which version could be installed, and installing them.
+//!
+//! Called by the setup steps only. The package lists are refreshed at most once per run, and only when a package or a
+//! version that they name cannot be had.
+
+use std::{
+    process::Command,
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+use anyhow::{Context as _, Result};
+
+use crate::{process, setup::machine};
+
+const INSTALL: [&str; 4] = ["apt-get", "install", "-y", "--no-install-recommends"];
+
+static REFRESHED: AtomicBool = AtomicBool::new(false);
+
+/// Whether this machine has apt at all.
+pub(crate) fn present() -> bool {
+    process::find("apt-get").is_some()
+}
+
+/// The command line that installs `packages`, for remedies.
+pub(crate) fn install_line(packages: &[&str]) -> String {
+    format!("{} {}", INSTALL.join(" "), packages.join(" "))
+}
+
+/// Major and minor version of `package` that apt would install now; `None` where there is none.
+pub(crate) fn candidate(package: &str) -> Option<(u32, u32)> {
+    let policy = process::capture(
+        Command::new("apt-cache")
+            .env("LC_ALL", "C")
+            .args(["policy", package]),
+    )
+    .ok()?;
+    parse_candidate(&policy)
+}
+
+/// Like [`candidate`], with fresh package lists when the ones at hand do not satisfy `wanted`.
+pub(crate) fn candidate_such_that(package: &str, wanted: fn((u32, u32)) -> bool) -> Option<(u32, u32)> {
+    candidate(package).filter(|version| wanted(*version)).or_else(|| {
+        refresh().ok()?;
+        candidate(package).filter(|version| wanted(*version))
+    })
+}
+
+/// Installs `packages`; needs root or sudo.
+pub(crate) fn install(packages: &[&str]) -> Result<()> {
+    let attempt = || process::run(privileged(&INSTALL)?.args(packages));
+    attempt().or_else(|error| {
+        // Stale lists name versions that the mirror no longer has.
+        if refresh()? { attempt() } else { Err(error) }
+    })
+}
+
+/// Refreshes the package lists unless this run already did; says whether it did so now.
+fn refresh() -> Result<bool> {
+    if REFRESHED.swap(true, Ordering::Relaxed) {
+        return Ok(false);
+    }
+    process::run(&mut privileged(&["apt-get", "update"])?)?;
+    Ok(true)
+}
+
+fn privileged(words: &[&str]) -> Result<Command> {
+    let mut all = vec!["env", "DEBIAN_FRONTEND=noninteractive"];
+    if !machine::is_root() {
+        process::find("sudo")
+            .with_context(|| format!("neither root nor sudo: run `{}` as root", words.join(" ")))?;
+        all.insert(0, "sudo");
+    }
+    all.extend(words);
+    let mut command = Command::new(all[0]);
+    command.args(&all[1..]);
+    Ok(command)
+}
+
+fn parse_candidate(policy: &str) -> Option<(u32, u32)> {
+    let version = policy
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("Candidate:"))?
+        .trim();
+    let upstream = version.split_once(':').map_or(version, |(_epoch, rest)| rest);
+    let mut numbers = upstream.split(|c: char| !c.is_ascii_digit()).map(str::parse);
+    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn candidates_are_read_from_the_policy() {
+        for (version, expected) in [
+            ("1.96.0+dfsg1-1~deb12u2", Some((1, 96))),
+            ("1:22.1.8-1~deb12u1", Some((22, 1))),
+            ("(none)", None),
+            ("", None),
+        ] {
+            let policy =
+                format!("rustc-web:\n  Installed: (none)\n  Candidate: {version}\n  Version table:\n");
+            assert_eq!(parse_candidate(&policy), expected, "{version}");
+        }
+        assert_eq!(parse_candidate("N: Unable to locate package x\n"), None);
+    }
+}

@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `cargo xtask test`: unit and property tests, then the end-to-end tests against real processes.
+//!
+//! Everything runs even after a failure. The last line of the output is always `N passed, N failed`, and the exit code
+//! agrees with it.
+
+mod tally;
+
+use std::{
+    path::PathBuf,
+    process::{Command, ExitCode},
+};
+
+use anyhow::Result;
+
+use crate::{
+    ebpf, process,
+    setup::{self, Scope},
+    workspace,
+};
+use tally::Tally;
+
+/// Where the end-to-end tests look for the binaries that they start.
+const BIN_DIR: &str = "NODEMESH_BIN_DIR";
+
+/// Run every test; ends with `N passed, N failed`.
+#[derive(clap::Args, Default)]
+pub(crate) struct Test {
+    /// Only tests whose name contains one of these.
+    filter: Vec<String>,
+    /// Leave out the end-to-end tests, which need root.
+    #[arg(long)]
+    unit_only: bool,
+    /// Tests that run at once in each test binary (default: cargo's).
+    #[arg(long = "test-threads", value_name = "N")]
+    threads: Option<usize>,
+}
+
+impl Test {
+    pub(crate) fn run(self) -> ExitCode {
+        let tally = self.tally();
+        println!("{tally}");
+        tally.exit_code()
+    }
+
+    /// Runs the tests and counts them; prints everything but the closing line.
+    pub(crate) fn tally(&self) -> Tally {
+        let mut tally = Tally::default();
+        self.stage(&mut tally, "unit tests", Self::unit_tests);
+        if !self.unit_only {
+            self.stage(&mut tally, "end-to-end tests", Self::e2e_tests);
+        }
+        for name in tally.failures() {
+            println!("failed: {name}");
+        }
+        tally
+    }
+
+    /// A stage that cannot run, or whose command fails without naming a test, counts as one failure.
+    fn stage(&self, tally: &mut Tally, name: &str, run: fn(&Self, &mut Tally) -> Result<()>) {
+        let failed_before = tally.failed();
+        if let Err(error) = run(self, tally) {
+            eprintln!("error: {name}: {error:#}");
+            if tally.failed() == failed_before {
+                tally.broken(name);
+            }
+        }
+    }
+
+    fn unit_tests(&self, tally: &mut Tally) -> Result<()> {
+        ebpf::build_object()?;
+        let mut cargo = workspace::cargo_host("test")?;
+        cargo.args(["--exclude", workspace::E2E_PACKAGE]);
+        self.count(&mut cargo, tally)
+    }
+
+    fn e2e_tests(&self, tally: &mut Tally) -> Result<()> {
+        setup::ensure(Scope::Tests)?;
+        ebpf::build_object()?;
+        process::run(workspace::cargo_host("build")?.arg("--bins"))?;
+        let mut cargo = workspace::cargo("test")?;
+        cargo
+            .args(["--package", workspace::E2E_PACKAGE])
+            .env(BIN_DIR, bin_dir()?);
+        self.count(&mut cargo, tally)
+    }
+
+    fn count(&self, cargo: &mut Command, tally: &mut Tally) -> Result<()> {
+        cargo.arg("--no-fail-fast").arg("--").args(&self.filter);
+        if let Some(threads) = self.threads {
+            cargo.arg(format!("--test-threads={threads}"));
+        }
+        let status = process::stream(cargo, |line| {
+            println!("{line}");
+            tally.read(line);
+        })?;
+        anyhow::ensure!(status.success(), "cargo test ended with {status}");
+        Ok(())
+    }
+}
+
+fn bin_dir() -> Result<PathBuf> {
+    Ok(workspace::target_dir()?.join("debug"))
+}
