@@ -12,10 +12,16 @@ fn main() {
     println!("cargo:rerun-if-changed={}", object.display());
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR")).join("nodemesh-ebpf.o");
     if let Err(error) = fs::copy(&object, &out) {
-        panic!("{}: {error}; run `cargo xtask build`, which compiles the kernel programs first", object.display());
+        panic!(
+            "{}: {error}; run `cargo xtask build`, which compiles the kernel programs first",
+            object.display()
+        );
     }
     println!("cargo:rerun-if-changed=../.git/HEAD");
-    println!("cargo:rustc-env=NODEMESH_COMMIT={}", commit().unwrap_or_else(|| "unknown".into()));
+    println!(
+        "cargo:rustc-env=NODEMESH_COMMIT={}",
+        commit().unwrap_or_else(|| "unknown".into())
+    );
 }
 
 /// `NODEMESH_EBPF_OBJECT`, or the place where `cargo xtask build` puts the object: `ebpf/` in the target directory.
@@ -30,10 +36,21 @@ fn object_path() -> PathBuf {
         .take(2)
         .map(|target| target.join("ebpf/nodemesh-ebpf.o"))
         .find(|path| path.exists())
-        .unwrap_or_else(|| out.ancestors().nth(4).expect("OUT_DIR is deep").join("ebpf/nodemesh-ebpf.o"))
+        .unwrap_or_else(|| {
+            out.ancestors()
+                .nth(4)
+                .expect("OUT_DIR is deep")
+                .join("ebpf/nodemesh-ebpf.o")
+        })
 }
 
 fn commit() -> Option<String> {
-    let output = Command::new("git").args(["rev-parse", "--short=12", "HEAD"]).output().ok()?;
-    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    let output = Command::new("git")
+        .args(["rev-parse", "--short=12", "HEAD"])
+        .output()
+        .ok()?;
+    output
+        .status
+        .success()
+        .then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }

@@ -35,7 +35,9 @@ impl Ip16 {
     /// From the word of `bpf_sock_addr.user_ip4` (network byte order).
     #[inline(always)]
     pub const fn from_v4_word(word: u32) -> Self {
-        Self { words: [0, 0, V4_PREFIX, word] }
+        Self {
+            words: [0, 0, V4_PREFIX, word],
+        }
     }
 
     /// The four words, in network byte order.
@@ -142,7 +144,14 @@ mod tests {
 
     #[test]
     fn v4_and_v6_survive_the_way_through_words() {
-        for text in ["10.96.0.10", "0.0.0.0", "255.255.255.255", "fd00::1", "::", "2001:db8::8000:1"] {
+        for text in [
+            "10.96.0.10",
+            "0.0.0.0",
+            "255.255.255.255",
+            "fd00::1",
+            "::",
+            "2001:db8::8000:1",
+        ] {
             let addr: IpAddr = text.parse().unwrap();
             assert_eq!(IpAddr::from(Ip16::from(addr)), addr, "{text}");
         }

@@ -42,8 +42,14 @@ abi_struct!(Backend: 32 { addr: 0, port: 16, flags: 18, weight: 20, generation: 
 
 impl Backend {
     /// An unused row.
-    pub const UNUSED: Self =
-        Self { addr: Ip16::UNSPECIFIED, port: Port::new(0), flags: 0, weight: 0, generation: 0, service: 0 };
+    pub const UNUSED: Self = Self {
+        addr: Ip16::UNSPECIFIED,
+        port: Port::new(0),
+        flags: 0,
+        weight: 0,
+        generation: 0,
+        service: 0,
+    };
 
     /// Whether a reference made to `generation` may still be used for a new connection.
     #[inline(always)]
@@ -83,7 +89,14 @@ impl ConnectFailure {
 }
 
 /// Upper bounds, inclusive, in nanoseconds, of [`BackendState::connect_buckets`]; the last bucket has no bound.
-pub const CONNECT_BOUNDS_NS: [u64; 6] = [100_000, 500_000, 2_000_000, 10_000_000, 100_000_000, 1_000_000_000];
+pub const CONNECT_BOUNDS_NS: [u64; 6] = [
+    100_000,
+    500_000,
+    2_000_000,
+    10_000_000,
+    100_000_000,
+    1_000_000_000,
+];
 
 /// Index of the bucket that counts a connect duration of `ns`.
 #[inline(always)]
@@ -133,7 +146,11 @@ mod tests {
 
     #[test]
     fn an_unavailable_or_reused_backend_is_not_accepted() {
-        let backend = Backend { generation: 3, flags: BackendFlags::AVAILABLE, ..Backend::UNUSED };
+        let backend = Backend {
+            generation: 3,
+            flags: BackendFlags::AVAILABLE,
+            ..Backend::UNUSED
+        };
         assert!(backend.accepts(3));
         assert!(!backend.accepts(2));
         assert!(!Backend { flags: 0, ..backend }.accepts(3));

@@ -26,7 +26,9 @@ impl ClientKey {
     /// A workload, by the hash of its name: the same on every node.
     #[inline(always)]
     pub const fn workload(hash: u64) -> Self {
-        Self { words: [WORKLOAD, hash] }
+        Self {
+            words: [WORKLOAD, hash],
+        }
     }
 
     /// A cgroup, by its id.
@@ -38,14 +40,18 @@ impl ClientKey {
     /// A network namespace, by its cookie.
     #[inline(always)]
     pub const fn netns(cookie: u64) -> Self {
-        Self { words: [NETNS, cookie] }
+        Self {
+            words: [NETNS, cookie],
+        }
     }
 
     /// An address: the same on every node.
     #[inline(always)]
     pub const fn address(addr: Ip16) -> Self {
         let [a, b, c, d] = addr.words();
-        Self { words: [join(a, b), join(c, d)] }
+        Self {
+            words: [join(a, b), join(c, d)],
+        }
     }
 
     /// A well mixed 32-bit hash; every node computes the same one from the same key.
@@ -130,7 +136,12 @@ mod tests {
     #[test]
     fn kinds_of_client_do_not_collide() {
         let addr = Ip16::from("10.0.0.1".parse::<IpAddr>().unwrap());
-        let keys = [ClientKey::workload(5), ClientKey::cgroup(5), ClientKey::netns(5), ClientKey::address(addr)];
+        let keys = [
+            ClientKey::workload(5),
+            ClientKey::cgroup(5),
+            ClientKey::netns(5),
+            ClientKey::address(addr),
+        ];
         for (i, a) in keys.iter().enumerate() {
             for b in &keys[i + 1..] {
                 assert_ne!(a, b);
@@ -158,7 +169,11 @@ mod tests {
 
     #[test]
     fn affinity_ends_at_its_timeout() {
-        let value = AffinityValue { backend: 0, generation: 1, used_ns: 5 };
+        let value = AffinityValue {
+            backend: 0,
+            generation: 1,
+            used_ns: 5,
+        };
         assert!(value.is_fresh(5, 1));
         assert!(value.is_fresh(1_000_000_004, 1));
         assert!(!value.is_fresh(1_000_000_005, 1));

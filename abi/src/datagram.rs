@@ -39,7 +39,13 @@ impl FlowKey {
     /// The key of `addr`:`port` as seen by the socket `cookie` in `direction`.
     #[inline(always)]
     pub const fn new(cookie: u64, direction: FlowDirection, addr: Ip16, port: Port) -> Self {
-        Self { cookie, addr, port, direction: direction as u8, pad: [0; 5] }
+        Self {
+            cookie,
+            addr,
+            port,
+            direction: direction as u8,
+            pad: [0; 5],
+        }
     }
 }
 

@@ -7,15 +7,15 @@
 macro_rules! abi_struct {
     ($name:ident: $size:literal { $($field:ident: $offset:literal),+ $(,)? }) => {
         const _: () = {
-            assert!(size_of::<$name>() == $size);
-            $(assert!(core::mem::offset_of!($name, $field) == $offset);)+
+            const fn plain_bytes<T: Copy + zerocopy::FromBytes + zerocopy::IntoBytes>() {}
             // Names every field: a new one that the list above forgets does not compile.
             const fn every_field_is_listed(value: &$name) {
                 let $name { $($field: _),+ } = value;
             }
             let _ = every_field_is_listed;
-            const fn plain_bytes<T: Copy + zerocopy::FromBytes + zerocopy::IntoBytes>() {}
             plain_bytes::<$name>();
+            assert!(size_of::<$name>() == $size);
+            $(assert!(core::mem::offset_of!($name, $field) == $offset);)+
         };
 
         // SAFETY: `plain_bytes` above proves that the type is `Copy`, valid for any bit pattern and free of

@@ -19,7 +19,9 @@ pub enum Protocol {
 }
 
 /// Key of `services`: a virtual address that a client may dial.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
 #[repr(C)]
 pub struct ServiceKey {
     /// Virtual address.
@@ -37,7 +39,12 @@ impl ServiceKey {
     /// The key of (`addr`, `port`, `protocol`).
     #[inline(always)]
     pub const fn new(addr: Ip16, port: Port, protocol: u8) -> Self {
-        Self { addr, port, protocol, pad: 0 }
+        Self {
+            addr,
+            port,
+            protocol,
+            pad: 0,
+        }
     }
 }
 

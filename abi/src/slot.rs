@@ -30,17 +30,31 @@ abi_struct!(Slot: 16 { backend: 0, alias: 4, threshold: 8, len: 12 });
 
 impl Slot {
     /// The only slot of the table of a service without available backends.
-    pub const EMPTY: Self = Self { backend: 0, alias: 0, threshold: 0, len: 0 };
+    pub const EMPTY: Self = Self {
+        backend: 0,
+        alias: 0,
+        threshold: 0,
+        len: 0,
+    };
 
     /// A slot of a table of `len` slots that always names `backend`.
     pub const fn certain(backend: u32, len: u32) -> Self {
-        Self { backend, alias: backend, threshold: u32::MAX, len }
+        Self {
+            backend,
+            alias: backend,
+            threshold: u32::MAX,
+            len,
+        }
     }
 
     /// The backend that `draw`, uniform over `u32`, chooses.
     #[inline(always)]
     pub const fn choose(&self, draw: u32) -> u32 {
-        if draw <= self.threshold { self.backend } else { self.alias }
+        if draw <= self.threshold {
+            self.backend
+        } else {
+            self.alias
+        }
     }
 }
 
@@ -99,8 +113,15 @@ mod tests {
 
     #[test]
     fn rotation_gives_a_fractional_slot_its_fraction() {
-        let slot = Slot { backend: 0, alias: 1, threshold: u32::MAX / 4, len: 1 };
-        let own = (0..10_000).filter(|&count| slot.choose(rotate(count, 1).1) == 0).count();
+        let slot = Slot {
+            backend: 0,
+            alias: 1,
+            threshold: u32::MAX / 4,
+            len: 1,
+        };
+        let own = (0..10_000)
+            .filter(|&count| slot.choose(rotate(count, 1).1) == 0)
+            .count();
         assert!((2_495..=2_505).contains(&own), "{own}");
     }
 

@@ -45,11 +45,13 @@ impl Listeners {
             source,
             remedy: "--run-dir must name a folder that the agent may write to",
         })?;
-        let http = TcpListener::bind(config.http).await.map_err(|source| ListenError {
-            address: config.http.to_string(),
-            source,
-            remedy: "choose another address with --http",
-        })?;
+        let http = TcpListener::bind(config.http)
+            .await
+            .map_err(|source| ListenError {
+                address: config.http.to_string(),
+                source,
+                remedy: "choose another address with --http",
+            })?;
         Ok(Self { admin, http, socket })
     }
 

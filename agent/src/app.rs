@@ -28,7 +28,10 @@ use tracing::{info, warn};
 use crate::{
     admin::{Listeners, Node},
     config::{AgentConfig, VERSION},
-    datapath::{MapReader, MapWriter, PinRoot, attach, host, listing::ConnectionLister, loader, program_log::ProgramLog},
+    datapath::{
+        MapReader, MapWriter, PinRoot, attach, host, listing::ConnectionLister, loader,
+        program_log::ProgramLog,
+    },
     lock::AgentLock,
     logging::LogFilter,
     metrics::Metrics,
@@ -45,6 +48,7 @@ pub fn run(config: &AgentConfig, log: LogFilter) -> Result<()> {
     progress.reached(Step::Locked);
     info!(version = VERSION, pid = std::process::id(), "nodemesh agent");
 
+    // Watching begins before the first read, so that no change falls between the two.
     let watch = SourceWatch::new(&config.config);
     let (source, source_status) = Source::load(&config.config)
         .map_err(|errors| anyhow!("the configuration is invalid:\n  {}", errors.join("\n  ")))?;
@@ -52,16 +56,18 @@ pub fn run(config: &AgentConfig, log: LogFilter) -> Result<()> {
     progress.reached(Step::Configured);
 
     let cgroup = host::cgroup_root(config.cgroup.as_deref())?;
-    let pins = PinRoot::new(&config.pin_dir);
-    host::ensure_bpffs(&config.pin_dir)?;
-    pins.create().with_context(|| format!("create folders below {}", config.pin_dir.display()))?;
+    let pins = prepare_pins(&config.pin_dir)?;
     progress.reached(Step::PinsReady);
 
     let mut ebpf = load(config, &pins)?;
     progress.reached(Step::Loaded);
 
     // Kept open: the kernel measures while this descriptor is.
-    let _stats = config.program_stats.then(|| enable_stats(Stats::RunTime)).transpose().context("turn on program statistics")?;
+    let _stats = config
+        .program_stats
+        .then(|| enable_stats(Stats::RunTime))
+        .transpose()
+        .context("turn on program statistics")?;
 
     let maps = MapWriter::open(&pins)?;
     let tgid = loader::own_tgid(&ebpf).context("ask the kernel for the agent's process id")?;
@@ -90,18 +96,36 @@ pub fn run(config: &AgentConfig, log: LogFilter) -> Result<()> {
         commands: commands.clone(),
         metrics: Metrics,
     });
-    let reconciler = thread::Builder::new().name("reconcile".into()).spawn(move || reconciler.run(&inbox))?;
-    let runtime = runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let reconciler = thread::Builder::new()
+        .name("reconcile".into())
+        .spawn(move || reconciler.run(&inbox))?;
+    let runtime = runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
     runtime.block_on(serve(node, source, watch, commands, logs, progress))?;
     // Drops the tasks and with them every sender of commands, which ends the reconciler.
     drop(runtime);
-    reconciler.join().map_err(|_| anyhow!("the reconciler panicked"))?;
+    reconciler
+        .join()
+        .map_err(|_| anyhow!("the reconciler panicked"))?;
     info!("the agent ends; the data path stays");
     Ok(())
 }
 
+fn prepare_pins(pin_dir: &Path) -> Result<PinRoot> {
+    host::ensure_bpffs(pin_dir)?;
+    let pins = PinRoot::new(pin_dir);
+    pins.create()
+        .with_context(|| format!("create folders below {}", pin_dir.display()))?;
+    Ok(pins)
+}
+
 fn load(config: &AgentConfig, pins: &PinRoot) -> Result<Ebpf> {
-    let capacities = loader::Capacities { services: config.max_services, backends: config.max_backends };
+    let capacities = loader::Capacities {
+        services: config.max_services,
+        backends: config.max_backends,
+    };
     let loaded = loader::load(pins, capacities)?;
     for (name, cost) in &loaded.costs {
         tracing::debug!(
@@ -126,7 +150,9 @@ fn attach_programs(ebpf: &mut Ebpf, cgroup: &Path, pins: &PinRoot, progress: Pro
 }
 
 fn lister(ebpf: &Ebpf, pins: &PinRoot) -> Result<ConnectionLister> {
-    let program = ebpf.program(program::LIST_CONNECTIONS).context("the object lacks the connection iterator")?;
+    let program = ebpf
+        .program(program::LIST_CONNECTIONS)
+        .context("the object lacks the connection iterator")?;
     Ok(ConnectionLister::new(program.fd()?.try_clone()?, pins)?)
 }
 

@@ -17,7 +17,12 @@ pub const DEFAULT_RUN_DIR: &str = "/run/nodemesh";
 pub const ADMIN_SOCKET: &str = "agent.sock";
 
 /// Version, commit and ABI of this build.
-pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (commit ", env!("NODEMESH_COMMIT"), ", ABI 1)");
+pub const VERSION: &str = concat!(
+    env!("CARGO_PKG_VERSION"),
+    " (commit ",
+    env!("NODEMESH_COMMIT"),
+    ", ABI 1)"
+);
 const _: () = assert!(nodemesh_abi::ABI_VERSION == 1, "VERSION above names the ABI");
 
 /// The mesh agent of this node.
@@ -40,7 +45,12 @@ pub struct AgentConfig {
     pub cgroup: Option<PathBuf>,
 
     /// Cgroup, below the one above, whose sockets are left alone. May be repeated.
-    #[arg(long, env = "NODEMESH_EXCLUDE_CGROUP", value_name = "PATH", value_delimiter = ',')]
+    #[arg(
+        long,
+        env = "NODEMESH_EXCLUDE_CGROUP",
+        value_name = "PATH",
+        value_delimiter = ','
+    )]
     pub exclude_cgroup: Vec<PathBuf>,
 
     /// Folder, on a bpf file system, for the maps and links that outlive the agent.
@@ -52,7 +62,12 @@ pub struct AgentConfig {
     pub run_dir: PathBuf,
 
     /// Address of /metrics, /healthz and /readyz.
-    #[arg(long, env = "NODEMESH_HTTP", value_name = "IP:PORT", default_value = "127.0.0.1:9464")]
+    #[arg(
+        long,
+        env = "NODEMESH_HTTP",
+        value_name = "IP:PORT",
+        default_value = "127.0.0.1:9464"
+    )]
     pub http: SocketAddr,
 
     /// Most service ports, set when the maps are created.

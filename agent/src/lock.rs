@@ -25,7 +25,9 @@ pub struct AgentLock {
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
     /// Another agent has it.
-    #[error("another agent runs on this node with pid {pid} (lock {path}); stop it first, or give this one its own --run-dir, --pin-dir and --cgroup")]
+    #[error(
+        "another agent runs on this node with pid {pid} (lock {path}); stop it first, or give this one its own --run-dir, --pin-dir and --cgroup"
+    )]
     Held {
         /// The other's pid, as it wrote it.
         pid: String,
@@ -53,18 +55,31 @@ impl AgentLock {
             move |source| LockError::Io { op, path, source }
         };
         fs::create_dir_all(run_dir).map_err(failed("create the folder of"))?;
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path);
         let mut file = file.map_err(failed("open"))?;
-        let mut lock = match Flock::lock(file.try_clone().map_err(failed("open"))?, FlockArg::LockExclusiveNonblock) {
+        let mut lock = match Flock::lock(
+            file.try_clone().map_err(failed("open"))?,
+            FlockArg::LockExclusiveNonblock,
+        ) {
             Ok(lock) => lock,
             Err((_, Errno::EWOULDBLOCK)) => {
                 let mut pid = String::new();
                 file.read_to_string(&mut pid).map_err(failed("read"))?;
-                return Err(LockError::Held { pid: pid.trim().to_owned(), path });
+                return Err(LockError::Held {
+                    pid: pid.trim().to_owned(),
+                    path,
+                });
             }
             Err((_, errno)) => return Err(failed("lock")(errno.into())),
         };
-        lock.set_len(0).and_then(|()| lock.rewind()).map_err(failed("write"))?;
+        lock.set_len(0)
+            .and_then(|()| lock.rewind())
+            .map_err(failed("write"))?;
         writeln!(lock, "{}", std::process::id()).map_err(failed("write"))?;
         Ok(Self { _file: lock })
     }

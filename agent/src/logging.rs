@@ -4,7 +4,9 @@
 //! Invariant: initialised once per process, before anything else logs.
 
 use anyhow::{Context as _, Result};
-use tracing_subscriber::{EnvFilter, Registry, layer::SubscriberExt as _, reload, util::SubscriberInitExt as _};
+use tracing_subscriber::{
+    EnvFilter, Registry, layer::SubscriberExt as _, reload, util::SubscriberInitExt as _,
+};
 
 use crate::config::LogFormat;
 
@@ -17,7 +19,9 @@ pub struct LogFilter {
 impl LogFilter {
     /// Replaces the filter; an invalid one changes nothing.
     pub fn set(&self, filter: &str) -> Result<()> {
-        self.handle.reload(parse(filter)?).context("change the log filter")
+        self.handle
+            .reload(parse(filter)?)
+            .context("change the log filter")
     }
 
     /// The filter in force.
@@ -27,9 +31,11 @@ impl LogFilter {
 }
 
 fn parse(filter: &str) -> Result<EnvFilter> {
-    EnvFilter::builder()
-        .parse(filter)
-        .with_context(|| format!("`{filter}` is no log filter; use a level such as `info` or pairs such as `nodemesh_agent=debug`"))
+    EnvFilter::builder().parse(filter).with_context(|| {
+        format!(
+            "`{filter}` is no log filter; use a level such as `info` or pairs such as `nodemesh_agent=debug`"
+        )
+    })
 }
 
 /// Starts logging to standard error.

@@ -106,14 +106,22 @@ fn backends(samples: &mut Samples, node: &Node, view: &View) -> Result<()> {
             let address = report::endpoint(backend.addr, backend.port);
             let labels = [service.namespace(), service.name(), &address];
             let state = report::state(backend.state).word();
-            samples.gauge(&BACKEND_WEIGHT, &[labels[0], labels[1], labels[2], state], f64::from(backend.weight));
+            samples.gauge(
+                &BACKEND_WEIGHT,
+                &[labels[0], labels[1], labels[2], state],
+                f64::from(backend.weight),
+            );
             counters(samples, labels, &node.maps.backend_state(place.id)?);
         }
     }
     for (id, retired) in &view.retired {
         let Some(service) = &retired.service else { continue };
         let address = report::endpoint(retired.row.addr, retired.row.port);
-        counters(samples, [service.namespace(), service.name(), &address], &node.maps.backend_state(*id)?);
+        counters(
+            samples,
+            [service.namespace(), service.name(), &address],
+            &node.maps.backend_state(*id)?,
+        );
     }
     Ok(())
 }
@@ -123,11 +131,19 @@ fn counters(samples: &mut Samples, labels: [&str; 3], state: &BackendState) {
     samples.counter(&CLOSED, &labels, state.closed as f64);
     samples.gauge(&ACTIVE, &labels, state.active as f64);
     for (failure, count) in ConnectFailure::ALL.iter().zip(state.failed) {
-        samples.counter(&FAILED, &[labels[0], labels[1], labels[2], failure.label()], count as f64);
+        samples.counter(
+            &FAILED,
+            &[labels[0], labels[1], labels[2], failure.label()],
+            count as f64,
+        );
     }
     let bounds = CONNECT_BOUNDS_NS.map(|ns| ns as f64 / 1e9);
     let sum = state.connect_ns as f64 / 1e9;
-    samples.histogram(&CONNECT_DURATION, &labels, histogram(&bounds, &state.connect_buckets, sum));
+    samples.histogram(
+        &CONNECT_DURATION,
+        &labels,
+        histogram(&bounds, &state.connect_buckets, sum),
+    );
 }
 
 fn services(samples: &mut Samples, node: &Node, view: &View) -> Result<()> {
@@ -170,10 +186,18 @@ fn programs(samples: &mut Samples, node: &Node) {
 fn config(samples: &mut Samples, node: &Node, view: &View) {
     let source = node.source();
     samples.gauge(&CONFIG_GENERATION, &[], view.generation as f64);
-    samples.gauge(&CONFIG_VALID, &[], if source.errors.is_empty() { 1.0 } else { 0.0 });
+    samples.gauge(
+        &CONFIG_VALID,
+        &[],
+        if source.errors.is_empty() { 1.0 } else { 0.0 },
+    );
     samples.gauge(&CONFIG_TIME, &[], report::unix_seconds(source.loaded_at) as f64);
     samples.counter(&CONFIG_RELOADS, &["ok"], source.reloads_ok as f64);
     samples.counter(&CONFIG_RELOADS, &["invalid"], source.reloads_failed as f64);
     let abi = nodemesh_abi::ABI_VERSION.to_string();
-    samples.gauge(&BUILD_INFO, &[env!("CARGO_PKG_VERSION"), env!("NODEMESH_COMMIT"), &abi], 1.0);
+    samples.gauge(
+        &BUILD_INFO,
+        &[env!("CARGO_PKG_VERSION"), env!("NODEMESH_COMMIT"), &abi],
+        1.0,
+    );
 }

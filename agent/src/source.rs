@@ -72,7 +72,16 @@ impl Source {
             reloads_failed: 0,
         };
         let (published, receiver) = channel::channel(Arc::new(status.clone()));
-        Ok((Self { files, resources, desired, status, published }, receiver))
+        Ok((
+            Self {
+                files,
+                resources,
+                desired,
+                status,
+                published,
+            },
+            receiver,
+        ))
     }
 
     /// What is desired now, and its generation.
@@ -115,7 +124,11 @@ impl Source {
         self.status.loaded_at = self.status.tried_at;
         self.status.reloads_ok += 1;
         self.status.errors.clear();
-        info!(generation = self.status.generation, frontends = self.desired.frontends.len(), "configuration loaded");
+        info!(
+            generation = self.status.generation,
+            frontends = self.desired.frontends.len(),
+            "configuration loaded"
+        );
         for warning in &self.status.warnings {
             warn!("{warning}");
         }
@@ -123,7 +136,11 @@ impl Source {
 
     fn refuse(&mut self, errors: Vec<String>) {
         self.status.reloads_failed += 1;
-        error!(generation = self.status.generation, errors = errors.len(), "configuration is invalid; the last good one stays in force");
+        error!(
+            generation = self.status.generation,
+            errors = errors.len(),
+            "configuration is invalid; the last good one stays in force"
+        );
         for line in &errors {
             error!("{line}");
         }

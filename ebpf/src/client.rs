@@ -5,7 +5,9 @@
 
 use aya_ebpf::{
     EbpfContext as _,
-    helpers::generated::{bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id, bpf_get_netns_cookie},
+    helpers::generated::{
+        bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id, bpf_get_netns_cookie,
+    },
 };
 use nodemesh_abi::{CgroupEntry, ClientKey, ClientKeySource, Ip16, Settings, limits::MAX_CGROUP_DEPTH};
 
@@ -33,7 +35,12 @@ impl Client {
         }
         // SAFETY: the helper takes no pointer.
         let cgroup = unsafe { bpf_get_current_cgroup_id() };
-        let mut client = Self { cgroup, tgid, workload: 0, addr: Ip16::UNSPECIFIED };
+        let mut client = Self {
+            cgroup,
+            tgid,
+            workload: 0,
+            addr: Ip16::UNSPECIFIED,
+        };
         if settings.cgroup_depths == 0 || client.adopt_entries(settings.cgroup_depths) {
             return Some(client);
         }
@@ -72,7 +79,11 @@ impl Client {
             // SAFETY: the helper takes the hook's own context.
             return ClientKey::netns(unsafe { bpf_get_netns_cookie(socket.ctx.as_ptr()) });
         }
-        if self.workload != 0 { ClientKey::workload(self.workload) } else { ClientKey::cgroup(self.cgroup) }
+        if self.workload != 0 {
+            ClientKey::workload(self.workload)
+        } else {
+            ClientKey::cgroup(self.cgroup)
+        }
     }
 }
 

@@ -64,7 +64,10 @@ pub fn receive(socket: &SockAddr<'_>) -> Verdict {
     // SAFETY: the helper takes the hook's own context.
     let cookie = unsafe { bpf_get_socket_cookie(socket.ctx.as_ptr()) };
     match flow(cookie, FlowDirection::Reverse, source) {
-        Some(flow) => Verdict::Rewrite(Endpoint { addr: flow.addr, port: flow.port }),
+        Some(flow) => Verdict::Rewrite(Endpoint {
+            addr: flow.addr,
+            port: flow.port,
+        }),
         None => Verdict::Pass,
     }
 }

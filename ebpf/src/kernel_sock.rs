@@ -23,7 +23,10 @@ impl KernelSock {
     /// Wraps a socket that a tracepoint passed.
     #[inline(always)]
     pub fn new(sk: *const c_void) -> Self {
-        Self { sk, offsets: maps::SOCK_OFFSETS.load() }
+        Self {
+            sk,
+            offsets: maps::SOCK_OFFSETS.load(),
+        }
     }
 
     #[inline(always)]
@@ -46,6 +49,9 @@ impl KernelSock {
         } else {
             Ip16::from_v4_word(self.read(self.offsets.rcv_saddr))
         };
-        Endpoint { addr, port: Port::new(self.read(self.offsets.num)) }
+        Endpoint {
+            addr,
+            port: Port::new(self.read(self.offsets.num)),
+        }
     }
 }

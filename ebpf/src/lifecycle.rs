@@ -54,7 +54,8 @@ impl Record {
         let map = (&raw const maps::connections).cast_mut().cast();
         let flags = u64::from(BPF_SK_STORAGE_GET_F_CREATE);
         // SAFETY: as in `of`; the helper copies a whole record into a new one.
-        let record = unsafe { bpf_sk_storage_get(map, sk, ptr::from_mut(fresh).cast(), flags) }.cast::<Connection>();
+        let record =
+            unsafe { bpf_sk_storage_get(map, sk, ptr::from_mut(fresh).cast(), flags) }.cast::<Connection>();
         if record.is_null() {
             return None;
         }
@@ -78,7 +79,10 @@ impl Record {
     /// Goes from connecting to established; false if the record was in another state.
     #[inline(always)]
     fn establish(self) -> bool {
-        let (from, to) = (ConnectionState::Connecting as u32, ConnectionState::Established as u32);
+        let (from, to) = (
+            ConnectionState::Connecting as u32,
+            ConnectionState::Established as u32,
+        );
         // SAFETY: as in `exchange`.
         unsafe { atomic::replace_if(&raw mut (*self.0).state, from, to) }
     }
@@ -113,7 +117,11 @@ pub fn replaced(socket: &SockAddr<'_>) {
 pub fn placed(socket: &SockAddr<'_>, service: &Service, client: &Client, dialled: Endpoint, picked: &Picked) {
     let protocol = socket.protocol();
     // A connected UDP socket has no handshake to wait for.
-    let state = if protocol == Protocol::Tcp as u8 { ConnectionState::Connecting } else { ConnectionState::Established };
+    let state = if protocol == Protocol::Tcp as u8 {
+        ConnectionState::Connecting
+    } else {
+        ConnectionState::Established
+    };
     let mut fresh = Connection {
         service_addr: dialled.addr,
         backend_addr: picked.endpoint.addr,
@@ -168,7 +176,10 @@ fn established(record: Record, sk: &KernelSock) {
     unsafe {
         (*record.0).client_addr = local.addr;
         (*record.0).client_port = local.port;
-        stats::established(record.backend(), bpf_ktime_get_ns().wrapping_sub((*record.0).opened_ns));
+        stats::established(
+            record.backend(),
+            bpf_ktime_get_ns().wrapping_sub((*record.0).opened_ns),
+        );
     }
 }
 
@@ -186,8 +197,14 @@ pub fn service_endpoint(socket: &SockAddr<'_>, endpoint: Endpoint) -> Option<End
     let Record(record) = Record::of(socket.sk().cast())?;
     // SAFETY: a live record; these fields are written only while the socket is not connected.
     unsafe {
-        let sent_to = Endpoint { addr: (*record).backend_addr, port: (*record).backend_port };
-        (sent_to == endpoint).then_some(Endpoint { addr: (*record).service_addr, port: (*record).service_port })
+        let sent_to = Endpoint {
+            addr: (*record).backend_addr,
+            port: (*record).backend_port,
+        };
+        (sent_to == endpoint).then_some(Endpoint {
+            addr: (*record).service_addr,
+            port: (*record).service_port,
+        })
     }
 }
 

@@ -15,7 +15,11 @@
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
-#![expect(missing_docs, reason = "the hook is the documentation of an entry point, and the macros drop comments")]
+#![expect(
+    missing_docs,
+    reason = "the hook is the documentation of an entry point, and the macros drop comments"
+)]
+#![expect(clippy::needless_pass_by_value, reason = "the macros hand each entry point a context of its own")]
 
 mod atomic;
 mod client;
@@ -103,7 +107,7 @@ pub fn set_state(ctx: BtfTracePointContext) -> i32 {
 /// One call per socket that has a record, one with a null socket at the end.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/bpf_sk_storage_map")]
-pub fn list_conns(ctx: *mut core::ffi::c_void) -> i32 {
+pub extern "C" fn list_conns(ctx: *mut core::ffi::c_void) -> i32 {
     listing::emit(ctx)
 }
 

@@ -13,8 +13,8 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use nodemesh_abi::{
-    AffinityKey, AffinityValue, Backend, BackendState, CgroupEntry, Connection, FlowKey, FlowValue, InternalError,
-    Service, ServiceKey, ServiceState, Settings, Slot, SockOffsets, limits,
+    AffinityKey, AffinityValue, Backend, BackendState, CgroupEntry, Connection, FlowKey, FlowValue,
+    InternalError, Service, ServiceKey, ServiceState, Settings, Slot, SockOffsets, limits,
 };
 
 /// Virtual address to service. Agent writes; `connect`, `sendmsg` read. Sized by the number of service ports.
@@ -50,7 +50,8 @@ pub static flows: LruHashMap<FlowKey, FlowValue, { limits::FLOWS as usize }> = L
 
 /// Client and service to the backend of the client's last connection. Picks write and read.
 #[btf_map]
-pub static affinity: LruHashMap<AffinityKey, AffinityValue, { limits::AFFINITY as usize }> = LruHashMap::new();
+pub static affinity: LruHashMap<AffinityKey, AffinityValue, { limits::AFFINITY as usize }> =
+    LruHashMap::new();
 
 /// Cgroup id to workload or exclusion. Agent writes; picks read.
 #[btf_map]
@@ -66,5 +67,10 @@ pub static errors: PerCpuArray<u64, { InternalError::COUNT }> = PerCpuArray::new
 
 /// Where the fields of `struct sock` are on the running kernel. Set by the loader.
 #[unsafe(no_mangle)]
-pub static SOCK_OFFSETS: Global<SockOffsets> =
-    Global::new(SockOffsets { err: 0, family: 0, num: 0, rcv_saddr: 0, v6_rcv_saddr: 0 });
+pub static SOCK_OFFSETS: Global<SockOffsets> = Global::new(SockOffsets {
+    err: 0,
+    family: 0,
+    num: 0,
+    rcv_saddr: 0,
+    v6_rcv_saddr: 0,
+});

@@ -31,8 +31,15 @@ pub struct Picked {
 impl Picked {
     #[inline(always)]
     fn new(id: u32, backend: &Backend) -> Self {
-        let endpoint = Endpoint { addr: backend.addr, port: backend.port };
-        Self { id, generation: backend.generation, endpoint }
+        let endpoint = Endpoint {
+            addr: backend.addr,
+            port: backend.port,
+        };
+        Self {
+            id,
+            generation: backend.generation,
+            endpoint,
+        }
     }
 
     /// The backend `id`, if it is still the incarnation `generation` and takes new connections.
@@ -49,14 +56,22 @@ pub fn pick(service: &Service, client: impl Fn() -> ClientKey) -> Result<Picked,
     if service.affinity_timeout_s == 0 {
         return from_table(service, client);
     }
-    let key = AffinityKey { client: client(), service: service.id, pad: 0 };
+    let key = AffinityKey {
+        client: client(),
+        service: service.id,
+        pad: 0,
+    };
     // SAFETY: the helper takes no pointer.
     let now = unsafe { bpf_ktime_get_ns() };
     let picked = match sticky(&key, service, now) {
         Some(picked) => picked,
         None => from_table(service, || key.client)?,
     };
-    let value = AffinityValue { backend: picked.id, generation: picked.generation, used_ns: now };
+    let value = AffinityValue {
+        backend: picked.id,
+        generation: picked.generation,
+        used_ns: now,
+    };
     if maps::affinity.insert(key, value, 0).is_err() {
         stats::internal_error(InternalError::AffinityRecord);
     }
@@ -88,7 +103,9 @@ fn from_table(service: &Service, client: impl Fn() -> ClientKey) -> Result<Picke
     }
     let id = match service.algorithm {
         algorithm if algorithm == Algorithm::LeastRequest as u8 => less_loaded_of_two(table, len),
-        algorithm if algorithm == Algorithm::Maglev as u8 => slot(table, scale(client().hash(), len)).map(|s| s.backend),
+        algorithm if algorithm == Algorithm::Maglev as u8 => {
+            slot(table, scale(client().hash(), len)).map(|s| s.backend)
+        }
         algorithm if algorithm == Algorithm::RoundRobin as u8 => next_in_turn(table, len, service.id),
         _ => draw(table, len),
     };
@@ -146,7 +163,11 @@ fn less_loaded_of_two(table: &SlotTable, len: u32) -> Option<u32> {
     }
     let (active, weight) = load(first)?;
     let (other_active, other_weight) = load(second)?;
-    Some(if less_loaded(active, weight, other_active, other_weight) { first } else { second })
+    Some(if less_loaded(active, weight, other_active, other_weight) {
+        first
+    } else {
+        second
+    })
 }
 
 #[inline(always)]

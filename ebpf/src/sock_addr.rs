@@ -55,7 +55,10 @@ impl<'a> SockAddr<'a> {
                     ptr::read_volatile(&raw const (*ctx).user_ip6[3]),
                 ]),
             };
-            Endpoint { addr, port: Port::from_be(ptr::read_volatile(&raw const (*ctx).user_port) as u16) }
+            Endpoint {
+                addr,
+                port: Port::from_be(ptr::read_volatile(&raw const (*ctx).user_port) as u16),
+            }
         }
     }
 

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
 //! Counting. Never changes a verdict: a counter that is not there is not counted.
 
-use nodemesh_abi::{BackendState, ConnectFailure, InternalError, Refusal, ServiceState, backend::connect_bucket};
+use nodemesh_abi::{
+    BackendState, ConnectFailure, InternalError, Refusal, ServiceState, backend::connect_bucket,
+};
 
 use crate::{atomic::add, maps};
 
@@ -78,8 +80,10 @@ pub fn ended(backend_id: u32, end: End) {
             add(&raw mut (*state).active, u64::MAX);
             match end {
                 End::Closed => add(&raw mut (*state).closed, 1),
-                End::Failed(failure) => add((&raw mut (*state).failed).cast::<u64>().add(failure as usize), 1),
-            };
+                End::Failed(failure) => {
+                    add((&raw mut (*state).failed).cast::<u64>().add(failure as usize), 1);
+                }
+            }
         }
     }
 }

@@ -14,6 +14,7 @@ pub const ALLOW: i32 = 1;
 const DENY: i32 = 0;
 
 /// The outcome of a `sock_addr` hook.
+#[derive(Clone, Copy)]
 #[must_use]
 pub enum Verdict {
     /// Not for a mesh service, or exempt: as the application asked.

@@ -7,7 +7,7 @@
 //!                           \-> control -> settings (watched by every request in progress)
 //! ```
 //! Used by the binary `model-server` and by tests in process. Invariant: a request is counted by
-//! `vllm:num_requests_running` exactly while it holds a [`scheduler`] slot, whatever way it ends.
+//! `vllm:num_requests_running` exactly while it holds a `scheduler` slot, whatever way it ends.
 
 mod api;
 mod connection;

@@ -12,7 +12,10 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use aya::Ebpf;
-use nodemesh_abi::{BackendState as Counters, ConnectFailure, ConnectionState, InternalError, Ip16, Port, Protocol, Refusal, names::map};
+use nodemesh_abi::{
+    BackendState as Counters, ConnectFailure, ConnectionState, InternalError, Ip16, Port, Protocol, Refusal,
+    names::map,
+};
 use nodemesh_model::{BackendState, Frontend, Keyword as _};
 use tokio::sync::watch;
 
@@ -78,10 +81,15 @@ impl Node {
         }
         match self.attached() {
             Ok(programs) => {
-                let missing = programs.iter().filter(|(_, effective)| !**effective).map(|(name, _)| name.as_str());
+                let missing = programs
+                    .iter()
+                    .filter(|(_, effective)| !**effective)
+                    .map(|(name, _)| name.as_str());
                 problems.extend(missing.map(|name| format!("the kernel does not run {name} for the cgroup")));
             }
-            Err(error) => problems.push(format!("cannot tell whether the programs are attached: {error:#}")),
+            Err(error) => problems.push(format!(
+                "cannot tell whether the programs are attached: {error:#}"
+            )),
         }
         problems
     }
@@ -90,7 +98,10 @@ impl Node {
         let root = File::open(&self.cgroup).with_context(|| format!("open {}", self.cgroup.display()))?;
         let ebpf = self.ebpf.lock().expect("no holder panics");
         let programs = attach::effective(&ebpf, &root)?;
-        Ok(programs.into_iter().map(|(name, effective)| (name.to_owned(), effective)).collect())
+        Ok(programs
+            .into_iter()
+            .map(|(name, effective)| (name.to_owned(), effective))
+            .collect())
     }
 
     /// Answer of `GET /v1/status`.
@@ -99,7 +110,9 @@ impl Node {
         let mut problems = self.not_ready();
         let ready = problems.is_empty();
         if !source.errors.is_empty() {
-            problems.push("the last reload of the configuration was refused; the one before it is in force".to_owned());
+            problems.push(
+                "the last reload of the configuration was refused; the one before it is in force".to_owned(),
+            );
         }
         api::Status {
             version: VERSION.to_owned(),
@@ -116,11 +129,20 @@ impl Node {
     fn datapath_status(&self, view: &View) -> api::DatapathStatus {
         let uts = nix::sys::utsname::uname();
         let rejected = view.rejected.iter().map(|rejected| {
-            (rejected.frontend.to_string(), format!("no room in {}: {} entries", rejected.map, rejected.capacity))
+            (
+                rejected.frontend.to_string(),
+                format!("no room in {}: {} entries", rejected.map, rejected.capacity),
+            )
         });
-        let failed = view.failed.iter().map(|(name, error)| (name.to_string(), error.clone()));
+        let failed = view
+            .failed
+            .iter()
+            .map(|(name, error)| (name.to_string(), error.clone()));
         api::DatapathStatus {
-            kernel: uts.map_or_else(|_| "unknown".into(), |uts| uts.release().to_string_lossy().into_owned()),
+            kernel: uts.map_or_else(
+                |_| "unknown".into(),
+                |uts| uts.release().to_string_lossy().into_owned(),
+            ),
             cgroup: self.cgroup.display().to_string(),
             pin_dir: self.config.pin_dir.display().to_string(),
             programs: self.attached().unwrap_or_default(),
@@ -147,12 +169,19 @@ impl Node {
     /// Internal errors by reason.
     pub fn internal_errors(&self) -> BTreeMap<String, u64> {
         let counts = self.maps.internal_errors().unwrap_or_default();
-        InternalError::ALL.iter().zip(counts).map(|(error, count)| (error.label().to_owned(), count)).collect()
+        InternalError::ALL
+            .iter()
+            .zip(counts)
+            .map(|(error, count)| (error.label().to_owned(), count))
+            .collect()
     }
 
     fn log_status(&self) -> api::LogStatus {
         let programs = *self.program_log.lock().expect("no holder panics");
-        api::LogStatus { agent: Some(self.log.current()), programs: Some(programs) }
+        api::LogStatus {
+            agent: Some(self.log.current()),
+            programs: Some(programs),
+        }
     }
 
     /// Changes log levels; what is absent stays.
@@ -161,7 +190,9 @@ impl Node {
             self.log.set(filter)?;
         }
         if let Some(level) = wanted.programs {
-            self.commands.send(Command::LogLevel(level.into())).context("the reconciler has ended")?;
+            self.commands
+                .send(Command::LogLevel(level.into()))
+                .context("the reconciler has ended")?;
             *self.program_log.lock().expect("no holder panics") = level;
         }
         Ok(self.log_status())
@@ -169,7 +200,11 @@ impl Node {
 
     /// Answer of `GET /v1/services`.
     pub fn services(&self) -> Result<Vec<api::Service>> {
-        self.view().frontends.iter().map(|programmed| self.service(programmed)).collect()
+        self.view()
+            .frontends
+            .iter()
+            .map(|programmed| self.service(programmed))
+            .collect()
     }
 
     fn service(&self, programmed: &Programmed) -> Result<api::Service> {
@@ -193,7 +228,11 @@ impl Node {
             backends: states,
             active_connections: active,
             connections_total: total,
-            refused: Refusal::ALL.iter().zip(counters.refused).map(|(why, count)| (why.label().to_owned(), count)).collect(),
+            refused: Refusal::ALL
+                .iter()
+                .zip(counters.refused)
+                .map(|(why, count)| (why.label().to_owned(), count))
+                .collect(),
         })
     }
 
@@ -216,7 +255,10 @@ impl Node {
         }
         for (id, retired) in &view.retired {
             backends.push(api::Backend {
-                service: retired.service.as_ref().map_or_else(|| "unknown".to_owned(), ToString::to_string),
+                service: retired
+                    .service
+                    .as_ref()
+                    .map_or_else(|| "unknown".to_owned(), ToString::to_string),
                 address: endpoint(retired.row.addr, retired.row.port),
                 weight: retired.row.weight,
                 state: api::BackendState::Draining,
@@ -229,18 +271,24 @@ impl Node {
     /// Answer of `GET /v1/connections`.
     pub fn connections(&self) -> Result<Vec<api::Connection>> {
         let view = self.view();
-        let services: HashMap<u32, &Arc<Frontend>> =
-            view.frontends.iter().map(|programmed| (programmed.service_id, &programmed.frontend)).collect();
+        let services: HashMap<u32, &Arc<Frontend>> = view
+            .frontends
+            .iter()
+            .map(|programmed| (programmed.service_id, &programmed.frontend))
+            .collect();
         let now = monotonic_ns()?;
         let records = self.lister.list()?;
         let describe = |record: &nodemesh_abi::Connection| {
             let dialled = endpoint(record.service_addr, record.service_port);
-            let known = services.get(&record.service).filter(|frontend| frontend.key.addr == record.service_addr);
+            let known = services
+                .get(&record.service)
+                .filter(|frontend| frontend.key.addr == record.service_addr);
             let connecting = ConnectionState::from_raw(record.state) == ConnectionState::Connecting;
             api::Connection {
                 service: known.map_or_else(|| dialled.clone(), |frontend| frontend.service.to_string()),
                 protocol: protocol(record.protocol as u8),
-                client: (record.client_port.get() != 0).then(|| endpoint(record.client_addr, record.client_port)),
+                client: (record.client_port.get() != 0)
+                    .then(|| endpoint(record.client_addr, record.client_port)),
                 client_workload: view.workloads.get(&record.workload).map(ToString::to_string),
                 client_cgroup: record.cgroup,
                 client_pid: record.tgid,
@@ -257,7 +305,11 @@ impl Node {
 fn config_status(source: &SourceStatus, view: &View) -> api::ConfigStatus {
     api::ConfigStatus {
         path: source.path.display().to_string(),
-        state: if source.errors.is_empty() { api::ConfigState::Ok } else { api::ConfigState::Invalid },
+        state: if source.errors.is_empty() {
+            api::ConfigState::Ok
+        } else {
+            api::ConfigState::Invalid
+        },
         generation: source.generation,
         applied_generation: view.generation,
         loaded_at: unix_seconds(source.loaded_at),
@@ -283,7 +335,8 @@ fn counted(counters: &Counters) -> api::Backend {
             .zip(counters.failed)
             .map(|(why, count)| (why.label().to_owned(), count))
             .collect(),
-        connect_seconds_mean: (established > 0).then(|| counters.connect_ns as f64 / established as f64 / 1e9),
+        connect_seconds_mean: (established > 0)
+            .then(|| counters.connect_ns as f64 / established as f64 / 1e9),
     }
 }
 
@@ -293,7 +346,11 @@ pub fn endpoint(addr: Ip16, port: Port) -> String {
 }
 
 fn protocol(number: u8) -> String {
-    if number == Protocol::Udp as u8 { "UDP".to_owned() } else { "TCP".to_owned() }
+    if number == Protocol::Udp as u8 {
+        "UDP".to_owned()
+    } else {
+        "TCP".to_owned()
+    }
 }
 
 /// The state in the words of the API.

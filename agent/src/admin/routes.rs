@@ -19,10 +19,22 @@ type Shared = State<Arc<Node>>;
 /// Routes of the admin socket.
 pub fn admin(node: Arc<Node>) -> Router {
     Router::new()
-        .route("/v1/status", get(|State(node): Shared| async move { Json(node.status()) }))
-        .route("/v1/services", get(|State(node): Shared| async move { answer(node.services()) }))
-        .route("/v1/backends", get(|State(node): Shared| async move { answer(node.backends()) }))
-        .route("/v1/connections", get(|State(node): Shared| async move { answer(node.connections()) }))
+        .route(
+            "/v1/status",
+            get(|State(node): Shared| async move { Json(node.status()) }),
+        )
+        .route(
+            "/v1/services",
+            get(|State(node): Shared| async move { answer(node.services()) }),
+        )
+        .route(
+            "/v1/backends",
+            get(|State(node): Shared| async move { answer(node.backends()) }),
+        )
+        .route(
+            "/v1/connections",
+            get(|State(node): Shared| async move { answer(node.connections()) }),
+        )
         .route("/v1/log", put(change_log))
         .with_state(node)
 }
@@ -56,7 +68,11 @@ async fn change_log(State(node): Shared, Json(wanted): Json<LogStatus>) -> Respo
 
 async fn metrics(State(node): Shared) -> Response {
     match node.metrics() {
-        Ok(text) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response(),
+        Ok(text) => (
+            [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")],
+            text,
+        )
+            .into_response(),
         Err(error) => problem(StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}")),
     }
 }

@@ -24,10 +24,14 @@ impl Backends {
         if output == Output::Json {
             return table::print_json(&backends);
         }
-        let headers = ["SERVICE", "ADDRESS", "WEIGHT", "STATE", "ACTIVE", "TOTAL", "FAILED", "CONNECT", "WORKLOAD"];
+        let headers = [
+            "SERVICE", "ADDRESS", "WEIGHT", "STATE", "ACTIVE", "TOTAL", "FAILED", "CONNECT", "WORKLOAD",
+        ];
         let mut rows = table::new(&headers, &[2, 4, 5, 6, 7]);
         for backend in backends {
-            let connect = backend.connect_seconds_mean.map_or_else(|| "-".to_owned(), |mean| format!("{:.0} us", mean * 1e6));
+            let connect = backend
+                .connect_seconds_mean
+                .map_or_else(|| "-".to_owned(), |mean| format!("{:.0} us", mean * 1e6));
             rows.add_row([
                 backend.service,
                 backend.address,

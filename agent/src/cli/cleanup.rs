@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `nodemesh cleanup`.
 
-use std::{fs, io, path::{Path, PathBuf}};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context as _, Result};
 use clap::Args;
@@ -24,7 +27,9 @@ impl Cleanup {
     pub(super) fn run(&self, run_dir: &Path) -> Result<()> {
         let lock = AgentLock::acquire(run_dir).context("cannot clean up")?;
         let pins = PinRoot::new(&self.pin_dir);
-        let removed = pins.remove_all().with_context(|| format!("remove {}", self.pin_dir.display()))?;
+        let removed = pins
+            .remove_all()
+            .with_context(|| format!("remove {}", self.pin_dir.display()))?;
         match fs::remove_dir_all(run_dir) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 return Err(error).with_context(|| format!("remove {}", run_dir.display()));

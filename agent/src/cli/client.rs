@@ -35,9 +35,12 @@ impl AdminClient {
     }
 
     fn call<T: DeserializeOwned>(&self, method: Method, path: &str, body: Bytes) -> Result<T> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
         let answer = runtime.block_on(self.exchange(method, path, body))?;
-        serde_json::from_slice(&answer).context("the agent's answer is not what this version of the CLI expects")
+        serde_json::from_slice(&answer)
+            .context("the agent's answer is not what this version of the CLI expects")
     }
 
     async fn exchange(&self, method: Method, path: &str, body: Bytes) -> Result<Bytes> {
@@ -57,12 +60,20 @@ impl AdminClient {
             .body(Full::new(body))?;
         let response = sender.send_request(request).await.context("ask the agent")?;
         let status = response.status();
-        let body = response.into_body().collect().await.context("read the agent's answer")?.to_bytes();
+        let body = response
+            .into_body()
+            .collect()
+            .await
+            .context("read the agent's answer")?
+            .to_bytes();
         driver.abort();
         if !status.is_success() {
             match serde_json::from_slice::<Problem>(&body) {
                 Ok(problem) => bail!("{}", problem.error),
-                Err(_) => bail!("the agent answered {status}: {}", String::from_utf8_lossy(&body).trim()),
+                Err(_) => bail!(
+                    "the agent answered {status}: {}",
+                    String::from_utf8_lossy(&body).trim()
+                ),
             }
         }
         Ok(body)

@@ -24,14 +24,21 @@ impl Connections {
     pub(super) fn run(&self, agent: &AdminClient, output: Output) -> Result<()> {
         let mut connections: Vec<api::Connection> = agent.get("/v1/connections")?;
         connections.retain(|connection| {
-            self.service.as_ref().is_none_or(|service| connection.service == *service)
-                && self.backend.as_ref().is_none_or(|backend| connection.backend == *backend)
+            self.service
+                .as_ref()
+                .is_none_or(|service| connection.service == *service)
+                && self
+                    .backend
+                    .as_ref()
+                    .is_none_or(|backend| connection.backend == *backend)
         });
         connections.sort_by(|a, b| b.age_seconds.total_cmp(&a.age_seconds));
         if output == Output::Json {
             return table::print_json(&connections);
         }
-        let headers = ["SERVICE", "PROTOCOL", "CLIENT", "BACKEND", "STATE", "AGE", "WORKLOAD", "PID"];
+        let headers = [
+            "SERVICE", "PROTOCOL", "CLIENT", "BACKEND", "STATE", "AGE", "WORKLOAD", "PID",
+        ];
         let mut rows = table::new(&headers, &[5, 7]);
         for connection in connections {
             rows.add_row([
@@ -40,11 +47,17 @@ impl Connections {
                 connection.client.unwrap_or_else(|| "-".to_owned()),
                 connection.backend,
                 connection.state,
-                humantime::format_duration(Duration::from_secs(connection.age_seconds as u64)).to_string(),
+                age(connection.age_seconds),
                 connection.client_workload.unwrap_or_else(|| "-".to_owned()),
                 connection.client_pid.to_string(),
             ]);
         }
         table::print_table(&rows)
     }
+}
+
+/// An age in whole seconds.
+fn age(seconds: f64) -> String {
+    let age = Duration::try_from_secs_f64(seconds).unwrap_or_default();
+    humantime::format_duration(Duration::from_secs(age.as_secs())).to_string()
 }

@@ -23,7 +23,10 @@ pub(super) struct Log {
 
 impl Log {
     pub(super) fn run(&self, agent: &AdminClient, output: Output) -> Result<()> {
-        let wanted = LogStatus { agent: self.agent.clone(), programs: self.programs };
+        let wanted = LogStatus {
+            agent: self.agent.clone(),
+            programs: self.programs,
+        };
         let now = if wanted.agent.is_none() && wanted.programs.is_none() {
             agent.get::<Status>("/v1/status")?.log
         } else {
@@ -32,7 +35,12 @@ impl Log {
         if output == Output::Json {
             return table::print_json(&now);
         }
-        let programs = now.programs.map_or_else(String::new, |level| format!("{level:?}").to_lowercase());
-        table::print(&format!("agent     {}\nprograms  {programs}", now.agent.unwrap_or_default()))
+        let programs = now
+            .programs
+            .map_or_else(String::new, |level| format!("{level:?}").to_lowercase());
+        table::print(&format!(
+            "agent     {}\nprograms  {programs}",
+            now.agent.unwrap_or_default()
+        ))
     }
 }

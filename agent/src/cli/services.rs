@@ -17,12 +17,25 @@ impl Services {
         if output == Output::Json {
             return table::print_json(&services);
         }
-        let headers = ["SERVICE", "ADDRESS", "PROTOCOL", "ALGORITHM", "AFFINITY", "BACKENDS", "ACTIVE", "TOTAL", "REFUSED", "MODEL"];
+        let headers = [
+            "SERVICE",
+            "ADDRESS",
+            "PROTOCOL",
+            "ALGORITHM",
+            "AFFINITY",
+            "BACKENDS",
+            "ACTIVE",
+            "TOTAL",
+            "REFUSED",
+            "MODEL",
+        ];
         let mut rows = table::new(&headers, &[6, 7, 8]);
         for service in services {
             let affinity = match service.session_affinity_seconds {
                 0 => "-".to_owned(),
-                seconds => humantime::format_duration(std::time::Duration::from_secs(seconds.into())).to_string(),
+                seconds => {
+                    humantime::format_duration(std::time::Duration::from_secs(seconds.into())).to_string()
+                }
             };
             rows.add_row([
                 service.service,
@@ -43,6 +56,13 @@ impl Services {
 
 /// `3 active, 1 draining`.
 fn backends(states: &std::collections::BTreeMap<api::BackendState, usize>) -> String {
-    let words: Vec<String> = states.iter().map(|(state, count)| format!("{count} {}", state.word())).collect();
-    if words.is_empty() { "none".to_owned() } else { words.join(", ") }
+    let words: Vec<String> = states
+        .iter()
+        .map(|(state, count)| format!("{count} {}", state.word()))
+        .collect();
+    if words.is_empty() {
+        "none".to_owned()
+    } else {
+        words.join(", ")
+    }
 }

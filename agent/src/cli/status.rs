@@ -23,7 +23,11 @@ pub(super) fn run(agent: &AdminClient, output: Output) -> Result<bool> {
 fn describe(status: &Status) -> Result<String> {
     let mut text = String::new();
     let uptime = humantime::format_duration(Duration::from_secs(status.uptime_seconds));
-    writeln!(text, "agent    {}, pid {}, up {uptime}", status.version, status.pid)?;
+    writeln!(
+        text,
+        "agent    {}, pid {}, up {uptime}",
+        status.version, status.pid
+    )?;
     writeln!(text, "ready    {}", if status.ready { "yes" } else { "no" })?;
     for problem in &status.problems {
         writeln!(text, "  ! {problem}")?;
@@ -39,7 +43,11 @@ fn describe_config(text: &mut String, status: &Status) -> Result<()> {
         ConfigState::Ok => "ok",
         ConfigState::Invalid => "INVALID, the last good one stays in force",
     };
-    writeln!(text, "config   {}: {state}, generation {} ({} in the kernel)", config.path, config.generation, config.applied_generation)?;
+    writeln!(
+        text,
+        "config   {}: {state}, generation {} ({} in the kernel)",
+        config.path, config.generation, config.applied_generation
+    )?;
     for line in &config.errors {
         writeln!(text, "  ! {line}")?;
     }
@@ -52,14 +60,35 @@ fn describe_config(text: &mut String, status: &Status) -> Result<()> {
 fn describe_datapath(text: &mut String, status: &Status) -> Result<()> {
     let datapath = &status.datapath;
     let running = datapath.programs.values().filter(|effective| **effective).count();
-    writeln!(text, "kernel   {}, {running} of {} cgroup programs run at {}", datapath.kernel, datapath.programs.len(), datapath.cgroup)?;
+    writeln!(
+        text,
+        "kernel   {}, {running} of {} cgroup programs run at {}",
+        datapath.kernel,
+        datapath.programs.len(),
+        datapath.cgroup
+    )?;
     writeln!(text, "pins     {}", datapath.pin_dir)?;
-    let maps: Vec<String> =
-        datapath.maps.iter().map(|(name, usage)| format!("{name} {}/{}", usage.entries, usage.capacity)).collect();
+    let maps: Vec<String> = datapath
+        .maps
+        .iter()
+        .map(|(name, usage)| format!("{name} {}/{}", usage.entries, usage.capacity))
+        .collect();
     writeln!(text, "maps     {}", maps.join(", "))?;
-    let errors: Vec<String> =
-        datapath.internal_errors.iter().filter(|(_, count)| **count > 0).map(|(reason, count)| format!("{reason} {count}")).collect();
-    writeln!(text, "errors   {}", if errors.is_empty() { "none".to_owned() } else { errors.join(", ") })?;
+    let errors: Vec<String> = datapath
+        .internal_errors
+        .iter()
+        .filter(|(_, count)| **count > 0)
+        .map(|(reason, count)| format!("{reason} {count}"))
+        .collect();
+    writeln!(
+        text,
+        "errors   {}",
+        if errors.is_empty() {
+            "none".to_owned()
+        } else {
+            errors.join(", ")
+        }
+    )?;
     for (frontend, reason) in &datapath.frontends_not_programmed {
         writeln!(text, "  ! {frontend}: {reason}")?;
     }

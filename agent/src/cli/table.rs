@@ -30,7 +30,14 @@ pub(super) fn print(text: &str) -> Result<()> {
 
 /// Prints a table without the padding that would end its lines.
 pub(super) fn print_table(table: &Table) -> Result<()> {
-    print(&table.to_string().lines().map(str::trim_end).collect::<Vec<_>>().join("\n"))
+    print(
+        &table
+            .to_string()
+            .lines()
+            .map(str::trim_end)
+            .collect::<Vec<_>>()
+            .join("\n"),
+    )
 }
 
 /// Prints JSON.

@@ -13,8 +13,11 @@ use std::{
 
 use aya::{
     Ebpf,
-    programs::{CgroupAttachMode, Program, ProgramError, links::{FdLink, LinkError}},
     pin::PinError,
+    programs::{
+        CgroupAttachMode, Program, ProgramError,
+        links::{FdLink, LinkError},
+    },
 };
 use tracing::{debug, info};
 
@@ -64,7 +67,9 @@ pub enum AttachError {
         source: io::Error,
     },
     /// The call succeeded but the kernel does not run the program there.
-    #[error("{program} is attached to {cgroup} but is not among the programs that run there; another tool may have replaced it")]
+    #[error(
+        "{program} is attached to {cgroup} but is not among the programs that run there; another tool may have replaced it"
+    )]
     NotEffective {
         /// The program.
         program: &'static str,
@@ -74,10 +79,20 @@ pub enum AttachError {
 }
 
 /// Attaches every program to `cgroup` and to its tracepoint; `step` is told of each as it is done.
-pub fn attach(ebpf: &mut Ebpf, cgroup: &Path, pins: &PinRoot, mut step: impl FnMut(&'static str)) -> Result<(), AttachError> {
-    let root = File::open(cgroup).map_err(|source| AttachError::Cgroup { path: cgroup.into(), source })?;
+pub fn attach(
+    ebpf: &mut Ebpf,
+    cgroup: &Path,
+    pins: &PinRoot,
+    mut step: impl FnMut(&'static str),
+) -> Result<(), AttachError> {
+    let root = File::open(cgroup).map_err(|source| AttachError::Cgroup {
+        path: cgroup.into(),
+        source,
+    })?;
     for spec in PROGRAMS {
-        let Some(program) = ebpf.program_mut(spec.name) else { continue };
+        let Some(program) = ebpf.program_mut(spec.name) else {
+            continue;
+        };
         match spec.hook {
             Hook::Cgroup(_) => attach_cgroup(program, spec, &root, cgroup, pins)?,
             Hook::Tracepoint(name) => attach_tracepoint(program, spec, name, pins)?,
@@ -100,9 +115,16 @@ fn attach_cgroup(
         debug!(program = spec.name, "replaced the program of a pinned link");
         return Ok(());
     }
-    let refused = |source| AttachError::Refused { program: spec.name, target: cgroup.display().to_string(), source };
+    let refused = |source| AttachError::Refused {
+        program: spec.name,
+        target: cgroup.display().to_string(),
+        source,
+    };
     let link = cgroup_link(program, root).map_err(refused)?;
-    link.pin(&pin).map_err(|source| AttachError::Pin { program: spec.name, source })?;
+    link.pin(&pin).map_err(|source| AttachError::Pin {
+        program: spec.name,
+        source,
+    })?;
     info!(program = spec.name, cgroup = %cgroup.display(), "attached");
     Ok(())
 }
@@ -124,18 +146,33 @@ fn cgroup_link(program: &mut Program, root: &File) -> Result<FdLink, ProgramErro
 }
 
 /// Puts `program` into the link that a former agent pinned, if that link is to the same cgroup.
-fn update_pinned(program: &Program, spec: &ProgramSpec, root: &File, pin: &Path) -> Result<bool, AttachError> {
-    let failed = |op| move |source| AttachError::Link { op, program: spec.name, source };
+fn update_pinned(
+    program: &Program,
+    spec: &ProgramSpec,
+    root: &File,
+    pin: &Path,
+) -> Result<bool, AttachError> {
+    let failed = |op| {
+        move |source| AttachError::Link {
+            op,
+            program: spec.name,
+            source,
+        }
+    };
     let link = match sys::object_get(pin) {
         Ok(link) => link,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
         Err(error) => return Err(failed("open")(error)),
     };
-    if sys::link_cgroup(link.as_fd()).map_err(failed("inspect"))? != cgroup_id(root).map_err(failed("inspect"))? {
+    if sys::link_cgroup(link.as_fd()).map_err(failed("inspect"))?
+        != cgroup_id(root).map_err(failed("inspect"))?
+    {
         fs::remove_file(pin).map_err(failed("unpin"))?;
         return Ok(false);
     }
-    let fd = program.fd().map_err(|error| failed("update")(io::Error::other(error)))?;
+    let fd = program
+        .fd()
+        .map_err(|error| failed("update")(io::Error::other(error)))?;
     sys::link_update(link.as_fd(), fd.as_fd()).map_err(failed("update"))?;
     Ok(true)
 }
@@ -152,13 +189,23 @@ fn attach_tracepoint(
     tracepoint: &str,
     pins: &PinRoot,
 ) -> Result<(), AttachError> {
-    let refused = |source| AttachError::Refused { program: spec.name, target: tracepoint.into(), source };
+    let refused = |source| AttachError::Refused {
+        program: spec.name,
+        target: tracepoint.into(),
+        source,
+    };
     let Program::BtfTracePoint(program) = program else {
         return Err(refused(ProgramError::UnexpectedProgramType));
     };
     let id = program.attach().map_err(refused)?;
     let link: FdLink = program.take_link(id).map_err(refused)?.into();
-    let failed = |op| move |source| AttachError::Link { op, program: spec.name, source };
+    let failed = |op| {
+        move |source| AttachError::Link {
+            op,
+            program: spec.name,
+            source,
+        }
+    };
 
     // A link at a tracepoint cannot be updated. The old one ends when its only pin is overwritten by the rename.
     let next = pins.link(&format!("{}_next", spec.name));
@@ -166,7 +213,10 @@ fn attach_tracepoint(
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed("unpin")(error)),
         _ => {}
     }
-    link.pin(&next).map_err(|source| AttachError::Pin { program: spec.name, source })?;
+    link.pin(&next).map_err(|source| AttachError::Pin {
+        program: spec.name,
+        source,
+    })?;
     fs::rename(&next, pins.link(spec.name)).map_err(failed("rename"))?;
     info!(program = spec.name, tracepoint, "attached");
     Ok(())
@@ -176,19 +226,33 @@ fn attach_tracepoint(
 pub fn effective(ebpf: &Ebpf, root: &File) -> Result<Vec<(&'static str, bool)>, AttachError> {
     let mut programs = Vec::new();
     for spec in PROGRAMS {
-        let Hook::Cgroup(attach_type) = spec.hook else { continue };
-        let failed = |source| AttachError::Link { op: "query", program: spec.name, source };
+        let Hook::Cgroup(attach_type) = spec.hook else {
+            continue;
+        };
+        let failed = |source| AttachError::Link {
+            op: "query",
+            program: spec.name,
+            source,
+        };
         let running = sys::effective_programs(root.as_fd(), attach_type).map_err(failed)?;
-        let ours = ebpf.program(spec.name).and_then(|program| program.info().ok()).map(|info| info.id());
+        let ours = ebpf
+            .program(spec.name)
+            .and_then(|program| program.info().ok())
+            .map(|info| info.id());
         programs.push((spec.name, ours.is_some_and(|id| running.contains(&id))));
     }
     Ok(programs)
 }
 
 fn verify(ebpf: &Ebpf, root: &File, cgroup: &Path) -> Result<(), AttachError> {
-    let replaced = effective(ebpf, root)?.into_iter().find(|(_, effective)| !effective);
+    let replaced = effective(ebpf, root)?
+        .into_iter()
+        .find(|(_, effective)| !effective);
     match replaced {
-        Some((program, _)) => Err(AttachError::NotEffective { program, cgroup: cgroup.into() }),
+        Some((program, _)) => Err(AttachError::NotEffective {
+            program,
+            cgroup: cgroup.into(),
+        }),
         None => Ok(()),
     }
 }

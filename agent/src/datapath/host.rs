@@ -21,13 +21,17 @@ const BPFFS: &str = "/sys/fs/bpf";
 #[derive(Debug, thiserror::Error)]
 pub enum HostError {
     /// No cgroup v2 hierarchy is mounted.
-    #[error("no cgroup v2 hierarchy is mounted; mount one (`mount -t cgroup2 none /sys/fs/cgroup`) or name it with --cgroup")]
+    #[error(
+        "no cgroup v2 hierarchy is mounted; mount one (`mount -t cgroup2 none /sys/fs/cgroup`) or name it with --cgroup"
+    )]
     NoCgroup2,
     /// The path given as cgroup root is something else.
     #[error("{0} is not in a cgroup v2 hierarchy; give --cgroup a directory below a cgroup2 mount")]
     NotCgroup2(PathBuf),
     /// The folder for pins cannot be on a bpf file system.
-    #[error("{path} is not on a bpf file system: {reason}; mount one (`mount -t bpf bpf {BPFFS}`) or name a folder on one with --pin-dir")]
+    #[error(
+        "{path} is not on a bpf file system: {reason}; mount one (`mount -t bpf bpf {BPFFS}`) or name a folder on one with --pin-dir"
+    )]
     NoBpffs {
         /// The folder for pins.
         path: PathBuf,
@@ -83,11 +87,16 @@ pub fn ensure_bpffs(pin_dir: &Path) -> Result<(), HostError> {
     if !on_bpffs(pin_dir) {
         if !pin_dir.starts_with(BPFFS) {
             let reason = format!("it is outside {BPFFS}");
-            return Err(HostError::NoBpffs { path: pin_dir.into(), reason });
+            return Err(HostError::NoBpffs {
+                path: pin_dir.into(),
+                reason,
+            });
         }
-        mount(Some("bpf"), BPFFS, Some("bpf"), MsFlags::empty(), None::<&str>).map_err(|errno| HostError::NoBpffs {
-            path: pin_dir.into(),
-            reason: format!("mounting one at {BPFFS} gave {errno}"),
+        mount(Some("bpf"), BPFFS, Some("bpf"), MsFlags::empty(), None::<&str>).map_err(|errno| {
+            HostError::NoBpffs {
+                path: pin_dir.into(),
+                reason: format!("mounting one at {BPFFS} gave {errno}"),
+            }
         })?;
         info!(path = BPFFS, "mounted a bpf file system");
     }
@@ -109,7 +118,10 @@ mod tests {
     #[test]
     fn finds_cgroup2_also_beside_version_1() {
         let hybrid = "cgroup /sys/fs/cgroup/cpu cgroup rw 0 0\ncgroup2 /sys/fs/cgroup/unified cgroup2 rw,relatime 0 0\n";
-        assert_eq!(first_cgroup2(hybrid).unwrap(), Path::new("/sys/fs/cgroup/unified"));
+        assert_eq!(
+            first_cgroup2(hybrid).unwrap(),
+            Path::new("/sys/fs/cgroup/unified")
+        );
         let escaped = "none /mnt/c\\040g cgroup2 rw 0 0";
         assert_eq!(first_cgroup2(escaped).unwrap(), Path::new("/mnt/c g"));
         assert_eq!(first_cgroup2("proc /proc proc rw 0 0"), None);
@@ -119,7 +131,10 @@ mod tests {
     fn a_folder_elsewhere_is_refused_with_the_remedy() {
         let elsewhere = tempfile::tempdir().unwrap();
         let error = ensure_bpffs(elsewhere.path()).unwrap_err().to_string();
-        assert!(error.contains("not on a bpf file system") && error.contains("--pin-dir"), "{error}");
+        assert!(
+            error.contains("not on a bpf file system") && error.contains("--pin-dir"),
+            "{error}"
+        );
         let error = cgroup_root(Some(elsewhere.path())).unwrap_err().to_string();
         assert!(error.contains("not in a cgroup v2 hierarchy"), "{error}");
     }

@@ -6,10 +6,7 @@
 
 use std::{io::Read as _, os::fd::AsFd as _};
 
-use aya::{
-    maps::MapData,
-    programs::ProgramFd,
-};
+use aya::{maps::MapData, programs::ProgramFd};
 use nodemesh_abi::{Connection, names::map};
 use zerocopy::FromBytes as _;
 
@@ -36,7 +33,10 @@ pub enum ListError {
 impl ConnectionLister {
     /// Lists with the iterator `program`.
     pub fn new(program: ProgramFd, pins: &PinRoot) -> Result<Self, ListError> {
-        Ok(Self { program, connections: MapData::from_pin(pins.map(map::CONNECTIONS))? })
+        Ok(Self {
+            program,
+            connections: MapData::from_pin(pins.map(map::CONNECTIONS))?,
+        })
     }
 
     /// Every connection that is connecting or established, in no particular order.
@@ -45,6 +45,9 @@ impl ConnectionLister {
         let mut bytes = Vec::new();
         output.read_to_end(&mut bytes)?;
         let (records, _) = bytes.as_chunks::<{ size_of::<Connection>() }>();
-        Ok(records.iter().filter_map(|record| Connection::read_from_bytes(record).ok()).collect())
+        Ok(records
+            .iter()
+            .filter_map(|record| Connection::read_from_bytes(record).ok())
+            .collect())
     }
 }

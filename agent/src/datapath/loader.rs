@@ -13,8 +13,7 @@ use aya::{
 };
 use nodemesh_abi::{
     AffinityKey, AffinityValue, Backend, BackendState, CgroupEntry, Connection, FlowKey, FlowValue, Service,
-    ServiceKey, ServiceState, Settings,
-    limits,
+    ServiceKey, ServiceState, Settings, limits,
     names::{self, map, program},
 };
 
@@ -35,7 +34,10 @@ pub struct Capacities {
 
 impl Default for Capacities {
     fn default() -> Self {
-        Self { services: limits::SERVICES, backends: limits::BACKENDS }
+        Self {
+            services: limits::SERVICES,
+            backends: limits::BACKENDS,
+        }
     }
 }
 
@@ -49,7 +51,9 @@ pub enum LoadError {
     #[error("read the kernel's BTF: {0}")]
     Btf(#[from] aya::BtfError),
     /// The object or a map was refused.
-    #[error("open the object and its maps: {0}; a map that cannot be created often means missing CAP_BPF or memory")]
+    #[error(
+        "open the object and its maps: {0}; a map that cannot be created often means missing CAP_BPF or memory"
+    )]
     Object(#[from] aya::EbpfError),
     /// A pin holds a map of another shape.
     #[error(
@@ -126,7 +130,9 @@ pub fn load(pins: &PinRoot, capacities: Capacities) -> Result<Loaded, LoadError>
 fn open_object(btf: &Btf, pins: &PinRoot, capacities: Capacities) -> Result<Ebpf, LoadError> {
     let offsets = sock_offsets()?;
     let mut loader = EbpfLoader::new();
-    loader.btf(Some(btf)).override_global(names::SOCK_OFFSETS, &offsets, true);
+    loader
+        .btf(Some(btf))
+        .override_global(names::SOCK_OFFSETS, &offsets, true);
     for name in [map::SERVICES, map::SLOT_TABLES, map::SERVICE_STATES] {
         loader.map_max_entries(name, capacities.services);
     }
@@ -147,7 +153,11 @@ struct Shape {
 }
 
 const fn shape<K, V>(name: &'static str) -> Shape {
-    Shape { name, key: size_of::<K>(), value: size_of::<V>() }
+    Shape {
+        name,
+        key: size_of::<K>(),
+        value: size_of::<V>(),
+    }
 }
 
 /// Key and value sizes of the pinned maps.
@@ -191,7 +201,9 @@ fn check_shapes(pins: &PinRoot) -> Result<(), LoadError> {
 fn load_programs(ebpf: &mut Ebpf, btf: &Btf) -> Result<BTreeMap<&'static str, ProgramCost>, LoadError> {
     let mut costs = BTreeMap::new();
     for spec in PROGRAMS {
-        let program = ebpf.program_mut(spec.name).ok_or(LoadError::NoProgram(spec.name))?;
+        let program = ebpf
+            .program_mut(spec.name)
+            .ok_or(LoadError::NoProgram(spec.name))?;
         let started = std::time::Instant::now();
         load_program(program, spec.hook, btf).map_err(|error| refused(spec.name, error))?;
         let load_time = started.elapsed();
@@ -219,13 +231,21 @@ fn load_program(program: &mut Program, hook: Hook, btf: &Btf) -> Result<(), Prog
 
 fn refused(name: &'static str, error: ProgramError) -> LoadError {
     const LAST_LINES: usize = 12;
-    let kernel = nix::sys::utsname::uname()
-        .map_or_else(|_| "unknown".into(), |uts| uts.release().to_string_lossy().into_owned());
+    let kernel = nix::sys::utsname::uname().map_or_else(
+        |_| "unknown".into(),
+        |uts| uts.release().to_string_lossy().into_owned(),
+    );
     let reason = match error {
-        ProgramError::LoadError { io_error, verifier_log } => {
+        ProgramError::LoadError {
+            io_error,
+            verifier_log,
+        } => {
             let log = verifier_log.to_string();
             let lines: Vec<&str> = log.lines().collect();
-            format!("{io_error}; the verifier's last lines:\n{}", lines[lines.len().saturating_sub(LAST_LINES)..].join("\n"))
+            format!(
+                "{io_error}; the verifier's last lines:\n{}",
+                lines[lines.len().saturating_sub(LAST_LINES)..].join("\n")
+            )
         }
         other => other.to_string(),
     };
@@ -236,7 +256,9 @@ fn refused(name: &'static str, error: ProgramError) -> LoadError {
 ///
 /// In a container, `getpid()` gives another number; only the kernel knows this one.
 pub fn own_tgid(ebpf: &Ebpf) -> Result<u32, ProgramError> {
-    let program: &aya::programs::RawTracePoint =
-        ebpf.program(program::WHOAMI).ok_or(ProgramError::UnexpectedProgramType)?.try_into()?;
+    let program: &aya::programs::RawTracePoint = ebpf
+        .program(program::WHOAMI)
+        .ok_or(ProgramError::UnexpectedProgramType)?
+        .try_into()?;
     Ok(program.test_run(RawTracePointRunOptions::new())?.return_value)
 }

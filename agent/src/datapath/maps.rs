@@ -9,9 +9,8 @@ use std::{io, os::fd::AsFd as _, os::fd::AsRawFd as _};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
 use aya_obj::generated::bpf_map_type;
 use nodemesh_abi::{
-    AffinityKey, AffinityValue, Backend, BackendState, CgroupEntry, FlowKey, FlowValue, InternalError, Service,
-    ServiceKey, ServiceState, Settings, Slot, limits,
-    names::map,
+    AffinityKey, AffinityValue, Backend, BackendState, CgroupEntry, FlowKey, FlowValue, InternalError,
+    Service, ServiceKey, ServiceState, Settings, Slot, limits, names::map,
 };
 
 use super::{pins::PinRoot, sys};
@@ -38,11 +37,18 @@ fn failed(op: &'static str, map: &'static str) -> impl Fn(MapError) -> MapOpErro
 }
 
 fn io_failed(op: &'static str, map: &'static str, error: io::Error) -> MapOpError {
-    MapOpError { op, map, source: MapError::IoError(error) }
+    MapOpError {
+        op,
+        map,
+        source: MapError::IoError(error),
+    }
 }
 
 fn open<T: TryFrom<Map, Error = MapError>>(pins: &PinRoot, name: &'static str) -> Result<T, MapOpError> {
-    MapData::from_pin(pins.map(name)).and_then(Map::from_map_data).and_then(T::try_from).map_err(failed("open", name))
+    MapData::from_pin(pins.map(name))
+        .and_then(Map::from_map_data)
+        .and_then(T::try_from)
+        .map_err(failed("open", name))
 }
 
 /// Writes the rows that the agent owns.
@@ -61,7 +67,8 @@ impl MapWriter {
     pub fn open(pins: &PinRoot) -> Result<Self, MapOpError> {
         Ok(Self {
             services: open(pins, map::SERVICES)?,
-            slot_tables: MapData::from_pin(pins.map(map::SLOT_TABLES)).map_err(failed("open", map::SLOT_TABLES))?,
+            slot_tables: MapData::from_pin(pins.map(map::SLOT_TABLES))
+                .map_err(failed("open", map::SLOT_TABLES))?,
             service_states: open(pins, map::SERVICE_STATES)?,
             backends: open(pins, map::BACKENDS)?,
             backend_states: open(pins, map::BACKEND_STATES)?,
@@ -82,7 +89,10 @@ impl MapWriter {
 
     /// Every row of `services`.
     pub fn services(&self) -> Result<Vec<(ServiceKey, Service)>, MapOpError> {
-        self.services.iter().collect::<Result<_, _>>().map_err(failed("list", map::SERVICES))
+        self.services
+            .iter()
+            .collect::<Result<_, _>>()
+            .map_err(failed("list", map::SERVICES))
     }
 
     /// The row of a backend id.
@@ -92,31 +102,46 @@ impl MapWriter {
 
     /// Sockets counted on a backend id.
     pub fn active(&self, id: u32) -> Result<u64, MapOpError> {
-        self.backend_states.get(&id, 0).map(|state| state.active).map_err(failed("read", map::BACKEND_STATES))
+        self.backend_states
+            .get(&id, 0)
+            .map(|state| state.active)
+            .map_err(failed("read", map::BACKEND_STATES))
     }
 
     /// Writes the row of a backend.
     pub fn put_backend(&mut self, id: u32, row: &Backend) -> Result<(), MapOpError> {
-        self.backends.set(id, row, 0).map_err(failed("write", map::BACKENDS))
+        self.backends
+            .set(id, row, 0)
+            .map_err(failed("write", map::BACKENDS))
     }
 
     /// Zeroes the counters of a backend id; only for an id on which no socket is counted.
     pub fn reset_backend_state(&mut self, id: u32) -> Result<(), MapOpError> {
-        self.backend_states.set(id, BackendState::default(), 0).map_err(failed("reset", map::BACKEND_STATES))
+        self.backend_states
+            .set(id, BackendState::default(), 0)
+            .map_err(failed("reset", map::BACKEND_STATES))
     }
 
     /// Zeroes the counters of a service id; only for an id that no row of `services` names.
     pub fn reset_service_state(&mut self, id: u32) -> Result<(), MapOpError> {
-        self.service_states.set(id, ServiceState::default(), 0).map_err(failed("reset", map::SERVICE_STATES))
+        self.service_states
+            .set(id, ServiceState::default(), 0)
+            .map_err(failed("reset", map::SERVICE_STATES))
     }
 
     /// Puts whole slot tables in the place of the former ones. Each is visible to the programs at once; the call returns
     /// when no program uses a replaced table any more.
     pub fn swap_slot_tables(&mut self, tables: &[(u32, Vec<Slot>)]) -> Result<(), MapOpError> {
         for batch in tables.chunks(SWAP_BATCH) {
-            let inner = batch.iter().map(|(_, slots)| build_table(slots)).collect::<Result<Vec<_>, _>>()?;
+            let inner = batch
+                .iter()
+                .map(|(_, slots)| build_table(slots))
+                .collect::<Result<Vec<_>, _>>()?;
             let ids: Vec<u32> = batch.iter().map(|(id, _)| *id).collect();
-            let fds: Vec<u32> = inner.iter().map(|table| table.fd().as_fd().as_raw_fd().cast_unsigned()).collect();
+            let fds: Vec<u32> = inner
+                .iter()
+                .map(|table| table.fd().as_fd().as_raw_fd().cast_unsigned())
+                .collect();
             sys::map_update_batch(self.slot_tables.fd().as_fd(), &ids, &fds)
                 .map_err(|(_, error)| io_failed("swap", map::SLOT_TABLES, error))?;
         }
@@ -125,7 +150,9 @@ impl MapWriter {
 
     /// Makes the service row of `key` `row`.
     pub fn put_service(&mut self, key: &ServiceKey, row: &Service) -> Result<(), MapOpError> {
-        self.services.insert(key, row, 0).map_err(failed("write", map::SERVICES))
+        self.services
+            .insert(key, row, 0)
+            .map_err(failed("write", map::SERVICES))
     }
 
     /// Removes the service row of `key`, if it is there.
@@ -135,12 +162,17 @@ impl MapWriter {
 
     /// Every cgroup that has an entry.
     pub fn cgroups(&self) -> Result<Vec<(u64, CgroupEntry)>, MapOpError> {
-        self.cgroups.iter().collect::<Result<_, _>>().map_err(failed("list", map::CGROUPS))
+        self.cgroups
+            .iter()
+            .collect::<Result<_, _>>()
+            .map_err(failed("list", map::CGROUPS))
     }
 
     /// Makes the entry of a cgroup `entry`.
     pub fn put_cgroup(&mut self, id: u64, entry: &CgroupEntry) -> Result<(), MapOpError> {
-        self.cgroups.insert(id, entry, 0).map_err(failed("write", map::CGROUPS))
+        self.cgroups
+            .insert(id, entry, 0)
+            .map_err(failed("write", map::CGROUPS))
     }
 
     /// Removes the entry of a cgroup, if it is there.
@@ -150,7 +182,9 @@ impl MapWriter {
 
     /// Writes the settings.
     pub fn put_settings(&mut self, settings: &Settings) -> Result<(), MapOpError> {
-        self.settings.set(0, settings, 0).map_err(failed("write", map::SETTINGS))
+        self.settings
+            .set(0, settings, 0)
+            .map_err(failed("write", map::SETTINGS))
     }
 }
 
@@ -197,19 +231,26 @@ impl MapReader {
 
     /// Live state of a backend id.
     pub fn backend_state(&self, id: u32) -> Result<BackendState, MapOpError> {
-        self.backend_states.get(&id, 0).map_err(failed("read", map::BACKEND_STATES))
+        self.backend_states
+            .get(&id, 0)
+            .map_err(failed("read", map::BACKEND_STATES))
     }
 
     /// Counters of a service id.
     pub fn service_state(&self, id: u32) -> Result<ServiceState, MapOpError> {
-        self.service_states.get(&id, 0).map_err(failed("read", map::SERVICE_STATES))
+        self.service_states
+            .get(&id, 0)
+            .map_err(failed("read", map::SERVICE_STATES))
     }
 
     /// Internal errors since the maps were created, by [`InternalError`], over all CPUs.
     pub fn internal_errors(&self) -> Result<[u64; InternalError::COUNT], MapOpError> {
         let mut sums = [0; InternalError::COUNT];
         for (index, sum) in sums.iter_mut().enumerate() {
-            let per_cpu = self.errors.get(&(index as u32), 0).map_err(failed("read", map::ERRORS))?;
+            let per_cpu = self
+                .errors
+                .get(&(index as u32), 0)
+                .map_err(failed("read", map::ERRORS))?;
             *sum = per_cpu.iter().sum();
         }
         Ok(sums)
@@ -218,9 +259,18 @@ impl MapReader {
     /// Entries and capacity of the maps that programs or cgroups fill. Counts by walking them.
     pub fn dynamic_usage(&self) -> [(&'static str, (u64, u64)); 3] {
         [
-            (map::FLOWS, (self.flows.keys().count() as u64, u64::from(limits::FLOWS))),
-            (map::AFFINITY, (self.affinity.keys().count() as u64, u64::from(limits::AFFINITY))),
-            (map::CGROUPS, (self.cgroups.keys().count() as u64, u64::from(limits::CGROUPS))),
+            (
+                map::FLOWS,
+                (self.flows.keys().count() as u64, u64::from(limits::FLOWS)),
+            ),
+            (
+                map::AFFINITY,
+                (self.affinity.keys().count() as u64, u64::from(limits::AFFINITY)),
+            ),
+            (
+                map::CGROUPS,
+                (self.cgroups.keys().count() as u64, u64::from(limits::CGROUPS)),
+            ),
         ]
     }
 }

@@ -10,7 +10,9 @@ use nodemesh_abi::SockOffsets;
 #[derive(Debug, thiserror::Error)]
 pub enum OffsetError {
     /// The BTF of the kernel is not there or not valid.
-    #[error("cannot read the kernel's type information at {path}: {source}; the kernel must have CONFIG_DEBUG_INFO_BTF")]
+    #[error(
+        "cannot read the kernel's type information at {path}: {source}; the kernel must have CONFIG_DEBUG_INFO_BTF"
+    )]
     Btf {
         /// Where it was looked for.
         path: &'static str,
@@ -27,7 +29,10 @@ const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 
 /// Reads the offsets of the running kernel.
 pub fn sock_offsets() -> Result<SockOffsets, OffsetError> {
-    let btf = Btf::from_file(VMLINUX).map_err(|source| OffsetError::Btf { path: VMLINUX, source })?;
+    let btf = Btf::from_file(VMLINUX).map_err(|source| OffsetError::Btf {
+        path: VMLINUX,
+        source,
+    })?;
     let sock = structure(&btf, "sock")?;
     let common = structure(&btf, "sock_common")?;
     let in_sock = |name| field(&btf, &sock, name);
@@ -43,16 +48,26 @@ pub fn sock_offsets() -> Result<SockOffsets, OffsetError> {
 }
 
 fn structure(btf: &Btf, name: &'static str) -> Result<Struct, OffsetError> {
-    let types = btf.resolve_types_by_name(name).map_err(|_| OffsetError::Missing(name))?;
+    let types = btf
+        .resolve_types_by_name(name)
+        .map_err(|_| OffsetError::Missing(name))?;
     types
         .into_iter()
-        .find_map(|found| if let Type::Struct(found) = found { Some(found) } else { None })
+        .find_map(|found| {
+            if let Type::Struct(found) = found {
+                Some(found)
+            } else {
+                None
+            }
+        })
         .ok_or(OffsetError::Missing(name))
 }
 
 /// Offset in bytes of a field, also inside anonymous structures and unions.
 fn field(btf: &Btf, within: &Struct, name: &'static str) -> Result<u32, OffsetError> {
-    search(btf, within, name).map(|bits| bits / 8).ok_or(OffsetError::Missing(name))
+    search(btf, within, name)
+        .map(|bits| bits / 8)
+        .ok_or(OffsetError::Missing(name))
 }
 
 fn search(btf: &Btf, within: &Struct, name: &str) -> Option<u32> {
@@ -91,6 +106,9 @@ mod tests {
     fn a_field_that_is_not_there_is_named() {
         let btf = Btf::from_file(VMLINUX).unwrap();
         let sock = structure(&btf, "sock").unwrap();
-        assert!(matches!(field(&btf, &sock, "sk_nothing"), Err(OffsetError::Missing("sk_nothing"))));
+        assert!(matches!(
+            field(&btf, &sock, "sk_nothing"),
+            Err(OffsetError::Missing("sk_nothing"))
+        ));
     }
 }

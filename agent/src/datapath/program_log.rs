@@ -16,7 +16,9 @@ pub struct ProgramLog {
 impl ProgramLog {
     /// Takes the log's ring buffer.
     pub fn open(ebpf: &mut Ebpf) -> Result<Self, aya_log::Error> {
-        Ok(Self { logger: EbpfLogger::init(ebpf)? })
+        Ok(Self {
+            logger: EbpfLogger::init(ebpf)?,
+        })
     }
 
     /// Forwards messages until the runtime ends.

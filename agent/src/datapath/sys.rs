@@ -32,8 +32,19 @@ fn zeroed() -> bpf_attr {
 
 fn bpf(cmd: bpf_cmd, attr: &mut bpf_attr) -> io::Result<i64> {
     // SAFETY: `attr` is a whole `bpf_attr`; the callers below keep what it points to alive.
-    let result = unsafe { libc::syscall(libc::SYS_bpf, cmd, std::ptr::from_mut(attr), size_of::<bpf_attr>()) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            cmd,
+            std::ptr::from_mut(attr),
+            size_of::<bpf_attr>(),
+        )
+    };
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result)
+    }
 }
 
 fn bpf_fd(cmd: bpf_cmd, attr: &mut bpf_attr) -> io::Result<OwnedFd> {
@@ -108,15 +119,20 @@ where
     attr.batch.values = values.as_ptr() as u64;
     attr.batch.count = keys.len() as u32;
     attr.batch.map_fd = raw(map);
-    bpf(bpf_cmd::BPF_MAP_UPDATE_BATCH, &mut attr).map(drop).map_err(|error| {
-        // SAFETY: the kernel wrote the number of updated elements back.
-        (unsafe { attr.batch.count } as usize, error)
-    })
+    bpf(bpf_cmd::BPF_MAP_UPDATE_BATCH, &mut attr)
+        .map(drop)
+        .map_err(|error| {
+            // SAFETY: the kernel wrote the number of updated elements back.
+            (unsafe { attr.batch.count } as usize, error)
+        })
 }
 
 /// Starts an iterator program over the elements of `map` and opens its output.
 pub fn iterate_map(program: BorrowedFd<'_>, map: BorrowedFd<'_>) -> io::Result<File> {
-    let info = IterLinkInfo { map_fd: raw(map), pad: [0; 3] };
+    let info = IterLinkInfo {
+        map_fd: raw(map),
+        pad: [0; 3],
+    };
     let mut attr = zeroed();
     attr.link_create.__bindgen_anon_1.prog_fd = raw(program);
     attr.link_create.attach_type = bpf_attach_type::BPF_TRACE_ITER as u32;

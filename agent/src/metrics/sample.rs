@@ -31,7 +31,11 @@ pub(super) struct Buckets {
 
 /// A histogram of `counts` with one more bucket than `bounds`.
 pub(super) fn histogram(bounds: &[f64], counts: &[u64], sum: f64) -> Buckets {
-    Buckets { bounds: bounds.to_vec(), counts: counts.to_vec(), sum }
+    Buckets {
+        bounds: bounds.to_vec(),
+        counts: counts.to_vec(),
+        sum,
+    }
 }
 
 impl Samples {
@@ -50,12 +54,19 @@ impl Samples {
     fn add(&mut self, family: &'static Family, labels: &[&str], value: Value) {
         debug_assert_eq!(labels.len(), family.labels.len(), "{}", family.name);
         let labels = labels.iter().map(|&label| label.to_owned()).collect();
-        let (_, series) = self.families.entry(family.name).or_insert_with(|| (family, BTreeMap::new()));
+        let (_, series) = self
+            .families
+            .entry(family.name)
+            .or_insert_with(|| (family, BTreeMap::new()));
         match (series.get_mut(&labels), value) {
-            (Some(Value::Counter(sum)), Value::Counter(more)) | (Some(Value::Gauge(sum)), Value::Gauge(more)) => *sum += more,
+            (Some(Value::Counter(sum)), Value::Counter(more))
+            | (Some(Value::Gauge(sum)), Value::Gauge(more)) => *sum += more,
             (Some(Value::Histogram(sum)), Value::Histogram(more)) => {
                 sum.sum += more.sum;
-                sum.counts.iter_mut().zip(more.counts).for_each(|(count, more)| *count += more);
+                sum.counts
+                    .iter_mut()
+                    .zip(more.counts)
+                    .for_each(|(count, more)| *count += more);
             }
             (_, value) => {
                 series.insert(labels, value);
@@ -64,7 +75,10 @@ impl Samples {
     }
 
     pub(super) fn into_families(self) -> Vec<MetricFamily> {
-        self.families.into_values().map(|(family, series)| encode(family, series)).collect()
+        self.families
+            .into_values()
+            .map(|(family, series)| encode(family, series))
+            .collect()
     }
 }
 
@@ -121,18 +135,25 @@ impl Buckets {
 
 #[cfg(test)]
 mod tests {
-    use prometheus::{Encoder as _, TextEncoder, proto::MetricType};
+    use prometheus::{TextEncoder, proto::MetricType};
 
     use super::*;
 
-    const FAMILY: Family = Family { name: "f", help: "h", kind: MetricType::HISTOGRAM, labels: &["a"] };
+    const FAMILY: Family = Family {
+        name: "f",
+        help: "h",
+        kind: MetricType::HISTOGRAM,
+        labels: &["a"],
+    };
 
     #[test]
     fn equal_series_are_summed_and_buckets_cumulate() {
         let mut samples = Samples::default();
         samples.histogram(&FAMILY, &["x"], histogram(&[0.1, 1.0], &[1, 2, 3], 4.0));
         samples.histogram(&FAMILY, &["x"], histogram(&[0.1, 1.0], &[1, 0, 0], 0.5));
-        let text = TextEncoder::new().encode_to_string(&samples.into_families()).unwrap();
+        let text = TextEncoder::new()
+            .encode_to_string(&samples.into_families())
+            .unwrap();
         assert_eq!(
             text,
             "# HELP f h\n# TYPE f histogram\nf_bucket{a=\"x\",le=\"0.1\"} 2\nf_bucket{a=\"x\",le=\"1\"} 4\n\

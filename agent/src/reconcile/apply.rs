@@ -17,7 +17,10 @@ pub type Failures = BTreeMap<FrontendName, MapOpError>;
 
 /// Writes `plan` and books what failed.
 pub fn apply(plan: Plan, ledger: &mut Ledger, rows: &mut impl KernelRows) -> Failures {
-    let mut run = Run { rows, failures: Failures::new() };
+    let mut run = Run {
+        rows,
+        failures: Failures::new(),
+    };
     run.backends(&plan);
     run.tables(&plan);
     run.services(&plan);
@@ -60,14 +63,20 @@ impl<R: KernelRows> Run<'_, R> {
             self.write(&swap.frontend, |rows| rows.reset_service(swap.service_id));
         }
         let sound = |swap: &&super::plan::SwapTable| !self.failures.contains_key(&swap.frontend);
-        let tables: Vec<(u32, Vec<Slot>)> =
-            plan.tables.iter().filter(sound).map(|swap| (swap.service_id, swap.slots.clone())).collect();
+        let tables: Vec<(u32, Vec<Slot>)> = plan
+            .tables
+            .iter()
+            .filter(sound)
+            .map(|swap| (swap.service_id, swap.slots.clone()))
+            .collect();
         if self.rows.swap_tables(&tables).is_ok() {
             return;
         }
         // Some table of the batch was refused: one at a time, to find out whose it was.
         for swap in &plan.tables {
-            self.write(&swap.frontend, |rows| rows.swap_tables(&[(swap.service_id, swap.slots.clone())]));
+            self.write(&swap.frontend, |rows| {
+                rows.swap_tables(&[(swap.service_id, swap.slots.clone())])
+            });
         }
     }
 
@@ -99,8 +108,12 @@ impl<R: KernelRows> Run<'_, R> {
 ///
 /// Called after the tables that named them were swapped, so no program can be about to count one.
 pub fn sweep(ledger: &mut Ledger, rows: &mut impl KernelRows) -> usize {
-    let idle: HashSet<u32> =
-        ledger.retired().iter().map(|(id, _)| id).filter(|id| rows.active(*id).is_ok_and(|active| active == 0)).collect();
+    let idle: HashSet<u32> = ledger
+        .retired()
+        .iter()
+        .map(|(id, _)| id)
+        .filter(|id| rows.active(*id).is_ok_and(|active| active == 0))
+        .collect();
     for id in &idle {
         if rows.put_backend(*id, &Backend::UNUSED).is_ok() {
             ledger.release(*id);

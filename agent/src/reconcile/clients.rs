@@ -29,11 +29,23 @@ pub struct CgroupTable {
 pub fn resolve(root: &Path, desired: &Desired, excluded: &[PathBuf]) -> CgroupTable {
     let mut table = CgroupTable::default();
     for client in desired.clients.values() {
-        let entry = CgroupEntry { workload: client.workload, addr: client.addr, excluded: 0 };
+        let entry = CgroupEntry {
+            workload: client.workload,
+            addr: client.addr,
+            excluded: 0,
+        };
         table.insert(root, Path::new(&*client.cgroup), entry);
     }
     for path in excluded {
-        table.insert(root, path, CgroupEntry { workload: 0, addr: Ip16::UNSPECIFIED, excluded: 1 });
+        table.insert(
+            root,
+            path,
+            CgroupEntry {
+                workload: 0,
+                addr: Ip16::UNSPECIFIED,
+                excluded: 1,
+            },
+        );
     }
     table
 }
@@ -58,6 +70,9 @@ impl CgroupTable {
 /// Levels between the root of the cgroup file system and `path`: the number that the kernel calls the level.
 fn depth_below_mount(path: &Path) -> Option<u32> {
     let device = fs::metadata(path).ok()?.dev();
-    let levels = path.ancestors().skip(1).take_while(|parent| fs::metadata(parent).is_ok_and(|found| found.dev() == device));
+    let levels = path
+        .ancestors()
+        .skip(1)
+        .take_while(|parent| fs::metadata(parent).is_ok_and(|found| found.dev() == device));
     u32::try_from(levels.count()).ok()
 }

@@ -18,7 +18,11 @@ pub struct IdPool {
 impl IdPool {
     /// A pool with all ids free.
     pub fn new(capacity: u32) -> Self {
-        Self { capacity, fresh: 0, returned: BTreeSet::new() }
+        Self {
+            capacity,
+            fresh: 0,
+            returned: BTreeSet::new(),
+        }
     }
 
     /// Takes the lowest free id.
@@ -65,7 +69,10 @@ mod tests {
     #[test]
     fn the_lowest_free_id_goes_first_and_none_beyond_the_capacity() {
         let mut pool = IdPool::new(3);
-        assert_eq!([pool.take(), pool.take(), pool.take(), pool.take()], [Some(0), Some(1), Some(2), None]);
+        assert_eq!(
+            [pool.take(), pool.take(), pool.take(), pool.take()],
+            [Some(0), Some(1), Some(2), None]
+        );
         pool.give_back(2);
         pool.give_back(0);
         assert_eq!([pool.take(), pool.take(), pool.take()], [Some(0), Some(2), None]);
@@ -77,6 +84,9 @@ mod tests {
         let mut pool = IdPool::new(4);
         pool.claim(2);
         assert_eq!(pool.in_use(), 1);
-        assert_eq!([pool.take(), pool.take(), pool.take(), pool.take()], [Some(0), Some(1), Some(3), None]);
+        assert_eq!(
+            [pool.take(), pool.take(), pool.take(), pool.take()],
+            [Some(0), Some(1), Some(3), None]
+        );
     }
 }

@@ -93,12 +93,21 @@ impl Ledger {
         for (key, row) in services {
             ledger.service_ids.claim(row.id);
             keys.insert(row.id, key);
-            ledger.adopted.insert(key, Adopted { row, backends: HashMap::new() });
+            ledger.adopted.insert(
+                key,
+                Adopted {
+                    row,
+                    backends: HashMap::new(),
+                },
+            );
         }
         for (id, row) in backends {
             ledger.backend_ids.claim(id);
             ledger.next_generation = ledger.next_generation.max(row.generation.wrapping_add(1)).max(1);
-            let place = BackendId { id, generation: row.generation };
+            let place = BackendId {
+                id,
+                generation: row.generation,
+            };
             let adopted = keys.get(&row.service).and_then(|key| ledger.adopted.get_mut(key));
             match adopted {
                 Some(adopted) if !adopted.backends.contains_key(&(row.addr, row.port)) => {
@@ -144,7 +153,9 @@ impl Ledger {
 
     /// A retired backend's last socket is gone: its id, and perhaps its service's id, are free again.
     pub(super) fn release(&mut self, backend_id: u32) {
-        let Some(retired) = self.retired.remove(backend_id) else { return };
+        let Some(retired) = self.retired.remove(backend_id) else {
+            return;
+        };
         self.backend_ids.give_back(backend_id);
         let service_id = retired.row.service;
         if !self.retired.has_service(service_id) && self.defunct.remove(&service_id) {

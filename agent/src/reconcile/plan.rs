@@ -112,19 +112,31 @@ impl Ledger {
         }
         self.drop_unclaimed(desired, &mut plan, &mut stale_keys);
         // An address may have moved from one frontend to another: then it is not stale but rewritten.
-        let rewritten: std::collections::HashSet<&ServiceKey> =
-            self.programmed.values().map(|programmed| &programmed.frontend.key).collect();
-        plan.deleted = stale_keys.into_iter().filter(|key| !rewritten.contains(key)).collect();
+        let rewritten: std::collections::HashSet<&ServiceKey> = self
+            .programmed
+            .values()
+            .map(|programmed| &programmed.frontend.key)
+            .collect();
+        plan.deleted = stale_keys
+            .into_iter()
+            .filter(|key| !rewritten.contains(key))
+            .collect();
         plan
     }
 
     /// Books out the frontends that are no longer desired; their ids stay out until their sockets are gone.
     fn remove_undesired(&mut self, desired: &Desired, plan: &mut Plan) -> Vec<ServiceKey> {
-        let gone: Vec<FrontendName> =
-            self.programmed.keys().filter(|name| !desired.frontends.contains_key(name)).cloned().collect();
+        let gone: Vec<FrontendName> = self
+            .programmed
+            .keys()
+            .filter(|name| !desired.frontends.contains_key(name))
+            .cloned()
+            .collect();
         let mut stale_keys = Vec::with_capacity(gone.len());
         for name in gone {
-            let Some(programmed) = self.programmed.remove(&name) else { continue };
+            let Some(programmed) = self.programmed.remove(&name) else {
+                continue;
+            };
             self.dirty.remove(&name);
             stale_keys.push(programmed.frontend.key);
             let rows = rows_of(&programmed);
@@ -142,19 +154,25 @@ impl Ledger {
     ) {
         let former = self.programmed.get(name).cloned();
         let dirty = self.dirty.contains(name);
-        if !dirty && former.as_ref().is_some_and(|former| Arc::ptr_eq(&former.frontend, frontend)) {
+        if !dirty
+            && former
+                .as_ref()
+                .is_some_and(|former| Arc::ptr_eq(&former.frontend, frontend))
+        {
             return;
         }
         let adopted_key = former.is_none().then_some(frontend.key);
         let Some(mut place) = self.former(former.as_deref(), &frontend.key) else {
-            plan.rejected.push(self.rejection(name, nodemesh_abi::names::map::SERVICES));
+            plan.rejected
+                .push(self.rejection(name, nodemesh_abi::names::map::SERVICES));
             return;
         };
         let Some(backends) = self.place_backends(frontend, &mut place) else {
             if place.fresh {
                 self.service_ids.give_back(place.service_id);
             }
-            plan.rejected.push(self.rejection(name, nodemesh_abi::names::map::BACKENDS));
+            plan.rejected
+                .push(self.rejection(name, nodemesh_abi::names::map::BACKENDS));
             return;
         };
         if let Some(key) = adopted_key {
@@ -162,10 +180,15 @@ impl Ledger {
         }
         self.dirty.remove(name);
 
-        let programmed =
-            Arc::new(Programmed { name: name.clone(), frontend: frontend.clone(), service_id: place.service_id, backends });
+        let programmed = Arc::new(Programmed {
+            name: name.clone(),
+            frontend: frontend.clone(),
+            service_id: place.service_id,
+            backends,
+        });
         self.emit(&programmed, &place, dirty, plan);
-        let kept: std::collections::HashSet<u32> = programmed.backends.iter().map(|backend| backend.id).collect();
+        let kept: std::collections::HashSet<u32> =
+            programmed.backends.iter().map(|backend| backend.id).collect();
         for (_, (backend, row)) in place.backends {
             if !kept.contains(&backend.id) {
                 self.retire(backend.id, row, Some(&programmed), plan);
@@ -198,7 +221,13 @@ impl Ledger {
             });
         }
         let service_id = self.service_ids.take()?;
-        Some(Former { service_id, key: None, row: None, backends: HashMap::new(), fresh: true })
+        Some(Former {
+            service_id,
+            key: None,
+            row: None,
+            backends: HashMap::new(),
+            fresh: true,
+        })
     }
 
     /// An id for each backend: the one it has, the one it had until lately, or a new one; `None` if there are too few.
@@ -209,12 +238,16 @@ impl Ledger {
         for backend in &frontend.backends {
             let endpoint = (backend.addr, backend.port);
             let known = place.backends.get(&endpoint).map(|(id, _)| *id);
-            let id = known.or_else(|| self.revive(place, endpoint, &mut revived)).or_else(|| self.new_backend(&mut taken));
+            let id = known
+                .or_else(|| self.revive(place, endpoint, &mut revived))
+                .or_else(|| self.new_backend(&mut taken));
             if let Some(id) = id {
                 places.push(id);
             } else {
                 taken.into_iter().for_each(|id| self.backend_ids.give_back(id));
-                revived.into_iter().for_each(|(id, retired)| self.retired.insert(id, retired));
+                revived
+                    .into_iter()
+                    .for_each(|(id, retired)| self.retired.insert(id, retired));
                 return None;
             }
         }
@@ -222,10 +255,18 @@ impl Ledger {
     }
 
     /// A backend that comes back before its last socket is gone keeps its id, so that these sockets stay counted.
-    fn revive(&mut self, place: &mut Former, endpoint: (Ip16, Port), revived: &mut Vec<(u32, Retired)>) -> Option<BackendId> {
+    fn revive(
+        &mut self,
+        place: &mut Former,
+        endpoint: (Ip16, Port),
+        revived: &mut Vec<(u32, Retired)>,
+    ) -> Option<BackendId> {
         let id = self.retired.find(place.service_id, endpoint.0, endpoint.1)?;
         let retired = self.retired.remove(id)?;
-        let backend = BackendId { id, generation: retired.row.generation };
+        let backend = BackendId {
+            id,
+            generation: retired.row.generation,
+        };
         place.backends.insert(endpoint, (backend, retired.row));
         revived.push((id, retired));
         Some(backend)
@@ -234,7 +275,10 @@ impl Ledger {
     fn new_backend(&mut self, taken: &mut Vec<u32>) -> Option<BackendId> {
         let id = self.backend_ids.take()?;
         taken.push(id);
-        Some(BackendId { id, generation: self.generation() })
+        Some(BackendId {
+            id,
+            generation: self.generation(),
+        })
     }
 
     /// Adds the rows of a frontend that differ from the kernel's.
@@ -244,7 +288,12 @@ impl Ledger {
             let (id, row) = (row.0.id, row.1);
             let former = place.backends.get(&endpoint).map(|(_, row)| row);
             if dirty || former != Some(&row) {
-                plan.backends.push(PutBackend { frontend: name.clone(), id, row, fresh: former.is_none() });
+                plan.backends.push(PutBackend {
+                    frontend: name.clone(),
+                    id,
+                    row,
+                    fresh: former.is_none(),
+                });
             }
         }
         plan.tables.push(SwapTable {
@@ -255,7 +304,11 @@ impl Ledger {
         });
         let row = service_row(programmed.service_id, frontend);
         if dirty || place.row != Some(row) || place.key != Some(frontend.key) {
-            plan.services.push(PutService { frontend: name.clone(), key: frontend.key, row });
+            plan.services.push(PutService {
+                frontend: name.clone(),
+                key: frontend.key,
+                row,
+            });
         }
     }
 
@@ -267,9 +320,16 @@ impl Ledger {
         // A frontend for which there was no room keeps what a former agent programmed for it.
         let wanted: std::collections::HashSet<&ServiceKey> =
             desired.frontends.values().map(|frontend| &frontend.key).collect();
-        let unclaimed: Vec<ServiceKey> = self.adopted.keys().filter(|key| !wanted.contains(key)).copied().collect();
+        let unclaimed: Vec<ServiceKey> = self
+            .adopted
+            .keys()
+            .filter(|key| !wanted.contains(key))
+            .copied()
+            .collect();
         for key in unclaimed {
-            let Some(adopted) = self.adopted.remove(&key) else { continue };
+            let Some(adopted) = self.adopted.remove(&key) else {
+                continue;
+            };
             stale_keys.push(key);
             self.retire_service(adopted.row.id, adopted.backends, None, plan);
         }
@@ -294,7 +354,10 @@ impl Ledger {
     }
 
     fn retire(&mut self, id: u32, row: Backend, programmed: Option<&Programmed>, plan: &mut Plan) {
-        let row = Backend { flags: row.flags & !BackendFlags::AVAILABLE, ..row };
+        let row = Backend {
+            flags: row.flags & !BackendFlags::AVAILABLE,
+            ..row
+        };
         let service = programmed.map(|programmed| programmed.frontend.service.clone());
         self.retired.insert(id, Retired { service, row });
         plan.retired.push((id, row));
@@ -302,8 +365,16 @@ impl Ledger {
 
     fn rejection(&self, name: &FrontendName, map: &'static str) -> Rejected {
         let [(_, services), (_, backends)] = self.usage();
-        let capacity = if map == nodemesh_abi::names::map::SERVICES { services } else { backends };
-        Rejected { frontend: name.clone(), map, capacity }
+        let capacity = if map == nodemesh_abi::names::map::SERVICES {
+            services
+        } else {
+            backends
+        };
+        Rejected {
+            frontend: name.clone(),
+            map,
+            capacity,
+        }
     }
 }
 
@@ -315,7 +386,11 @@ fn rows_of(programmed: &Programmed) -> HashMap<(Ip16, Port), (BackendId, Backend
             let row = Backend {
                 addr: backend.addr,
                 port: backend.port,
-                flags: if backend.state == BackendState::Active { BackendFlags::AVAILABLE } else { 0 },
+                flags: if backend.state == BackendState::Active {
+                    BackendFlags::AVAILABLE
+                } else {
+                    0
+                },
                 weight: backend.weight,
                 generation: place.generation,
                 service: programmed.service_id,

@@ -28,7 +28,9 @@ pub struct RetiredBackends {
 impl RetiredBackends {
     /// Adds a backend.
     pub fn insert(&mut self, id: u32, retired: Retired) {
-        let Backend { service, addr, port, .. } = retired.row;
+        let Backend {
+            service, addr, port, ..
+        } = retired.row;
         *self.per_service.entry(service).or_default() += 1;
         self.by_endpoint.insert((service, addr, port), id);
         self.by_id.insert(id, retired);
@@ -37,7 +39,9 @@ impl RetiredBackends {
     /// Takes a backend out, for good or because it is configured again.
     pub fn remove(&mut self, id: u32) -> Option<Retired> {
         let retired = self.by_id.remove(&id)?;
-        let Backend { service, addr, port, .. } = retired.row;
+        let Backend {
+            service, addr, port, ..
+        } = retired.row;
         if let Some(count) = self.per_service.get_mut(&service) {
             *count -= 1;
             if *count == 0 {

@@ -69,14 +69,27 @@ impl Reconciler {
             .collect::<Result<Vec<_>, _>>()?;
         let services = maps.services()?;
         if !services.is_empty() {
-            info!(services = services.len(), backends = backends.len(), "adopted the rows of a former agent");
+            info!(
+                services = services.len(),
+                backends = backends.len(),
+                "adopted the rows of a former agent"
+            );
         }
-        let ledger = Ledger::adopt(maps.service_capacity(), maps.backend_capacity(), services, backends);
+        let ledger = Ledger::adopt(
+            maps.service_capacity(),
+            maps.backend_capacity(),
+            services,
+            backends,
+        );
         let (published, receiver) = watch::channel(Arc::default());
         let reconciler = Self {
             maps,
             ledger,
-            settings: Settings { agent_tgid, log_level: LogLevel::Error as u32, ..Settings::default() },
+            settings: Settings {
+                agent_tgid,
+                log_level: LogLevel::Error as u32,
+                ..Settings::default()
+            },
             cgroup_root,
             excluded,
             desired: Arc::default(),
@@ -147,9 +160,20 @@ impl Reconciler {
         self.view = View {
             generation: self.view.generation,
             rejected,
-            failed: failures.iter().map(|(name, error)| (name.clone(), error.to_string())).collect(),
-            workloads: self.desired.clients.iter().map(|(name, client)| (client.workload, name.clone())).collect(),
-            cgroups_missing: self.cgroups.as_ref().map_or_else(Vec::new, |table| table.missing.clone()),
+            failed: failures
+                .iter()
+                .map(|(name, error)| (name.clone(), error.to_string()))
+                .collect(),
+            workloads: self
+                .desired
+                .clients
+                .iter()
+                .map(|(name, client)| (client.workload, name.clone()))
+                .collect(),
+            cgroups_missing: self
+                .cgroups
+                .as_ref()
+                .map_or_else(Vec::new, |table| table.missing.clone()),
             ..View::of(&self.ledger)
         };
         self.published.send_replace(Arc::new(self.view.clone()));
@@ -173,8 +197,17 @@ impl Reconciler {
     /// Writes the differences of the `cgroups` map and the settings that depend on it; true if there were any.
     fn sync_clients(&mut self) -> bool {
         let table = clients::resolve(&self.cgroup_root, &self.desired, &self.excluded);
-        let udp_services = self.desired.frontends.values().filter(|frontend| frontend.key.protocol == 17).count() as u32;
-        let settings = Settings { cgroup_depths: table.depths, udp_services, ..self.settings };
+        let udp_services = self
+            .desired
+            .frontends
+            .values()
+            .filter(|frontend| frontend.key.protocol == 17)
+            .count() as u32;
+        let settings = Settings {
+            cgroup_depths: table.depths,
+            udp_services,
+            ..self.settings
+        };
         if self.cgroups.as_ref() == Some(&table) && settings == self.settings {
             return false;
         }
@@ -216,7 +249,12 @@ impl Reconciler {
 }
 
 fn report(rejected: &[Rejected], failures: &Failures) {
-    for Rejected { frontend, map, capacity } in rejected {
+    for Rejected {
+        frontend,
+        map,
+        capacity,
+    } in rejected
+    {
         warn!(%frontend, map, capacity, "no room: the frontend stays as it was; raise the capacity with --max-{map}");
     }
     for (frontend, error) in failures {

@@ -1,11 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What is programmed, as an immutable snapshot for metrics and the admin API. Published by the reconciler's thread.
 
-use std::{collections::{BTreeMap, HashMap}, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use nodemesh_model::{FrontendName, ResourceName};
 
-use super::{ledger::{Ledger, Programmed}, plan::Rejected, retired::Retired};
+use super::{
+    ledger::{Ledger, Programmed},
+    plan::Rejected,
+    retired::Retired,
+};
 
 /// The snapshot.
 #[derive(Clone, Debug, Default)]
@@ -33,7 +40,11 @@ impl View {
     pub fn of(ledger: &Ledger) -> Self {
         Self {
             frontends: ledger.programmed().cloned().collect(),
-            retired: ledger.retired().iter().map(|(id, retired)| (id, retired.clone())).collect(),
+            retired: ledger
+                .retired()
+                .iter()
+                .map(|(id, retired)| (id, retired.clone()))
+                .collect(),
             usage: ledger.usage(),
             ..Self::default()
         }

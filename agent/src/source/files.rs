@@ -51,7 +51,10 @@ impl From<&Metadata> for Stamp {
 impl ManifestFiles {
     /// The file `path`, or the manifests in the directory `path`.
     pub fn new(path: &Path) -> Self {
-        Self { path: path.into(), parsed: BTreeMap::new() }
+        Self {
+            path: path.into(),
+            parsed: BTreeMap::new(),
+        }
     }
 
     /// Reads all files, or gives `None` if none has changed; the errors are lines that begin with the file's name.
@@ -74,8 +77,12 @@ impl ManifestFiles {
             return Ok(None);
         }
         let labels: Vec<String> = names.iter().map(|name| name.display().to_string()).collect();
-        let files = labels.iter().zip(&names).filter_map(|(label, name)| Some((label.as_str(), &self.parsed.get(name)?.manifest)));
-        let merged = Resources::merge(files).map_err(|invalid| invalid.to_string().lines().map(str::to_owned).collect::<Vec<_>>())?;
+        let files = labels
+            .iter()
+            .zip(&names)
+            .filter_map(|(label, name)| Some((label.as_str(), &self.parsed.get(name)?.manifest)));
+        let merged = Resources::merge(files)
+            .map_err(|invalid| invalid.to_string().lines().map(str::to_owned).collect::<Vec<_>>())?;
         Ok(Some(merged))
     }
 
@@ -105,7 +112,10 @@ impl ManifestFiles {
         let text = fs::read_to_string(name).map_err(|error| describe(name, &error))?;
         if text.is_empty() {
             // What a writer that died between truncating and writing leaves behind.
-            return Err(format!("{}: the file is empty; write a comment into it if that is meant", name.display()));
+            return Err(format!(
+                "{}: the file is empty; write a comment into it if that is meant",
+                name.display()
+            ));
         }
         let parsed = Manifest::parse(&text);
         let manifest = match self.parsed.remove(name) {
@@ -119,10 +129,18 @@ impl ManifestFiles {
 
 /// Whether a file in a directory of manifests is one: `*.yaml` or `*.yml`, not hidden.
 pub fn is_manifest(name: &Path) -> bool {
-    let hidden = name.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
-    !hidden && name.extension().is_some_and(|extension| extension == "yaml" || extension == "yml")
+    let hidden = name
+        .file_name()
+        .is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+    !hidden
+        && name
+            .extension()
+            .is_some_and(|extension| extension == "yaml" || extension == "yml")
 }
 
 fn describe(path: &Path, error: &io::Error) -> String {
-    format!("{}: {error}; --config must name a readable file or directory of *.yaml files", path.display())
+    format!(
+        "{}: {error}; --config must name a readable file or directory of *.yaml files",
+        path.display()
+    )
 }

@@ -38,8 +38,13 @@ impl SourceWatch {
             }
         };
         let mut watcher = notify::recommended_watcher(handler).map_err(io::Error::other)?;
-        watcher.watch(&folder(path)?, RecursiveMode::NonRecursive).map_err(io::Error::other)?;
-        Ok(Self { events, _watcher: watcher })
+        watcher
+            .watch(&folder(path)?, RecursiveMode::NonRecursive)
+            .map_err(io::Error::other)?;
+        Ok(Self {
+            events,
+            _watcher: watcher,
+        })
     }
 
     /// Waits until something changed.
@@ -55,16 +60,23 @@ impl SourceWatch {
 /// A file is watched through its folder: a rename replaces the inode that a watch of the file would hold on to.
 fn folder(path: &Path) -> io::Result<PathBuf> {
     let path = fs::canonicalize(path).or_else(|_| std::path::absolute(path))?;
-    if path.is_dir() { Ok(path) } else { Ok(path.parent().unwrap_or(Path::new("/")).into()) }
+    if path.is_dir() {
+        Ok(path)
+    } else {
+        Ok(path.parent().unwrap_or(Path::new("/")).into())
+    }
 }
 
 fn matters(event: &Event) -> bool {
     match event.kind {
-        EventKind::Access(AccessKind::Close(AccessMode::Write)) | EventKind::Modify(ModifyKind::Name(_)) | EventKind::Remove(_) => true,
+        EventKind::Access(AccessKind::Close(AccessMode::Write))
+        | EventKind::Modify(ModifyKind::Name(_))
+        | EventKind::Remove(_) => true,
         // A new link is complete; a new file is announced when it is closed.
-        EventKind::Create(CreateKind::Any | CreateKind::File | CreateKind::Other) => {
-            event.paths.iter().any(|path| fs::symlink_metadata(path).is_ok_and(|found| found.is_symlink()))
-        }
+        EventKind::Create(CreateKind::Any | CreateKind::File | CreateKind::Other) => event
+            .paths
+            .iter()
+            .any(|path| fs::symlink_metadata(path).is_ok_and(|found| found.is_symlink())),
         _ => false,
     }
 }

@@ -25,7 +25,7 @@ use super::replica::Replica;
 
 const BACKLOG: i32 = 4096;
 /// Pause after an accept that found no free descriptor or memory.
-const ACCEPT_RETRY: Duration = Duration::from_millis(20);
+const ACCEPT_RETRY: Duration = Duration::from_millis(200);
 const X_REPLICA: HeaderName = HeaderName::from_static("x-replica");
 
 /// Binds one listener. An IPv6 one leaves the IPv4 port alone, so that both can be given.

@@ -7,8 +7,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use nix::sys::resource::{UsageWho, getrusage};
-use nix::sys::time::TimeValLike as _;
+use nix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
@@ -101,10 +100,12 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Report> {
         }
     }
     let mut left = args.count;
+    let mut order: Vec<usize> = (0..report.targets.len()).collect();
     while left > 0 {
         let round = left.min(args.round);
         left -= round;
-        for (index, target) in report.targets.iter_mut().enumerate() {
+        for &index in &order {
+            let target = &mut report.targets[index];
             let before = thread_cpu()?;
             for _ in 0..round {
                 match operation.run(index, target.address) {
@@ -117,6 +118,8 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Report> {
             }
             cpu[index] += thread_cpu()?.saturating_sub(before);
         }
+        // A, B, B, A: no address always follows the same one.
+        order.reverse();
     }
     for (target, cpu) in report.targets.iter_mut().zip(cpu) {
         #[expect(
@@ -205,10 +208,12 @@ fn tcp_connect(dial: &Dial, address: SocketAddr) -> Result<(TcpStream, Duration)
         .ok_or_else(|| attempt.outcomes.concat())
 }
 
+/// CPU time of this thread. `getrusage` would not do: it advances only with the timer tick, which a round is far
+/// shorter than.
 fn thread_cpu() -> anyhow::Result<Duration> {
-    let usage = getrusage(UsageWho::RUSAGE_THREAD).context("read the CPU time of this thread")?;
-    let spent = (usage.user_time() + usage.system_time()).num_microseconds();
-    Ok(Duration::from_micros(spent.try_into().unwrap_or_default()))
+    let spent =
+        clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).context("read the CPU time of this thread")?;
+    Ok(spent.into())
 }
 
 fn clock_cost() -> u64 {

@@ -115,7 +115,13 @@ fn thread(args: &Args, taken: &AtomicU64) -> anyhow::Result<(Report, Vec<TcpStre
     };
     let (mut report, mut held) = (Report::default(), Vec::new());
     while taken.fetch_add(1, Ordering::Relaxed) < args.count {
-        let attempt = dial.connect(args.address).context("open a TCP socket")?;
+        let attempt = match dial.connect(args.address) {
+            Ok(attempt) => attempt,
+            Err(error) => {
+                report.errors.count(&crate::errno::name(&error));
+                continue;
+            }
+        };
         if attempt.outcomes.first().is_some_and(|first| first != "ok") {
             report.attempts.count(&attempt.outcomes.join(","));
         }

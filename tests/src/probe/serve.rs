@@ -14,7 +14,7 @@ use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::task::JoinSet;
 
 const BACKLOG: i32 = 4096;
-const ACCEPT_RETRY: Duration = Duration::from_millis(20);
+const ACCEPT_RETRY: Duration = Duration::from_millis(200);
 const FREE_PORT_TRIES: u32 = 16;
 const MAX_DATAGRAM: usize = 65_536;
 

@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A real agent of a node, and the CLI that asks it.
+//!
+//! Invariant: an agent has its own run, pin and configuration folders, so several nodes of one host do not meet.
+
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    net::TcpStream,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+
+use anyhow::{Context as _, Result, bail};
+use nodemesh_agent::api;
+use serde::de::DeserializeOwned;
+
+use crate::{
+    cgroup::Cgroup,
+    eventually::eventually,
+    process::{Place, Process, binary},
+};
+
+/// Where an agent serves metrics, in its node's network namespace.
+const HTTP: &str = "127.0.0.1:9464";
+
+/// An agent that may run or not.
+#[derive(Debug)]
+pub struct Agent {
+    place: Place,
+    _cgroup: Cgroup,
+    mesh: PathBuf,
+    pins: PathBuf,
+    folder: PathBuf,
+    process: Option<Process>,
+}
+
+impl Agent {
+    pub(crate) fn new(place: Place, cgroup: Cgroup, mesh: &Path, pins: &Path, folder: &Path) -> Result<Self> {
+        fs::create_dir(folder).with_context(|| format!("create {}", folder.display()))?;
+        Ok(Self {
+            place,
+            _cgroup: cgroup,
+            mesh: mesh.into(),
+            pins: pins.into(),
+            folder: folder.into(),
+            process: None,
+        })
+    }
+
+    /// The configuration file.
+    pub fn config(&self) -> PathBuf {
+        self.folder.join("mesh.yaml")
+    }
+
+    /// The run directory.
+    pub fn run_dir(&self) -> PathBuf {
+        self.folder.join("run")
+    }
+
+    /// Puts `yaml` in the place of the configuration file, by a rename, as a careful writer does.
+    pub fn configure(&self, yaml: &str) -> Result<()> {
+        let next = self.folder.join("mesh.yaml.next");
+        fs::write(&next, yaml)?;
+        fs::rename(&next, self.config()).context("replace the configuration")
+    }
+
+    /// Starts it with more `flags` and waits until it is ready.
+    pub fn start(&mut self, flags: &[&str]) -> Result<()> {
+        self.process = Some(self.launch(flags)?);
+        self.process().wait_for_log(|line| line.contains(" ready "))?;
+        Ok(())
+    }
+
+    /// Starts it with more `flags`; the caller sees to what becomes of it.
+    pub fn launch(&self, flags: &[&str]) -> Result<Process> {
+        let (config, run_dir) = (self.config(), self.run_dir());
+        let paths: [(&str, &Path); 4] = [
+            ("--config", &config),
+            ("--cgroup", &self.mesh),
+            ("--pin-dir", &self.pins),
+            ("--run-dir", &run_dir),
+        ];
+        let mut arguments = vec!["run".into()];
+        for (flag, path) in paths {
+            arguments.extend([flag.into(), path.display().to_string()]);
+        }
+        arguments.extend(["--http", HTTP].map(str::to_owned));
+        arguments.extend(flags.iter().map(|&flag| flag.to_owned()));
+        Process::spawn(&self.place, &binary("nodemesh-agent"), &arguments)
+    }
+
+    /// Its process; panics if it was not started.
+    pub fn process(&self) -> &Process {
+        self.process.as_ref().expect("the agent was started")
+    }
+
+    /// Takes its process out, to be stopped, killed or waited for.
+    pub fn take_process(&mut self) -> Process {
+        self.process.take().expect("the agent was started")
+    }
+
+    /// Replaces the configuration and waits until the kernel has it.
+    pub fn reconfigure(&self, yaml: &str) -> Result<()> {
+        let before = self.status()?.config.generation;
+        self.configure(yaml)?;
+        let status = eventually(
+            "the new configuration",
+            || self.status().ok(),
+            |status| {
+                status.as_ref().is_some_and(|status| {
+                    !status.config.errors.is_empty()
+                        || (status.config.generation > before
+                            && status.config.applied_generation == status.config.generation)
+                })
+            },
+        );
+        match status.map(|status| status.config.errors) {
+            Some(errors) if !errors.is_empty() => bail!("the configuration is invalid: {errors:?}"),
+            _ => Ok(()),
+        }
+    }
+
+    /// Runs the CLI.
+    pub fn cli(&self, arguments: &[&str]) -> Result<Output> {
+        let output = Command::new(binary("nodemesh"))
+            .arg("--run-dir")
+            .arg(self.run_dir())
+            .args(arguments)
+            .output();
+        output.context("run nodemesh")
+    }
+
+    /// Removes every trace of the agent in the kernel.
+    pub fn cleanup(&self) -> Result<Output> {
+        self.cli(&["cleanup", "--pin-dir", &self.pins.display().to_string()])
+    }
+
+    fn ask<T: DeserializeOwned>(&self, verb: &str) -> Result<T> {
+        let output = self.cli(&[verb, "-o", "json"])?;
+        serde_json::from_slice(&output.stdout)
+            .with_context(|| format!("nodemesh {verb}: {}", String::from_utf8_lossy(&output.stderr)))
+    }
+
+    /// `nodemesh status`.
+    pub fn status(&self) -> Result<api::Status> {
+        self.ask("status")
+    }
+
+    /// `nodemesh services`.
+    pub fn services(&self) -> Result<Vec<api::Service>> {
+        self.ask("services")
+    }
+
+    /// `nodemesh backends`.
+    pub fn backends(&self) -> Result<Vec<api::Backend>> {
+        self.ask("backends")
+    }
+
+    /// `nodemesh connections`.
+    pub fn connections(&self) -> Result<Vec<api::Connection>> {
+        self.ask("connections")
+    }
+
+    /// `GET path` from the agent's HTTP listener: status code and body.
+    pub fn http(&self, node: &crate::topology::Node, path: &str) -> Result<(u16, String)> {
+        node.netns().run(|| {
+            let mut stream = TcpStream::connect(HTTP).with_context(|| format!("connect to {HTTP}"))?;
+            write!(stream, "GET {path} HTTP/1.0\r\nHost: agent\r\n\r\n")?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer)?;
+            let (head, body) = answer.split_once("\r\n\r\n").context("an HTTP answer")?;
+            let code = head.split(' ').nth(1).context("a status code")?.parse()?;
+            Ok((code, body.to_owned()))
+        })?
+    }
+}
