@@ -9,9 +9,9 @@ use nodemesh_abi::{FlowDirection, FlowKey, FlowValue, InternalError, Protocol, S
 
 use crate::{
     client::Client,
-    lifecycle, log, maps,
-    pick::{Picked, pick},
-    place::{current_settings, find},
+    lifecycle, maps,
+    pick::Picked,
+    place::{choose, current_settings, find},
     sock_addr::{Endpoint, SockAddr},
     stats,
     verdict::Verdict,
@@ -36,18 +36,13 @@ pub fn send(socket: &SockAddr<'_>) -> Verdict {
     if let Some(picked) = known(cookie, dialled, &service) {
         return Verdict::Rewrite(picked.endpoint);
     }
-    match pick(&service, || client.key(socket, service.client_key)) {
+    match choose(socket, &settings, &client, &service, dialled) {
         Ok(picked) => {
-            log::placed(socket, &settings, dialled, picked.endpoint);
             remember(cookie, dialled, &picked);
             stats::flow_opened(picked.id);
             Verdict::Rewrite(picked.endpoint)
         }
-        Err(refusal) => {
-            log::refused(socket, &settings, dialled, refusal);
-            stats::refused(service.id, refusal);
-            Verdict::Refuse(refusal)
-        }
+        Err(refusal) => Verdict::Refuse(refusal),
     }
 }
 

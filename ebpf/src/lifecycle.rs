@@ -197,11 +197,12 @@ pub fn service_endpoint(socket: &SockAddr<'_>, endpoint: Endpoint) -> Option<End
     let Record(record) = Record::of(socket.sk().cast())?;
     // SAFETY: a live record; these fields are written only while the socket is not connected.
     unsafe {
+        let live = (*record).state != ConnectionState::Ended as u32;
         let sent_to = Endpoint {
             addr: (*record).backend_addr,
             port: (*record).backend_port,
         };
-        (sent_to == endpoint).then_some(Endpoint {
+        (live && sent_to == endpoint).then_some(Endpoint {
             addr: (*record).service_addr,
             port: (*record).service_port,
         })

@@ -19,7 +19,10 @@
     missing_docs,
     reason = "the hook is the documentation of an entry point, and the macros drop comments"
 )]
-#![expect(clippy::needless_pass_by_value, reason = "the macros hand each entry point a context of its own")]
+#![expect(
+    clippy::needless_pass_by_value,
+    reason = "the macros hand each entry point a context of its own"
+)]
 
 mod atomic;
 mod client;
