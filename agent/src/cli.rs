@@ -50,7 +50,7 @@ enum Verb {
     /// Show whether the agent, its configuration and its programs are well; exit code 1 if not.
     Status,
     /// List the services and how their backends are chosen.
-    Services(services::Services),
+    Services,
     /// List the backends with their connections.
     Backends(backends::Backends),
     /// List the live connections of this node.
@@ -66,7 +66,7 @@ pub fn run(cli: &Cli) -> Result<bool> {
     let agent = AdminClient::new(cli.run_dir.join(ADMIN_SOCKET));
     match &cli.verb {
         Verb::Status => return status::run(&agent, cli.output),
-        Verb::Services(services) => services.run(&agent, cli.output)?,
+        Verb::Services => services::run(&agent, cli.output)?,
         Verb::Backends(backends) => backends.run(&agent, cli.output)?,
         Verb::Connections(connections) => connections.run(&agent, cli.output)?,
         Verb::Log(log) => log.run(&agent, cli.output)?,

@@ -9,6 +9,7 @@
 //! Invariant: nothing here decides policy; rows come from `reconcile` and are written as they are.
 
 pub mod attach;
+mod btf;
 pub mod host;
 pub mod listing;
 pub mod loader;

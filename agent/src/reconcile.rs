@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! Desired ─► Ledger::plan (pure: ids, differences, order) ─► apply ─► rows in the kernel
-//!                                                             └──► View (what is programmed) ─► metrics, admin
+//!            └───────────────────── round ────────────────────┴─────► View (what is programmed) ─► metrics, admin
 //! ```
 //!
 //! Owned by one thread ([`thread::Reconciler`]); readers get snapshots through a watch channel. Invariant: after every single
@@ -15,7 +15,9 @@ pub mod ids;
 pub mod ledger;
 pub mod plan;
 pub mod retired;
+pub mod round;
 pub mod rows;
+pub mod service_rows;
 pub mod thread;
 pub mod view;
 

@@ -8,10 +8,11 @@ use std::{
     io::{Read as _, Write as _},
     net::TcpStream,
     path::{Path, PathBuf},
-    process::{Command, Output},
+    process::{Command, ExitStatus, Output},
 };
 
 use anyhow::{Context as _, Result, bail};
+use nix::sys::signal::Signal;
 use nodemesh_agent::api;
 use serde::de::DeserializeOwned;
 
@@ -74,20 +75,33 @@ impl Agent {
 
     /// Starts it with more `flags`; the caller sees to what becomes of it.
     pub fn launch(&self, flags: &[&str]) -> Result<Process> {
-        let (config, run_dir) = (self.config(), self.run_dir());
-        let paths: [(&str, &Path); 4] = [
-            ("--config", &config),
-            ("--cgroup", &self.mesh),
-            ("--pin-dir", &self.pins),
-            ("--run-dir", &run_dir),
+        Process::spawn(&self.place, &binary("nodemesh-agent"), &self.arguments(flags))
+    }
+
+    /// Starts it in a mount namespace of its own, after the shell commands `preparation` ran there.
+    pub fn launch_in_own_mounts(&self, preparation: &str, flags: &[&str]) -> Result<Process> {
+        let script = format!("set -e; {preparation}; exec \"$0\" \"$@\"");
+        let mut command = ["--mount", "sh", "-c", &script].map(str::to_owned).to_vec();
+        command.push(binary("nodemesh-agent").display().to_string());
+        command.extend(self.arguments(flags));
+        Process::spawn(&self.place, Path::new("/usr/bin/unshare"), &command)
+    }
+
+    /// Its command line; what `flags` names takes the place of its own.
+    fn arguments(&self, flags: &[&str]) -> Vec<String> {
+        let own = [
+            ("--config", self.config().display().to_string()),
+            ("--cgroup", self.mesh.display().to_string()),
+            ("--pin-dir", self.pins.display().to_string()),
+            ("--run-dir", self.run_dir().display().to_string()),
+            ("--http", HTTP.to_owned()),
         ];
-        let mut arguments = vec!["run".into()];
-        for (flag, path) in paths {
-            arguments.extend([flag.into(), path.display().to_string()]);
+        let mut arguments = vec!["run".to_owned()];
+        for (flag, value) in own.into_iter().filter(|(flag, _)| !flags.contains(flag)) {
+            arguments.extend([flag.to_owned(), value]);
         }
-        arguments.extend(["--http", HTTP].map(str::to_owned));
         arguments.extend(flags.iter().map(|&flag| flag.to_owned()));
-        Process::spawn(&self.place, &binary("nodemesh-agent"), &arguments)
+        arguments
     }
 
     /// Its process; panics if it was not started.
@@ -98,6 +112,18 @@ impl Agent {
     /// Takes its process out, to be stopped, killed or waited for.
     pub fn take_process(&mut self) -> Process {
         self.process.take().expect("the agent was started")
+    }
+
+    /// Ends it by SIGKILL and waits.
+    pub fn kill(&mut self) -> Result<()> {
+        let mut process = self.take_process();
+        process.signal(Signal::SIGKILL)?;
+        process.wait().map(drop)
+    }
+
+    /// Asks it to end, by SIGTERM, and waits.
+    pub fn stop(&mut self) -> Result<ExitStatus> {
+        self.take_process().stop()
     }
 
     /// Replaces the configuration and waits until the kernel has it.

@@ -6,13 +6,22 @@
 #![forbid(unsafe_code)]
 
 pub mod agent;
+pub mod attachment;
+pub mod bench;
+pub mod bed;
 pub mod cgroup;
+pub mod demo;
 mod errno;
 pub mod eventually;
 mod file_limit;
+mod interrupt;
 pub mod load;
+pub mod manifest;
 pub mod model_server;
 pub mod netns;
 pub mod probe;
+pub mod proc_net;
 pub mod process;
+pub mod scrape;
+pub mod single_node;
 pub mod topology;

@@ -4,9 +4,9 @@
 //! Invariant: everything inside a namespace is configured through `ip -batch`, in one process per namespace.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io::Write as _,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
     thread,
 };
@@ -31,7 +31,21 @@ impl NetNs {
             name: name.to_owned(),
         };
         namespace.configure(&["link set lo up".to_owned()])?;
+        namespace.skip_duplicate_detection()?;
         Ok(namespace)
+    }
+
+    /// Makes the addresses of devices yet to come usable at once: a router whose link-local address is still tentative asks
+    /// no neighbour, and loses IPv6 packets for up to two seconds.
+    fn skip_duplicate_detection(&self) -> Result<()> {
+        self.run(|| {
+            let conf = Path::new("/proc/sys/net/ipv6/conf");
+            // The larger of the two counts.
+            ["all", "default"]
+                .iter()
+                .try_for_each(|devices| fs::write(conf.join(devices).join("accept_dad"), "0"))
+        })?
+        .context("turn off duplicate address detection")
     }
 
     /// Its name.
@@ -111,7 +125,7 @@ pub(crate) fn run_ip_in(name: &str, lines: &[String]) -> Result<()> {
 
 /// Names of the namespaces that there are.
 pub(crate) fn names() -> Vec<String> {
-    let Ok(entries) = std::fs::read_dir(NETNS_DIR) else {
+    let Ok(entries) = fs::read_dir(NETNS_DIR) else {
         return Vec::new();
     };
     entries

@@ -150,6 +150,12 @@ impl Process {
         Ok(self.child.wait()?)
     }
 
+    /// Waits until it ends and gives all that it said on standard error.
+    pub fn finish(mut self) -> Result<(ExitStatus, String)> {
+        let status = self.wait()?;
+        Ok((status, self.stderr.until_end().join("\n")))
+    }
+
     /// Asks it to end, by SIGTERM, and waits.
     pub fn stop(mut self) -> Result<ExitStatus> {
         self.signal(Signal::SIGTERM)?;

@@ -5,11 +5,14 @@
 //! `clap::Args` struct and a `run` that gives the exit code, a variant of [`Verb`] and an arm below.
 #![forbid(unsafe_code)]
 
+mod bench;
 mod build;
 mod ci;
+mod demo;
 mod ebpf;
 mod lint;
 mod process;
+mod release;
 mod setup;
 mod test;
 mod workspace;
@@ -28,6 +31,8 @@ enum Verb {
     Test(test::Test),
     Lint(lint::Lint),
     Ci(ci::Ci),
+    Demo(demo::Demo),
+    Bench(bench::Bench),
 }
 
 impl Verb {
@@ -38,6 +43,8 @@ impl Verb {
             Self::Test(verb) => Ok(verb.run()),
             Self::Lint(verb) => verb.run(),
             Self::Ci(verb) => Ok(verb.run()),
+            Self::Demo(verb) => verb.run(),
+            Self::Bench(verb) => verb.run(),
         }
     }
 }

@@ -3,9 +3,14 @@
 
 use anyhow::Result;
 use clap::Args;
+use comfy_table::Table;
 
 use super::{Output, client::AdminClient, table};
 use crate::api;
+
+const HEADERS: [&str; 9] = [
+    "SERVICE", "ADDRESS", "WEIGHT", "STATE", "ACTIVE", "TOTAL", "FAILED", "CONNECT", "WORKLOAD",
+];
 
 /// Arguments of `nodemesh backends`.
 #[derive(Args, Debug)]
@@ -18,32 +23,91 @@ pub(super) struct Backends {
 impl Backends {
     pub(super) fn run(&self, agent: &AdminClient, output: Output) -> Result<()> {
         let mut backends: Vec<api::Backend> = agent.get("/v1/backends")?;
-        if let Some(service) = &self.service {
-            backends.retain(|backend| backend.service == *service);
+        backends.retain(|backend| self.matches(backend));
+        match output {
+            Output::Json => table::print_json(&backends),
+            Output::Table => table::print_table(&list(backends)),
         }
-        if output == Output::Json {
-            return table::print_json(&backends);
+    }
+
+    fn matches(&self, backend: &api::Backend) -> bool {
+        self.service
+            .as_ref()
+            .is_none_or(|service| backend.service == *service)
+    }
+}
+
+fn list(backends: Vec<api::Backend>) -> Table {
+    let mut rows = table::new(&HEADERS, &[2, 4, 5, 6, 7]);
+    for backend in backends {
+        let connect = backend
+            .connect_seconds_mean
+            .map_or_else(|| "-".to_owned(), |mean| format!("{:.0} us", mean * 1e6));
+        rows.add_row([
+            backend.service,
+            backend.address,
+            backend.weight.to_string(),
+            backend.state.word().to_owned(),
+            backend.active_connections.to_string(),
+            backend.connections_total.to_string(),
+            backend.connections_failed.values().sum::<u64>().to_string(),
+            connect,
+            backend.workload.unwrap_or_else(|| "-".to_owned()),
+        ]);
+    }
+    rows
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn backend() -> api::Backend {
+        api::Backend {
+            service: "prod/chat".into(),
+            address: "[fd00::1]:8000".into(),
+            workload: Some("prod/chat-0".into()),
+            weight: 100,
+            state: api::BackendState::Unhealthy,
+            active_connections: 1,
+            connections_total: 20,
+            connections_closed: 16,
+            connections_failed: [("refused".to_owned(), 1), ("timeout".to_owned(), 2)].into(),
+            connect_seconds_mean: Some(0.000_042_4),
         }
-        let headers = [
-            "SERVICE", "ADDRESS", "WEIGHT", "STATE", "ACTIVE", "TOTAL", "FAILED", "CONNECT", "WORKLOAD",
-        ];
-        let mut rows = table::new(&headers, &[2, 4, 5, 6, 7]);
-        for backend in backends {
-            let connect = backend
-                .connect_seconds_mean
-                .map_or_else(|| "-".to_owned(), |mean| format!("{:.0} us", mean * 1e6));
-            rows.add_row([
-                backend.service,
-                backend.address,
-                backend.weight.to_string(),
-                backend.state.word().to_owned(),
-                backend.active_connections.to_string(),
-                backend.connections_total.to_string(),
-                backend.connections_failed.values().sum::<u64>().to_string(),
-                connect,
-                backend.workload.unwrap_or_else(|| "-".to_owned()),
-            ]);
-        }
-        table::print_table(&rows)
+    }
+
+    #[test]
+    fn one_line_says_how_a_backend_fares() {
+        let idle = api::Backend {
+            workload: None,
+            connect_seconds_mean: None,
+            ..backend()
+        };
+        let lines = table::text(&list(vec![backend(), idle]));
+        let words: Vec<Vec<&str>> = lines
+            .lines()
+            .map(|line| line.split_whitespace().collect())
+            .collect();
+        assert_eq!(words[0], HEADERS);
+        assert_eq!(
+            words[1].join(" "),
+            "prod/chat [fd00::1]:8000 100 unhealthy 1 20 3 42 us prod/chat-0"
+        );
+        assert_eq!(
+            words[2].join(" "),
+            "prod/chat [fd00::1]:8000 100 unhealthy 1 20 3 - -"
+        );
+    }
+
+    #[test]
+    fn the_filter_wants_the_whole_name() {
+        let filter = |service: Option<&str>| Backends {
+            service: service.map(str::to_owned),
+        };
+        assert!(filter(None).matches(&backend()));
+        assert!(filter(Some("prod/chat")).matches(&backend()));
+        assert!(!filter(Some("chat")).matches(&backend()));
+        assert!(!filter(Some("prod/chat-0")).matches(&backend()));
     }
 }

@@ -28,19 +28,37 @@ pub(super) fn print(text: &str) -> Result<()> {
     }
 }
 
-/// Prints a table without the padding that would end its lines.
+/// A table without the padding that would end its lines.
+pub(super) fn text(table: &Table) -> String {
+    table
+        .to_string()
+        .lines()
+        .map(str::trim_end)
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
+/// Prints a table.
 pub(super) fn print_table(table: &Table) -> Result<()> {
-    print(
-        &table
-            .to_string()
-            .lines()
-            .map(str::trim_end)
-            .collect::<Vec<_>>()
-            .join("\n"),
-    )
+    print(&text(table))
 }
 
 /// Prints JSON.
 pub(super) fn print_json(value: &impl Serialize) -> Result<()> {
     print(&serde_json::to_string_pretty(value)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_line_up_and_no_line_ends_in_blanks() {
+        let mut table = new(&["NAME", "COUNT", "NOTE"], &[1]);
+        table.add_row(["a", "1", "x"]).add_row(["longer", "12345678", ""]);
+        assert_eq!(
+            text(&table),
+            "NAME       COUNT  NOTE\na              1  x\nlonger  12345678"
+        );
+    }
 }

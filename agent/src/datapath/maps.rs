@@ -131,7 +131,7 @@ impl MapWriter {
 
     /// Puts whole slot tables in the place of the former ones. Each is visible to the programs at once; the call returns
     /// when no program uses a replaced table any more.
-    pub fn swap_slot_tables(&mut self, tables: &[(u32, Vec<Slot>)]) -> Result<(), MapOpError> {
+    pub fn swap_slot_tables(&mut self, tables: &[(u32, &[Slot])]) -> Result<(), MapOpError> {
         for batch in tables.chunks(SWAP_BATCH) {
             let inner = batch
                 .iter()

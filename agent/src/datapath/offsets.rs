@@ -3,25 +3,27 @@
 //!
 //! Invariant: either every offset is known or the error names the field that is not.
 
-use btf_rs::{Btf, BtfType as _, Member, Struct, Type};
+use std::{fs, io};
+
 use nodemesh_abi::SockOffsets;
+
+use super::btf::{Btf, BtfError, Composite};
 
 /// Why the offsets could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum OffsetError {
-    /// The BTF of the kernel is not there or not valid.
-    #[error(
-        "cannot read the kernel's type information at {path}: {source}; the kernel must have CONFIG_DEBUG_INFO_BTF"
-    )]
-    Btf {
-        /// Where it was looked for.
-        path: &'static str,
-        /// What went wrong.
-        source: btf_rs::Error,
-    },
+    /// The kernel offers no BTF.
+    #[error("read the kernel's type information: {VMLINUX}: {0}; the kernel must have CONFIG_DEBUG_INFO_BTF")]
+    Read(#[from] io::Error),
+    /// The kernel's BTF is not valid.
+    #[error("read the kernel's type information: {VMLINUX}: {0}")]
+    Btf(#[from] BtfError),
     /// A structure or field does not exist in this kernel.
     #[error("this kernel has no {0}, which the programs read")]
     Missing(&'static str),
+    /// A field does not begin at a byte.
+    #[error("the field {0} is a bit-field in this kernel, which the programs cannot read")]
+    BitField(&'static str),
 }
 
 /// The kernel's own BTF.
@@ -29,15 +31,13 @@ const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 
 /// Reads the offsets of the running kernel.
 pub fn sock_offsets() -> Result<SockOffsets, OffsetError> {
-    let btf = Btf::from_file(VMLINUX).map_err(|source| OffsetError::Btf {
-        path: VMLINUX,
-        source,
-    })?;
+    let bytes = fs::read(VMLINUX)?;
+    let btf = Btf::parse(&bytes)?;
     let sock = structure(&btf, "sock")?;
     let common = structure(&btf, "sock_common")?;
-    let in_sock = |name| field(&btf, &sock, name);
+    let in_sock = |name| field(&btf, sock, name);
     // `sock` begins with its `sock_common`.
-    let in_common = |name| field(&btf, &common, name);
+    let in_common = |name| field(&btf, common, name);
     Ok(SockOffsets {
         err: in_sock("sk_err")?,
         family: in_common("skc_family")?,
@@ -47,46 +47,17 @@ pub fn sock_offsets() -> Result<SockOffsets, OffsetError> {
     })
 }
 
-fn structure(btf: &Btf, name: &'static str) -> Result<Struct, OffsetError> {
-    let types = btf
-        .resolve_types_by_name(name)
-        .map_err(|_| OffsetError::Missing(name))?;
-    types
-        .into_iter()
-        .find_map(|found| {
-            if let Type::Struct(found) = found {
-                Some(found)
-            } else {
-                None
-            }
-        })
-        .ok_or(OffsetError::Missing(name))
+fn structure<'a>(btf: &Btf<'a>, name: &'static str) -> Result<Composite<'a>, OffsetError> {
+    btf.structure(name).ok_or(OffsetError::Missing(name))
 }
 
 /// Offset in bytes of a field, also inside anonymous structures and unions.
-fn field(btf: &Btf, within: &Struct, name: &'static str) -> Result<u32, OffsetError> {
-    search(btf, within, name)
-        .map(|bits| bits / 8)
-        .ok_or(OffsetError::Missing(name))
-}
-
-fn search(btf: &Btf, within: &Struct, name: &str) -> Option<u32> {
-    within.members.iter().find_map(|member| {
-        let member_name = btf.resolve_name(member).ok()?;
-        if member_name == name {
-            return Some(member.bit_offset());
-        }
-        if !member_name.is_empty() {
-            return None;
-        }
-        Some(member.bit_offset() + search(btf, &inner(btf, member)?, name)?)
-    })
-}
-
-fn inner(btf: &Btf, member: &Member) -> Option<Struct> {
-    match btf.resolve_type_by_id(member.get_type_id()?).ok()? {
-        Type::Struct(inner) | Type::Union(inner) => Some(inner),
-        _ => None,
+fn field<'a>(btf: &Btf<'a>, within: Composite<'a>, name: &'static str) -> Result<u32, OffsetError> {
+    let bits = btf.bit_offset(within, name).ok_or(OffsetError::Missing(name))?;
+    if bits.is_multiple_of(8) {
+        Ok(bits / 8)
+    } else {
+        Err(OffsetError::BitField(name))
     }
 }
 
@@ -104,11 +75,29 @@ mod tests {
 
     #[test]
     fn a_field_that_is_not_there_is_named() {
-        let btf = Btf::from_file(VMLINUX).unwrap();
+        let bytes = fs::read(VMLINUX).unwrap();
+        let btf = Btf::parse(&bytes).unwrap();
         let sock = structure(&btf, "sock").unwrap();
         assert!(matches!(
-            field(&btf, &sock, "sk_nothing"),
+            field(&btf, sock, "sk_nothing"),
             Err(OffsetError::Missing("sk_nothing"))
+        ));
+        assert!(matches!(
+            structure(&btf, "sock_nothing"),
+            Err(OffsetError::Missing("sock_nothing"))
+        ));
+    }
+
+    #[test]
+    fn a_bit_field_within_a_byte_is_refused() {
+        let bytes = fs::read(VMLINUX).unwrap();
+        let btf = Btf::parse(&bytes).unwrap();
+        // unsigned char skc_reuse:4, skc_reuseport:1.
+        let common = structure(&btf, "sock_common").unwrap();
+        assert_eq!(btf.bit_offset(common, "skc_reuse").map(|bits| bits % 8), Some(0));
+        assert!(matches!(
+            field(&btf, common, "skc_reuseport"),
+            Err(OffsetError::BitField("skc_reuseport"))
         ));
     }
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Carries a plan out, and frees what waits for its last socket. Called by the reconciler's thread.
+//! Carries a plan out, and frees what waits for its last socket. Called by `round`, on the reconciler's thread.
 //!
 //! Invariant: one frontend's failure leaves every other one programmed; the failed one is marked for another attempt and what
 //! refers to its unwritten rows is not written.
@@ -15,109 +15,176 @@ use crate::datapath::maps::MapOpError;
 /// What could not be written, by frontend.
 pub type Failures = BTreeMap<FrontendName, MapOpError>;
 
-/// Writes `plan` and books what failed.
-pub fn apply(plan: Plan, ledger: &mut Ledger, rows: &mut impl KernelRows) -> Failures {
+/// What became of a plan.
+#[derive(Debug, Default)]
+pub struct Applied {
+    /// What could not be written.
+    pub failures: Failures,
+    /// What could not be removed.
+    pub left_over: Vec<MapOpError>,
+    /// Number of service ids that became free.
+    pub released: usize,
+}
+
+/// Writes `plan` and books what was done and what failed.
+pub fn apply(plan: &Plan, ledger: &mut Ledger, rows: &mut impl KernelRows) -> Applied {
     let mut run = Run {
         rows,
-        failures: Failures::new(),
+        ledger,
+        applied: Applied::default(),
+        held: HashSet::new(),
     };
-    run.backends(&plan);
-    run.tables(&plan);
-    run.services(&plan);
-    run.removals(&plan);
-    for name in run.failures.keys() {
-        ledger.mark_dirty(name);
-    }
-    run.failures
+    run.retire(plan);
+    run.backends(plan);
+    run.tables(plan);
+    run.services(plan);
+    run.deletions(plan);
+    run.emptied(plan);
+    let Run { mut applied, .. } = run;
+    ledger.dirty.extend(applied.failures.keys().cloned());
+    applied.released = ledger.release_services();
+    applied
 }
 
 struct Run<'a, R> {
     rows: &'a mut R,
-    failures: Failures,
+    ledger: &'a mut Ledger,
+    applied: Applied,
+    /// Services that are gone and whose tables must stay for now.
+    held: HashSet<u32>,
 }
 
 impl<R: KernelRows> Run<'_, R> {
-    /// Runs one write of a frontend, unless a former one failed.
-    fn write(&mut self, name: &FrontendName, write: impl FnOnce(&mut R) -> Result<(), MapOpError>) {
-        if self.failures.contains_key(name) {
-            return;
+    /// Runs one write of a frontend, unless a former one failed; whether it was done.
+    fn write(&mut self, name: &FrontendName, write: impl FnOnce(&mut R) -> Result<(), MapOpError>) -> bool {
+        if self.applied.failures.contains_key(name) {
+            return false;
         }
-        if let Err(error) = write(self.rows) {
-            self.failures.insert(name.clone(), error);
+        write(self.rows)
+            .map_err(|error| self.applied.failures.insert(name.clone(), error))
+            .is_ok()
+    }
+
+    /// Runs one write of what belongs to no frontend any more; whether it was done.
+    fn remove(&mut self, write: impl FnOnce(&mut R) -> Result<(), MapOpError>) -> bool {
+        write(self.rows)
+            .map_err(|error| self.applied.left_over.push(error))
+            .is_ok()
+    }
+
+    fn retire(&mut self, plan: &Plan) {
+        for retire in &plan.retired {
+            let put = |rows: &mut R| rows.put_backend(retire.id, &retire.row);
+            let done = match &retire.frontend {
+                Some(name) => self.write(name, put),
+                None => self.remove(put),
+            };
+            if done {
+                self.ledger.retired.mark_written(retire.id);
+            } else {
+                self.held.insert(retire.row.service);
+            }
         }
     }
 
     fn backends(&mut self, plan: &Plan) {
         for put in &plan.backends {
-            self.write(&put.frontend, |rows| {
+            let done = self.write(&put.frontend, |rows| {
                 if put.fresh {
                     rows.reset_backend(put.id)?;
                 }
                 rows.put_backend(put.id, &put.row)
             });
+            if done {
+                self.ledger.unwritten_backends.remove(&put.id);
+            }
         }
     }
 
     fn tables(&mut self, plan: &Plan) {
         for swap in plan.tables.iter().filter(|swap| swap.fresh) {
-            self.write(&swap.frontend, |rows| rows.reset_service(swap.service_id));
+            if self.write(&swap.frontend, |rows| rows.reset_service(swap.service_id)) {
+                self.ledger.unwritten_services.remove(&swap.service_id);
+            }
         }
-        let sound = |swap: &&super::plan::SwapTable| !self.failures.contains_key(&swap.frontend);
-        let tables: Vec<(u32, Vec<Slot>)> = plan
+        let sound = plan
             .tables
             .iter()
-            .filter(sound)
-            .map(|swap| (swap.service_id, swap.slots.clone()))
-            .collect();
+            .filter(|swap| !self.applied.failures.contains_key(&swap.frontend));
+        let tables: Vec<(u32, &[Slot])> = sound.map(|swap| (swap.service_id, &*swap.slots)).collect();
         if self.rows.swap_tables(&tables).is_ok() {
+            self.swapped(tables.iter().map(|(id, _)| *id));
             return;
         }
         // Some table of the batch was refused: one at a time, to find out whose it was.
         for swap in &plan.tables {
-            self.write(&swap.frontend, |rows| {
-                rows.swap_tables(&[(swap.service_id, swap.slots.clone())])
-            });
+            if self.write(&swap.frontend, |rows| {
+                rows.swap_tables(&[(swap.service_id, &swap.slots)])
+            }) {
+                self.swapped([swap.service_id]);
+            }
         }
     }
 
     fn services(&mut self, plan: &Plan) {
         for put in &plan.services {
-            self.write(&put.frontend, |rows| rows.put_service(&put.key, &put.row));
+            if self.write(&put.frontend, |rows| rows.put_service(&put.key, &put.row)) {
+                self.ledger.rows.insert(put.key, put.row);
+            }
         }
     }
 
-    /// Removals belong to no frontend any more: one that fails leaves a row that leads nowhere, which is logged.
-    fn removals(&mut self, plan: &Plan) {
-        let report = |result: Result<(), MapOpError>| {
-            if let Err(error) = result {
-                tracing::warn!(%error, "could not remove a row");
-            }
-        };
+    fn deletions(&mut self, plan: &Plan) {
         for key in &plan.deleted {
-            report(self.rows.delete_service(key));
+            if self.remove(|rows| rows.delete_service(key)) {
+                self.ledger.rows.remove(key);
+            }
         }
-        let emptied: Vec<(u32, Vec<Slot>)> = plan.emptied.iter().map(|id| (*id, vec![Slot::EMPTY])).collect();
-        report(self.rows.swap_tables(&emptied));
-        for (id, row) in &plan.retired {
-            report(self.rows.put_backend(*id, row));
+    }
+
+    /// Empties the tables of services that are gone. One that a row still names keeps its backends for the clients of that
+    /// address until the row is written by its new owner, or deleted.
+    fn emptied(&mut self, plan: &Plan) {
+        let ready = |id: &&u32| !self.held.contains(*id) && !self.ledger.rows.names(**id);
+        let tables: Vec<(u32, &[Slot])> = plan.emptied.iter().filter(ready).map(|id| (*id, EMPTY)).collect();
+        if self.rows.swap_tables(&tables).is_ok() {
+            self.swapped(tables.iter().map(|(id, _)| *id));
+            return;
+        }
+        for (id, slots) in tables {
+            if self.remove(|rows| rows.swap_tables(&[(id, slots)])) {
+                self.swapped([id]);
+            }
+        }
+    }
+
+    /// Tables were swapped: no program uses the former ones any more.
+    fn swapped(&mut self, ids: impl IntoIterator<Item = u32>) {
+        for id in ids {
+            self.ledger.outdated_tables.remove(&id);
         }
     }
 }
 
-/// Frees the ids of retired backends on which no socket is counted any more; returns how many.
+/// The table of a service without backends.
+const EMPTY: &[Slot] = &[Slot::EMPTY];
+
+/// Frees the ids of retired backends on which no socket is counted any more, and of services whose last backend that was;
+/// returns how many.
 ///
-/// Called after the tables that named them were swapped, so no program can be about to count one.
+/// A backend that a table may still name is left alone, since a program could be about to count a socket on it.
 pub fn sweep(ledger: &mut Ledger, rows: &mut impl KernelRows) -> usize {
-    let idle: HashSet<u32> = ledger
-        .retired()
-        .iter()
-        .map(|(id, _)| id)
+    let idle: Vec<u32> = ledger
+        .unreachable()
         .filter(|id| rows.active(*id).is_ok_and(|active| active == 0))
         .collect();
-    for id in &idle {
-        if rows.put_backend(*id, &Backend::UNUSED).is_ok() {
-            ledger.release(*id);
+    let mut freed = 0;
+    for id in idle {
+        // A row that cannot be cleared is tried again by the next sweep.
+        if rows.put_backend(id, &Backend::UNUSED).is_ok() {
+            ledger.release(id);
+            freed += 1;
         }
     }
-    idle.len()
+    freed + ledger.release_services()
 }

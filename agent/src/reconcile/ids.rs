@@ -36,13 +36,15 @@ impl IdPool {
         })
     }
 
-    /// Marks an id as taken that a former agent handed out.
-    pub fn claim(&mut self, id: u32) {
-        while self.fresh <= id {
-            self.returned.insert(self.fresh);
-            self.fresh += 1;
+    /// Marks an id as taken that a former agent handed out; false if there is no such id.
+    pub fn claim(&mut self, id: u32) -> bool {
+        if id >= self.capacity {
+            return false;
         }
+        self.returned.extend(self.fresh..id);
+        self.fresh = self.fresh.max(id + 1);
         self.returned.remove(&id);
+        true
     }
 
     /// Gives an id back.
@@ -82,7 +84,8 @@ mod tests {
     #[test]
     fn a_claimed_id_is_not_handed_out() {
         let mut pool = IdPool::new(4);
-        pool.claim(2);
+        assert!(pool.claim(2) && pool.claim(2));
+        assert!(!pool.claim(4));
         assert_eq!(pool.in_use(), 1);
         assert_eq!(
             [pool.take(), pool.take(), pool.take(), pool.take()],

@@ -2,20 +2,21 @@
 //! The agent's book of what is in the kernel: which frontend has which service id, which backend which id. Written by
 //! `plan` and `apply`, rebuilt from the pinned maps at start by [`Ledger::adopt`].
 //!
-//! Invariant: a backend id is given back only when the kernel counts no socket on it, and a service id only when no
-//! backend id of it is left.
+//! Invariant: a backend id is given back only when no table names it and the kernel counts no socket on it; a service id only
+//! when no service row names it and no backend id of it is left.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashSet},
     sync::Arc,
 };
 
-use nodemesh_abi::{Backend, Ip16, Port, Service, ServiceKey};
+use nodemesh_abi::{Backend, BackendFlags, Ip16, Port, Service, ServiceKey};
 use nodemesh_model::{Frontend, FrontendName};
 
 use super::{
     ids::IdPool,
     retired::{Retired, RetiredBackends},
+    service_rows::ServiceRows,
 };
 
 /// A backend's place in the kernel.
@@ -40,25 +41,30 @@ pub struct Programmed {
     pub backends: Vec<BackendId>,
 }
 
-/// A service row that a former agent left, not yet matched with a frontend.
-#[derive(Clone, Debug)]
-pub struct Adopted {
-    /// The row.
-    pub row: Service,
-    /// Its backends.
-    pub backends: HashMap<(Ip16, Port), (BackendId, Backend)>,
-}
+/// The backends of one service, by endpoint, each with the row that it has or is about to have.
+pub(super) type BackendRows = BTreeMap<(Ip16, Port), (BackendId, Backend)>;
 
 /// The book.
 #[derive(Debug)]
 pub struct Ledger {
     pub(super) programmed: BTreeMap<FrontendName, Arc<Programmed>>,
     pub(super) retired: RetiredBackends,
-    pub(super) adopted: HashMap<ServiceKey, Adopted>,
+    /// Service ids that a former agent left, with their backends, not yet matched with a frontend.
+    pub(super) adopted: BTreeMap<u32, BackendRows>,
     /// Frontends whose last write failed: written again by the next plan whatever has changed.
     pub(super) dirty: BTreeSet<FrontendName>,
-    /// Service ids without a frontend, waiting for their last backend.
+    /// Service ids without a frontend, waiting for their last row and backend.
     pub(super) defunct: BTreeSet<u32>,
+    /// Service ids whose slot table may still name retired backends.
+    pub(super) outdated_tables: BTreeSet<u32>,
+    /// Service rows as they are in the kernel.
+    pub(super) rows: ServiceRows,
+    /// Keys of service rows that perhaps nobody wants.
+    pub(super) stale: BTreeSet<ServiceKey>,
+    /// Backend ids that were handed out but not written: their counters are those of the id's former owner.
+    pub(super) unwritten_backends: HashSet<u32>,
+    /// The same for service ids.
+    pub(super) unwritten_services: HashSet<u32>,
     pub(super) service_ids: IdPool,
     pub(super) backend_ids: IdPool,
     next_generation: u32,
@@ -70,9 +76,14 @@ impl Ledger {
         Self {
             programmed: BTreeMap::new(),
             retired: RetiredBackends::default(),
-            adopted: HashMap::new(),
+            adopted: BTreeMap::new(),
             dirty: BTreeSet::new(),
             defunct: BTreeSet::new(),
+            outdated_tables: BTreeSet::new(),
+            rows: ServiceRows::default(),
+            stale: BTreeSet::new(),
+            unwritten_backends: HashSet::new(),
+            unwritten_services: HashSet::new(),
             service_ids: IdPool::new(service_capacity),
             backend_ids: IdPool::new(backend_capacity),
             next_generation: 1,
@@ -89,45 +100,67 @@ impl Ledger {
         backends: impl IntoIterator<Item = (u32, Backend)>,
     ) -> Self {
         let mut ledger = Self::new(service_capacity, backend_capacity);
-        let mut keys = HashMap::new();
         for (key, row) in services {
-            ledger.service_ids.claim(row.id);
-            keys.insert(row.id, key);
-            ledger.adopted.insert(
-                key,
-                Adopted {
-                    row,
-                    backends: HashMap::new(),
-                },
-            );
+            if ledger.service_ids.claim(row.id) {
+                // Two rows may name one id: the former agent died while it moved a service to another address.
+                ledger.adopted.entry(row.id).or_default();
+            }
+            ledger.rows.insert(key, row);
+            ledger.stale.insert(key);
         }
         for (id, row) in backends {
-            ledger.backend_ids.claim(id);
-            ledger.next_generation = ledger.next_generation.max(row.generation.wrapping_add(1)).max(1);
-            let place = BackendId {
-                id,
-                generation: row.generation,
-            };
-            let adopted = keys.get(&row.service).and_then(|key| ledger.adopted.get_mut(key));
-            match adopted {
-                Some(adopted) if !adopted.backends.contains_key(&(row.addr, row.port)) => {
-                    adopted.backends.insert((row.addr, row.port), (place, row));
-                }
-                _ => {
-                    ledger.retired.insert(id, Retired { service: None, row });
-                    if !keys.contains_key(&row.service) && ledger.defunct.insert(row.service) {
-                        ledger.service_ids.claim(row.service);
-                    }
-                }
+            if ledger.backend_ids.claim(id) {
+                ledger.adopt_backend(id, row);
             }
         }
         ledger
     }
 
+    fn adopt_backend(&mut self, id: u32, row: Backend) {
+        self.next_generation = self.next_generation.max(following(row.generation));
+        let place = BackendId {
+            id,
+            generation: row.generation,
+        };
+        let endpoint = (row.addr, row.port);
+        match self.adopted.get_mut(&row.service) {
+            Some(backends) if !backends.contains_key(&endpoint) => {
+                backends.insert(endpoint, (place, row));
+            }
+            Some(_) => self.retire(id, row, None),
+            None => {
+                if self.service_ids.claim(row.service) {
+                    self.defunct.insert(row.service);
+                }
+                self.retire(id, row, None);
+            }
+        }
+    }
+
+    /// Moves a backend to those that wait for their last socket.
+    pub(super) fn retire(&mut self, id: u32, row: Backend, programmed: Option<&Programmed>) {
+        let row = Backend {
+            flags: row.flags & !BackendFlags::AVAILABLE,
+            ..row
+        };
+        let service = programmed.map(|programmed| programmed.frontend.service.clone());
+        if row.service < self.service_ids.capacity() {
+            self.outdated_tables.insert(row.service);
+        }
+        self.retired.insert(
+            id,
+            Retired {
+                service,
+                row,
+                written: false,
+            },
+        );
+    }
+
     /// A new incarnation number.
     pub(super) fn generation(&mut self) -> u32 {
         let generation = self.next_generation;
-        self.next_generation = generation.checked_add(1).unwrap_or(1);
+        self.next_generation = following(generation);
         generation
     }
 
@@ -146,20 +179,38 @@ impl Ledger {
         [&self.service_ids, &self.backend_ids].map(|pool| (pool.in_use(), pool.capacity()))
     }
 
-    /// Marks a frontend for another attempt.
-    pub(super) fn mark_dirty(&mut self, name: &FrontendName) {
-        self.dirty.insert(name.clone());
+    /// Retired backends that no table names any more: only sockets that were placed before keep them.
+    pub(super) fn unreachable(&self) -> impl Iterator<Item = u32> {
+        let unreachable = |(id, retired): (u32, &Retired)| {
+            (!self.outdated_tables.contains(&retired.row.service)).then_some(id)
+        };
+        self.retired.iter().filter_map(unreachable)
     }
 
-    /// A retired backend's last socket is gone: its id, and perhaps its service's id, are free again.
+    /// A retired backend's last socket is gone and its row is cleared: its id is free again.
     pub(super) fn release(&mut self, backend_id: u32) {
-        let Some(retired) = self.retired.remove(backend_id) else {
-            return;
-        };
-        self.backend_ids.give_back(backend_id);
-        let service_id = retired.row.service;
-        if !self.retired.has_service(service_id) && self.defunct.remove(&service_id) {
-            self.service_ids.give_back(service_id);
+        if self.retired.remove(backend_id).is_some() {
+            self.unwritten_backends.remove(&backend_id);
+            self.backend_ids.give_back(backend_id);
         }
     }
+
+    /// Gives back the ids of services of which nothing is left; returns how many.
+    ///
+    /// A table is emptied, and so no longer outdated, only once no service row names it.
+    pub(super) fn release_services(&mut self) -> usize {
+        let busy = |id: &u32| self.outdated_tables.contains(id) || self.retired.has_service(*id);
+        let free: Vec<u32> = self.defunct.iter().filter(|id| !busy(id)).copied().collect();
+        for id in &free {
+            self.defunct.remove(id);
+            self.unwritten_services.remove(id);
+            self.service_ids.give_back(*id);
+        }
+        free.len()
+    }
+}
+
+/// The incarnation number after `generation`; 0 is for unused rows.
+fn following(generation: u32) -> u32 {
+    generation.checked_add(1).unwrap_or(1)
 }

@@ -7,24 +7,25 @@
 use std::{
     path::PathBuf,
     sync::{Arc, mpsc},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use nodemesh_abi::{LogLevel, Settings};
+use nodemesh_abi::{LogLevel, Protocol, Settings};
 use nodemesh_model::Desired;
 use tokio::sync::watch;
 use tracing::{debug, error, info, warn};
 
 use super::{
-    apply::{Failures, apply, sweep},
+    apply::sweep,
     clients::{self, CgroupTable},
     ledger::Ledger,
     plan::Rejected,
+    round::{self, Round},
     view::View,
 };
 use crate::datapath::{MapWriter, maps::MapOpError};
 
-/// How often retired backends and missing cgroups are looked at.
+/// How often retired backends and missing cgroups are looked at, and what failed is tried again.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What the thread is asked to do.
@@ -46,11 +47,16 @@ pub struct Reconciler {
     maps: MapWriter,
     ledger: Ledger,
     settings: Settings,
+    /// What was written of the settings; `None` if that is not known.
+    settings_written: Option<Settings>,
     cgroup_root: PathBuf,
     excluded: Vec<PathBuf>,
     desired: Arc<Desired>,
-    /// What was written of the cgroups; `None` before the first time.
-    cgroups: Option<CgroupTable>,
+    cgroups: CgroupTable,
+    /// Whether `cgroups` is what the map holds.
+    cgroups_written: bool,
+    /// What became of the last configuration.
+    round: Round,
     view: View,
     published: watch::Sender<Arc<View>>,
 }
@@ -90,10 +96,13 @@ impl Reconciler {
                 log_level: LogLevel::Error as u32,
                 ..Settings::default()
             },
+            settings_written: None,
             cgroup_root,
             excluded,
             desired: Arc::default(),
-            cgroups: None,
+            cgroups: CgroupTable::default(),
+            cgroups_written: false,
+            round: Round::default(),
             view: View::default(),
             published,
         };
@@ -110,11 +119,17 @@ impl Reconciler {
 
     /// Serves commands until the sender is gone.
     pub fn run(mut self, commands: &mpsc::Receiver<Command>) {
+        let mut next_sweep = Instant::now() + SWEEP_INTERVAL;
         loop {
-            match commands.recv_timeout(SWEEP_INTERVAL) {
+            match commands.recv_timeout(next_sweep.saturating_duration_since(Instant::now())) {
                 Ok(command) => self.serve(command, commands),
-                Err(mpsc::RecvTimeoutError::Timeout) => self.sweep(),
+                Err(mpsc::RecvTimeoutError::Timeout) => {}
                 Err(mpsc::RecvTimeoutError::Disconnected) => return self.finish(),
+            }
+            // By the clock, not when the commands pause: a configuration that changes all the time must not hold it up.
+            if Instant::now() >= next_sweep {
+                self.sweep();
+                next_sweep = Instant::now() + SWEEP_INTERVAL;
             }
         }
     }
@@ -137,43 +152,40 @@ impl Reconciler {
     }
 
     fn reconcile(&mut self) {
-        let started = std::time::Instant::now();
-        self.sync_clients();
-        let desired = self.desired.clone();
-        let mut plan = self.ledger.plan(&desired);
-        let rejected = std::mem::take(&mut plan.rejected);
-        let writes = plan.backends.len() + plan.tables.len() + plan.services.len();
-        let removals = plan.deleted.len() + plan.retired.len();
-        let failures = apply(plan, &mut self.ledger, &mut self.maps);
-        report(&rejected, &failures);
+        let started = Instant::now();
+        // The datagram hooks are switched on before the first UDP service is there and off after the last one is gone.
+        let udp_services = udp_services(&self.desired);
+        self.settings.udp_services = self.settings.udp_services.max(udp_services);
+        self.sync_cgroups();
+        self.sync_settings();
+        self.round = round::run(&mut self.ledger, &self.desired, &mut self.maps);
+        self.settings.udp_services = udp_services;
+        self.sync_settings();
+        report(&self.round);
         info!(
             generation = self.view.generation,
-            writes,
-            removals,
+            writes = self.round.writes,
+            removals = self.round.removals,
             elapsed_us = started.elapsed().as_micros() as u64,
             "reconciled"
         );
-        self.publish(rejected, &failures);
+        self.publish();
     }
 
-    fn publish(&mut self, rejected: Vec<Rejected>, failures: &Failures) {
+    fn publish(&mut self) {
+        let (failures, clients) = (&self.round.failures, &self.desired.clients);
         self.view = View {
             generation: self.view.generation,
-            rejected,
+            rejected: self.round.rejected.clone(),
             failed: failures
                 .iter()
                 .map(|(name, error)| (name.clone(), error.to_string()))
                 .collect(),
-            workloads: self
-                .desired
-                .clients
+            workloads: clients
                 .iter()
                 .map(|(name, client)| (client.workload, name.clone()))
                 .collect(),
-            cgroups_missing: self
-                .cgroups
-                .as_ref()
-                .map_or_else(Vec::new, |table| table.missing.clone()),
+            cgroups_missing: self.cgroups.missing.clone(),
             ..View::of(&self.ledger)
         };
         self.published.send_replace(Arc::new(self.view.clone()));
@@ -183,59 +195,67 @@ impl Reconciler {
     fn sweep(&mut self) {
         let freed = sweep(&mut self.ledger, &mut self.maps);
         if freed > 0 {
-            debug!(freed, "freed backends without sockets");
+            debug!(freed, "freed backends and services without sockets");
         }
-        let retry = !self.view.failed.is_empty() || (freed > 0 && !self.view.rejected.is_empty());
-        if retry {
-            self.reconcile();
-        } else if self.sync_clients() || freed > 0 {
-            let rejected = std::mem::take(&mut self.view.rejected);
-            self.publish(rejected, &Failures::new());
+        let has_room = freed > 0 && !self.round.rejected.is_empty();
+        if self.round.is_unfinished() || has_room {
+            return self.reconcile();
+        }
+        let changed = self.sync_cgroups();
+        self.sync_settings();
+        if changed || freed > 0 {
+            self.publish();
         }
     }
 
-    /// Writes the differences of the `cgroups` map and the settings that depend on it; true if there were any.
-    fn sync_clients(&mut self) -> bool {
+    /// Writes the differences of the `cgroups` map; true if there were any.
+    fn sync_cgroups(&mut self) -> bool {
         let table = clients::resolve(&self.cgroup_root, &self.desired, &self.excluded);
-        let udp_services = self
-            .desired
-            .frontends
-            .values()
-            .filter(|frontend| frontend.key.protocol == 17)
-            .count() as u32;
-        let settings = Settings {
-            cgroup_depths: table.depths,
-            udp_services,
-            ..self.settings
-        };
-        if self.cgroups.as_ref() == Some(&table) && settings == self.settings {
+        if self.cgroups_written && self.cgroups == table {
             return false;
         }
-        self.settings = settings;
-        if let Err(error) = self.write_clients(&table) {
-            error!(%error, "could not write what is configured for cgroups");
+        self.cgroups = table;
+        let written = self.write_cgroups();
+        self.cgroups_written = written.is_ok();
+        if let Err(error) = written {
+            error!(%error, "could not write what is configured for cgroups; trying again");
         }
-        self.cgroups = Some(table);
         true
     }
 
-    fn write_clients(&mut self, table: &CgroupTable) -> Result<(), MapOpError> {
-        let former = self.maps.cgroups()?;
-        for (id, entry) in &table.entries {
-            self.maps.put_cgroup(*id, entry)?;
+    /// Writes every entry before the settings that have it looked up; the first of several errors is the result.
+    fn write_cgroups(&mut self) -> Result<(), MapOpError> {
+        let former = self.maps.cgroups();
+        let mut result = Ok(());
+        for (id, entry) in &self.cgroups.entries {
+            result = result.and(self.maps.put_cgroup(*id, entry));
         }
-        self.maps.put_settings(&self.settings)?;
-        for (id, _) in former.iter().filter(|(id, _)| !table.entries.contains_key(id)) {
-            self.maps.delete_cgroup(*id)?;
+        self.settings.cgroup_depths = self.cgroups.depths;
+        self.sync_settings();
+        for (id, _) in former?
+            .iter()
+            .filter(|(id, _)| !self.cgroups.entries.contains_key(id))
+        {
+            result = result.and(self.maps.delete_cgroup(*id));
         }
-        Ok(())
+        result
+    }
+
+    /// Writes the settings if they are not what the kernel has; a failure is tried again by the next sweep.
+    fn sync_settings(&mut self) {
+        if self.settings_written == Some(self.settings) {
+            return;
+        }
+        let written = self.maps.put_settings(&self.settings);
+        self.settings_written = written.is_ok().then_some(self.settings);
+        if let Err(error) = written {
+            error!(%error, "could not write the settings of the programs; trying again");
+        }
     }
 
     fn change_log_level(&mut self, level: LogLevel) {
         self.settings.log_level = level as u32;
-        if let Err(error) = self.maps.put_settings(&self.settings) {
-            error!(%error, "could not change the level of the programs' log");
-        }
+        self.sync_settings();
     }
 
     /// The agent goes: its process id means nothing any more and nobody reads the programs' log.
@@ -248,16 +268,27 @@ impl Reconciler {
     }
 }
 
-fn report(rejected: &[Rejected], failures: &Failures) {
+fn udp_services(desired: &Desired) -> u32 {
+    let udp = desired
+        .frontends
+        .values()
+        .filter(|frontend| frontend.protocol() == Protocol::Udp);
+    udp.count() as u32
+}
+
+fn report(round: &Round) {
     for Rejected {
         frontend,
         map,
         capacity,
-    } in rejected
+    } in &round.rejected
     {
-        warn!(%frontend, map, capacity, "no room: the frontend stays as it was; raise the capacity with --max-{map}");
+        warn!(%frontend, map, capacity, "no room: a new frontend is left out, another keeps the backends that it had; raise the capacity with --max-{map}");
     }
-    for (frontend, error) in failures {
+    for (frontend, error) in &round.failures {
         error!(%frontend, %error, "could not program a frontend; trying again");
+    }
+    for error in &round.left_over {
+        warn!(%error, "could not remove what is no longer configured; trying again");
     }
 }

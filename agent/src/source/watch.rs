@@ -5,8 +5,9 @@
 //! one is read; a rename into place is announced at once.
 
 use std::{
+    collections::BTreeSet,
     fs, io,
-    path::{Path, PathBuf},
+    path::{Path, PathBuf, absolute},
     time::Duration,
 };
 
@@ -22,9 +23,11 @@ const TOGETHER: Duration = Duration::from_millis(2);
 /// Waits for changes.
 #[derive(Debug)]
 pub struct SourceWatch {
+    path: PathBuf,
     events: mpsc::UnboundedReceiver<()>,
-    /// Watching ends when this is dropped.
-    _watcher: RecommendedWatcher,
+    watcher: RecommendedWatcher,
+    /// The folders that the path led through when it was followed last.
+    folders: BTreeSet<PathBuf>,
 }
 
 impl SourceWatch {
@@ -38,13 +41,12 @@ impl SourceWatch {
             }
         };
         let mut watcher = notify::recommended_watcher(handler).map_err(io::Error::other)?;
-        watcher
-            .watch(&folder(path)?, RecursiveMode::NonRecursive)
-            .map_err(io::Error::other)?;
-        Ok(Self {
-            events,
-            _watcher: watcher,
-        })
+        let path = absolute(path)?;
+        let folders = folders(&path);
+        for folder in &folders {
+            watcher.watch(folder, RecursiveMode::NonRecursive).map_err(io::Error::other)?;
+        }
+        Ok(Self { path, events, watcher, folders })
     }
 
     /// Waits until something changed.
@@ -54,24 +56,60 @@ impl SourceWatch {
         }
         time::sleep(TOGETHER).await;
         while self.events.try_recv().is_ok() {}
+        self.follow();
+    }
+
+    /// Watches what the path leads to now: a link may point elsewhere, and another folder may be in the place of one.
+    fn follow(&mut self) {
+        let folders = folders(&self.path);
+        for former in self.folders.difference(&folders) {
+            // It is no longer watched if it was removed.
+            let _ = self.watcher.unwatch(former);
+        }
+        for folder in &folders {
+            // The folder may be gone again; its parent is watched too and tells when another one comes.
+            let _ = self.watcher.watch(folder, RecursiveMode::NonRecursive);
+        }
+        self.folders = folders;
     }
 }
 
+/// The folder that `path` is in, the folder that it leads to, and those in which a link on the way is.
+///
 /// A file is watched through its folder: a rename replaces the inode that a watch of the file would hold on to.
-fn folder(path: &Path) -> io::Result<PathBuf> {
-    let path = fs::canonicalize(path).or_else(|_| std::path::absolute(path))?;
-    if path.is_dir() {
-        Ok(path)
-    } else {
-        Ok(path.parent().unwrap_or(Path::new("/")).into())
+fn folders(path: &Path) -> BTreeSet<PathBuf> {
+    /// As many as the kernel follows (`MAXSYMLINKS`).
+    const MAX_LINKS: usize = 40;
+    let mut folders = BTreeSet::new();
+    let mut at = path.to_owned();
+    for _ in 0..MAX_LINKS {
+        let parent = at.parent().unwrap_or(Path::new("/")).to_owned();
+        let target = fs::read_link(&at);
+        folders.insert(parent.clone());
+        match target {
+            Ok(target) => at = parent.join(target),
+            Err(_) => break,
+        }
     }
+    if let Ok(target) = fs::canonicalize(path)
+        && target.is_dir()
+    {
+        folders.insert(target);
+    }
+    folders.retain(|folder| folder.is_dir());
+    folders
 }
 
 fn matters(event: &Event) -> bool {
+    if event.need_rescan() {
+        // The kernel's queue was full: what changed is not known.
+        return true;
+    }
     match event.kind {
         EventKind::Access(AccessKind::Close(AccessMode::Write))
         | EventKind::Modify(ModifyKind::Name(_))
-        | EventKind::Remove(_) => true,
+        | EventKind::Remove(_)
+        | EventKind::Create(CreateKind::Folder) => true,
         // A new link is complete; a new file is announced when it is closed.
         EventKind::Create(CreateKind::Any | CreateKind::File | CreateKind::Other) => event
             .paths
@@ -80,3 +118,6 @@ fn matters(event: &Event) -> bool {
         _ => false,
     }
 }
+
+#[cfg(test)]
+mod tests;

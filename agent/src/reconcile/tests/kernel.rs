@@ -1,0 +1,242 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A model of the kernel's maps and of the sockets that the programs place.
+//!
+//! After every write it checks what the programs rely on: each service row names a table, each slot of that table a backend of
+//! that service, and a backend with sockets stays who it is.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    io,
+};
+
+use aya::maps::MapError;
+use nodemesh_abi::{Backend, Service, ServiceKey, Slot, slot::scale};
+
+use crate::{datapath::maps::MapOpError, reconcile::rows::KernelRows};
+
+/// One write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Op {
+    ResetBackend(u32),
+    PutBackend(u32),
+    ResetService(u32),
+    SwapTable(u32),
+    PutService(ServiceKey),
+    DeleteService(ServiceKey),
+}
+
+/// Writes that fail.
+#[derive(Clone, Copy)]
+pub(super) enum Fault {
+    /// The write of this number, from 0, once.
+    Nth(usize),
+    /// All writes from this number on: the agent is dead.
+    From(usize),
+    /// All writes that this chooses.
+    Each(fn(Op) -> bool),
+}
+
+/// A socket that was placed on a backend.
+#[derive(Clone, Copy, Debug)]
+struct Socket {
+    id: u32,
+    backend: Backend,
+}
+
+/// The maps.
+#[derive(Clone, Default)]
+pub(super) struct FakeKernel {
+    pub(super) services: HashMap<ServiceKey, Service>,
+    pub(super) tables: BTreeMap<u32, Vec<Slot>>,
+    pub(super) backends: Vec<Backend>,
+    /// Connections placed on each backend id since its counters were reset.
+    pub(super) opened: Vec<u64>,
+    /// Connections placed under each service id since its counters were reset.
+    pub(super) picks: BTreeMap<u32, u64>,
+    pub(super) fault: Option<Fault>,
+    /// Writes that took effect, since the last [`FakeKernel::take_log`].
+    log: Vec<Op>,
+    tried: usize,
+    sockets: Vec<Socket>,
+}
+
+impl FakeKernel {
+    pub(super) fn new(backends: u32) -> Self {
+        let backends = backends as usize;
+        Self {
+            backends: vec![Backend::UNUSED; backends],
+            opened: vec![0; backends],
+            ..Self::default()
+        }
+    }
+
+    /// Fails from now on; writes are numbered anew.
+    pub(super) fn fail(&mut self, fault: Fault) {
+        (self.fault, self.tried) = (Some(fault), 0);
+    }
+
+    /// Number of writes tried since [`FakeKernel::fail`].
+    pub(super) fn tried(&self) -> usize {
+        self.tried
+    }
+
+    /// The writes since the last call.
+    pub(super) fn take_log(&mut self) -> Vec<Op> {
+        std::mem::take(&mut self.log)
+    }
+
+    pub(super) fn service_rows(&self) -> Vec<(ServiceKey, Service)> {
+        self.services.iter().map(|(key, row)| (*key, *row)).collect()
+    }
+
+    /// The rows in use.
+    pub(super) fn backend_rows(&self) -> Vec<(u32, Backend)> {
+        let rows = self
+            .backends
+            .iter()
+            .enumerate()
+            .filter(|(_, row)| row.generation != 0);
+        rows.map(|(id, row)| (id as u32, *row)).collect()
+    }
+
+    /// A client dials: the backend that it is placed on, as `from_table` of the programs does it.
+    pub(super) fn connect(&mut self, key: ServiceKey, draw: u32) -> Option<u32> {
+        let row = self.services.get(&key)?;
+        let table = &self.tables[&row.id];
+        let slot = table
+            .get(scale(draw, table[0].len) as usize)
+            .filter(|slot| slot.len > 0)?;
+        let id = slot.choose(draw.wrapping_mul(0x9e37_79b9));
+        self.opened[id as usize] += 1;
+        *self.picks.entry(row.id).or_default() += 1;
+        self.sockets.push(Socket {
+            id,
+            backend: self.backends[id as usize],
+        });
+        Some(id)
+    }
+
+    /// The oldest socket but `index`, in turn, is closed.
+    pub(super) fn close(&mut self, index: usize) {
+        if !self.sockets.is_empty() {
+            self.sockets.swap_remove(index % self.sockets.len());
+        }
+    }
+
+    pub(super) fn close_all(&mut self) {
+        self.sockets.clear();
+    }
+
+    fn sockets_on(&self, id: u32) -> u64 {
+        self.sockets.iter().filter(|socket| socket.id == id).count() as u64
+    }
+
+    fn write(&mut self, op: Op, effect: impl FnOnce(&mut Self)) -> Result<(), MapOpError> {
+        let number = self.tried;
+        self.tried += 1;
+        let fails = self.fault.is_some_and(|fault| match fault {
+            Fault::Nth(nth) => number == nth,
+            Fault::From(first) => number >= first,
+            Fault::Each(chosen) => chosen(op),
+        });
+        if fails {
+            let source = MapError::IoError(io::Error::from(io::ErrorKind::OutOfMemory));
+            return Err(MapOpError {
+                op: "write",
+                map: "fake",
+                source,
+            });
+        }
+        effect(self);
+        self.log.push(op);
+        self.check(op);
+        Ok(())
+    }
+
+    fn check(&self, op: Op) {
+        for (key, row) in &self.services {
+            let table = self
+                .tables
+                .get(&row.id)
+                .unwrap_or_else(|| panic!("{op:?}: {key:?} names no table"));
+            if *table == [Slot::EMPTY] {
+                continue;
+            }
+            for slot in table {
+                assert_eq!(
+                    slot.len as usize,
+                    table.len(),
+                    "{op:?}: length of the table of {key:?}"
+                );
+                for id in [slot.backend, slot.alias] {
+                    let backend = &self.backends[id as usize];
+                    assert_ne!(
+                        backend.generation, 0,
+                        "{op:?}: {key:?} leads to the unused backend {id}"
+                    );
+                    assert_eq!(
+                        backend.service, row.id,
+                        "{op:?}: {key:?} leads to backend {id} of another service"
+                    );
+                }
+            }
+        }
+        for Socket { id, backend } in &self.sockets {
+            let now = &self.backends[*id as usize];
+            let who = |row: &Backend| (row.addr, row.port, row.generation, row.service);
+            assert_eq!(
+                who(now),
+                who(backend),
+                "{op:?}: backend {id} has sockets and became another"
+            );
+        }
+    }
+}
+
+impl KernelRows for FakeKernel {
+    fn reset_backend(&mut self, id: u32) -> Result<(), MapOpError> {
+        assert_eq!(
+            self.sockets_on(id),
+            0,
+            "counters of backend {id} reset under its sockets"
+        );
+        self.write(Op::ResetBackend(id), |kernel| kernel.opened[id as usize] = 0)
+    }
+
+    fn put_backend(&mut self, id: u32, row: &Backend) -> Result<(), MapOpError> {
+        self.write(Op::PutBackend(id), |kernel| kernel.backends[id as usize] = *row)
+    }
+
+    fn reset_service(&mut self, id: u32) -> Result<(), MapOpError> {
+        let named = self.services.values().any(|row| row.id == id);
+        assert!(!named, "counters of service {id} reset while a row names it");
+        self.write(Op::ResetService(id), |kernel| {
+            kernel.picks.remove(&id);
+        })
+    }
+
+    fn swap_tables(&mut self, tables: &[(u32, &[Slot])]) -> Result<(), MapOpError> {
+        for (id, slots) in tables {
+            self.write(Op::SwapTable(*id), |kernel| {
+                kernel.tables.insert(*id, slots.to_vec());
+            })?;
+        }
+        Ok(())
+    }
+
+    fn put_service(&mut self, key: &ServiceKey, row: &Service) -> Result<(), MapOpError> {
+        self.write(Op::PutService(*key), |kernel| {
+            kernel.services.insert(*key, *row);
+        })
+    }
+
+    fn delete_service(&mut self, key: &ServiceKey) -> Result<(), MapOpError> {
+        self.write(Op::DeleteService(*key), |kernel| {
+            kernel.services.remove(key);
+        })
+    }
+
+    fn active(&self, id: u32) -> Result<u64, MapOpError> {
+        Ok(self.sockets_on(id))
+    }
+}

@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Tables in Markdown.
+
+use std::fmt;
+
+/// A table.
+pub(super) struct Table {
+    lines: Vec<String>,
+}
+
+impl Table {
+    /// A table with `headers`.
+    pub(super) fn new<const N: usize>(headers: [&str; N]) -> Self {
+        let mut table = Self { lines: Vec::new() };
+        table.row(headers);
+        table.row(["---"; N]);
+        table
+    }
+
+    /// Adds a row.
+    pub(super) fn row<const N: usize>(&mut self, cells: [impl fmt::Display; N]) {
+        let cells: Vec<String> = cells.iter().map(ToString::to_string).collect();
+        self.lines.push(format!("| {} |", cells.join(" | ")));
+    }
+}
+
+impl fmt::Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.lines.iter().try_for_each(|line| writeln!(f, "{line}"))
+    }
+}

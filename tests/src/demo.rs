@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The demo: clients of a virtual address, model servers of unequal speed on two nodes, and what becomes of the traffic
+//! when a server dies, joins and leaves.
+//!
+//! ```text
+//! stage (nodes, agents, servers, clients) ─► story (what happens when) ─► watch (kernel, clients, servers) ─► screen
+//!                                                       └───────────────► verdict (expectations and their numbers)
+//! ```
+//! Used by the binary `demo`. Invariant: every number on the screen was read from the agents' CLI, from a client's report or
+//! from a server's own answer; none is computed from what the demo did.
+
+mod client;
+mod mesh;
+mod replica;
+mod screen;
+mod stage;
+mod story;
+mod verdict;
+mod watch;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+use crate::interrupt::{Interrupt, Interrupted};
+use screen::Screen;
+use stage::Stage;
+use story::Story;
+
+/// Exit code of a program that was ended by Ctrl-C.
+const EXIT_INTERRUPTED: u8 = 130;
+
+/// Watch connections to one model service while its replicas come and go.
+#[derive(Clone, Debug, clap::Parser)]
+#[command(name = "demo", bin_name = "cargo xtask demo")]
+pub struct Options {
+    /// How long it takes; everything that happens is scaled to it.
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(20..=600))]
+    seconds: u32,
+    /// Append lines instead of redrawing the table in place [default: if the output is no terminal].
+    #[arg(long)]
+    plain: bool,
+}
+
+/// Runs the demo; success means that every expectation held.
+pub fn run(options: &Options) -> Result<ExitCode> {
+    let interrupt = Interrupt::watch()?;
+    let mut screen = Screen::new(options.plain);
+    match perform(options, &interrupt, &mut screen) {
+        Ok(true) => Ok(ExitCode::SUCCESS),
+        Ok(false) => Ok(ExitCode::FAILURE),
+        Err(error) if error.is::<Interrupted>() || interrupt.check().is_err() => {
+            screen.say("interrupted; everything was removed");
+            Ok(ExitCode::from(EXIT_INTERRUPTED))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn perform(options: &Options, interrupt: &Interrupt, screen: &mut Screen) -> Result<bool> {
+    let timing = story::Timing::new(options.seconds);
+    screen.say(&stage::picture(&timing));
+    let mut stage = Stage::build(interrupt)?;
+    let facts = Story::new(&mut stage, timing, interrupt, screen)?.play()?;
+    let verdict = verdict::judge(&stage, &facts);
+    screen.say(&verdict.to_string());
+    Ok(verdict.all_hold())
+}

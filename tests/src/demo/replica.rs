@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A model server of the demo: where it runs, how fast it is, how the configuration lists it, and what it says itself.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
+    process::ExitStatus,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result};
+use nix::sys::signal::Signal;
+use nodemesh_agent::api::BackendState;
+use serde::Deserialize;
+
+use crate::{
+    process::Process,
+    topology::{Node, Pod},
+};
+
+/// Port of the model servers.
+pub(super) const PORT: u16 = 9000;
+/// How long a server may take to tell its load.
+const PATIENCE: Duration = Duration::from_millis(300);
+
+/// How fast a model server is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Speed {
+    /// Milliseconds to the first token.
+    pub(super) prefill: u32,
+    /// Milliseconds from one token to the next.
+    pub(super) token: u32,
+}
+
+/// What is fixed about a replica.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Cast {
+    pub(super) name: &'static str,
+    /// Index of its node.
+    pub(super) node: usize,
+    pub(super) speed: Speed,
+}
+
+/// A model server, or the pod where one will run.
+#[derive(Debug)]
+pub(super) struct Replica {
+    pub(super) cast: Cast,
+    /// As the configuration lists it; `None` if it does not.
+    pub(super) listed: Option<BackendState>,
+    process: Option<Process>,
+    pod: Pod,
+}
+
+/// What a model server says about itself.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub(super) struct Truth {
+    /// Requests that generate.
+    requests_running: u64,
+    /// Requests that wait for their turn.
+    requests_waiting: u64,
+}
+
+impl Truth {
+    /// Requests that were received and not answered to the end.
+    pub(super) fn in_flight(self) -> u64 {
+        self.requests_running + self.requests_waiting
+    }
+}
+
+impl Replica {
+    /// A pod without a server.
+    pub(super) fn new(cast: Cast, node: &Node) -> Result<Self> {
+        Ok(Self {
+            cast,
+            listed: None,
+            process: None,
+            pod: node.pod(cast.name)?,
+        })
+    }
+
+    /// Where it listens.
+    pub(super) fn addresses(&self) -> [SocketAddr; 2] {
+        [self.pod.v4(), self.pod.v6()].map(|ip| SocketAddr::new(ip, PORT))
+    }
+
+    /// Its pod.
+    pub(super) fn pod(&self) -> &Pod {
+        &self.pod
+    }
+
+    /// Starts the server and waits until it listens.
+    pub(super) fn start(&mut self) -> Result<()> {
+        let [v4, v6] = self.addresses();
+        let Speed { prefill, token } = self.cast.speed;
+        let arguments = [
+            format!("--listen={v4}"),
+            format!("--listen={v6}"),
+            format!("--name={}", self.cast.name),
+            format!("--model={}", super::mesh::MODEL),
+            format!("--prefill={prefill}ms"),
+            format!("--inter-token={token}ms"),
+        ];
+        self.process = Some(self.pod.serve("model-server", &arguments)?);
+        Ok(())
+    }
+
+    /// Kills the server, by SIGKILL.
+    pub(super) fn kill(&mut self) -> Result<()> {
+        let mut process = self.process.take().context("the server runs")?;
+        process.signal(Signal::SIGKILL)?;
+        process.wait()?;
+        Ok(())
+    }
+
+    /// Asks the server to end, as Kubernetes does.
+    pub(super) fn terminate(&self) -> Result<()> {
+        self.process.as_ref().context("the server runs")?.signal(Signal::SIGTERM)
+    }
+
+    /// How it ended by itself, with what it said on standard error; `None` while it runs.
+    pub(super) fn ended(&mut self) -> Result<Option<(ExitStatus, Vec<String>)>> {
+        let Some(process) = self.process.as_mut() else {
+            return Ok(None);
+        };
+        if !process.has_ended() {
+            return Ok(None);
+        }
+        let status = process.wait()?;
+        let said = process.stderr();
+        self.process = None;
+        Ok(Some((status, said)))
+    }
+
+    /// Whether there is a server.
+    pub(super) fn runs(&self) -> bool {
+        self.process.is_some()
+    }
+
+    /// What the server says about its load; `None` if it does not answer.
+    pub(super) fn truth(&self) -> Option<Truth> {
+        #[derive(Deserialize)]
+        struct Control {
+            state: Truth,
+        }
+        if !self.runs() {
+            return None;
+        }
+        let [address, _] = self.addresses();
+        let body = self.pod.netns().run(|| control(address)).ok()?.ok()?;
+        serde_json::from_str::<Control>(&body).ok().map(|control| control.state)
+    }
+}
+
+/// `GET /control`, from the pod itself: past the mesh.
+fn control(address: SocketAddr) -> Result<String> {
+    let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    write!(stream, "GET /control HTTP/1.0\r\nHost: replica\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let (_, body) = answer.split_once("\r\n\r\n").context("an HTTP answer")?;
+    Ok(body.to_owned())
+}

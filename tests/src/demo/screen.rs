@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The live table: redrawn in place on a terminal, appended otherwise; and lines of text, which stay above it.
+//!
+//! Invariant: a reader of the output that goes away does not end the demo, which has things to remove.
+
+use std::{
+    io::{self, IsTerminal as _, Write as _},
+    time::Duration,
+};
+
+use comfy_table::{CellAlignment, Table, presets};
+
+use super::{
+    replica::Replica,
+    stage::{Look, NODES},
+    watch::Watch,
+};
+
+/// Erases from the cursor to the end of the screen.
+const ERASE_BELOW: &str = "\x1b[J";
+/// Keeps a terminal that is too narrow from wrapping lines, which would make them two.
+const WRAP_OFF: &str = "\x1b[?7l";
+const WRAP_ON: &str = "\x1b[?7h";
+
+/// Where the demo shows itself.
+pub(super) struct Screen {
+    in_place: bool,
+    /// The table that stands at the bottom of a terminal.
+    table: String,
+}
+
+/// What one drawing shows.
+pub(super) struct Frame<'a> {
+    /// Since the beginning.
+    pub(super) clock: Duration,
+    /// Since the last drawing.
+    pub(super) elapsed: Duration,
+    /// Those to show, with their index in the looks.
+    pub(super) replicas: &'a [(usize, &'a Replica)],
+    pub(super) former: &'a Look,
+    pub(super) look: &'a Look,
+    /// Since the last drawing.
+    pub(super) recent: &'a Watch,
+    /// Since the beginning.
+    pub(super) heard: &'a Watch,
+}
+
+const HEADERS: [&str; 11] = [
+    "REPLICA", "ADDRESS", "NODE", "SPEED", "STATE", "ACTIVE", "TOTAL", "SHARE", "TOKENS/S", "TTFT", "IN FLIGHT",
+];
+const NUMBERS: std::ops::Range<usize> = 5..11;
+
+impl Screen {
+    /// The standard output.
+    pub(super) fn new(plain: bool) -> Self {
+        Self {
+            in_place: !plain && io::stdout().is_terminal(),
+            table: String::new(),
+        }
+    }
+
+    /// Time between two drawings.
+    pub(super) fn row_interval(&self) -> Duration {
+        Duration::from_secs(if self.in_place { 1 } else { 2 })
+    }
+
+    /// Says something that stays.
+    pub(super) fn say(&mut self, text: &str) {
+        let erase = self.erase();
+        put(&format!("{erase}{text}\n{}", self.table));
+    }
+
+    /// Draws the table.
+    pub(super) fn draw(&mut self, frame: &Frame<'_>) {
+        let erase = self.erase();
+        let table = frame.render();
+        if self.in_place {
+            self.table = format!("{WRAP_OFF}\n{table}{WRAP_ON}");
+            put(&format!("{erase}{}", self.table));
+        } else {
+            put(&format!("\n{table}"));
+        }
+    }
+
+    /// What takes the table off the screen.
+    fn erase(&self) -> String {
+        match self.table.lines().count() {
+            0 => String::new(),
+            lines => format!("\r\x1b[{}A{ERASE_BELOW}", lines - 1),
+        }
+    }
+}
+
+fn put(text: &str) {
+    let mut stdout = io::stdout().lock();
+    let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+}
+
+impl Frame<'_> {
+    fn render(&self) -> String {
+        let mut table = Table::new();
+        table.load_preset(presets::NOTHING).set_header(HEADERS);
+        for (index, column) in table.column_iter_mut().enumerate() {
+            column.set_padding((0, 2));
+            if NUMBERS.contains(&index) {
+                column.set_cell_alignment(CellAlignment::Right);
+            }
+        }
+        for (index, replica) in self.replicas {
+            table.add_row(self.row(*index, replica));
+        }
+        let lines: Vec<String> = table.to_string().lines().map(|line| format!("  {}\n", line.trim_end())).collect();
+        format!(
+            "{:>5.1} s  {} requests answered, {} failed\n{}",
+            self.clock.as_secs_f64(),
+            self.heard.ok,
+            self.heard.failures(),
+            lines.concat()
+        )
+    }
+
+    fn row(&self, index: usize, replica: &Replica) -> Vec<String> {
+        let absent = || "-".to_owned();
+        let (counts, former) = (self.look.counts[index], self.former.counts[index]);
+        let served = self.recent.served(replica.cast.name);
+        let [address, _] = replica.addresses();
+        let new = counts.total - former.total;
+        let all: u64 = self
+            .replicas
+            .iter()
+            .map(|(index, _)| self.look.counts[*index].total - self.former.counts[*index].total)
+            .sum();
+        vec![
+            replica.cast.name.to_owned(),
+            address.to_string(),
+            NODES[replica.cast.node].to_owned(),
+            format!("{}+{} ms", replica.cast.speed.prefill, replica.cast.speed.token),
+            state(replica),
+            counts.active.to_string(),
+            counts.total.to_string(),
+            (new * 100).checked_div(all).map_or_else(absent, |share| format!("{share} %")),
+            format!("{:.0}", served.tokens as f64 / self.elapsed.as_secs_f64()),
+            served.ttft().map_or_else(absent, |ttft| format!("{} ms", ttft.as_millis())),
+            self.look.truths[index].map_or_else(absent, |truth| truth.in_flight().to_string()),
+        ]
+    }
+}
+
+/// As configured, and whether there is a process.
+fn state(replica: &Replica) -> String {
+    let listed = replica.listed.map_or("unlisted", |state| state.word());
+    if replica.runs() {
+        listed.to_owned()
+    } else {
+        format!("{listed}, gone")
+    }
+}
