@@ -151,3 +151,6 @@ impl Source {
 fn warnings(resources: &Resources) -> Vec<String> {
     resources.warnings().iter().map(ToString::to_string).collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -38,7 +38,11 @@ const EXIT_INTERRUPTED: u8 = 130;
 
 /// Measure what the mesh costs on this machine.
 #[derive(Clone, Debug, clap::Parser)]
-#[command(name = "bench", bin_name = "cargo xtask bench", args_conflicts_with_subcommands = true)]
+#[command(
+    name = "bench",
+    bin_name = "cargo xtask bench",
+    args_conflicts_with_subcommands = true
+)]
 pub struct Options {
     /// Fewer and shorter rounds: all cases in less than two minutes.
     #[arg(long)]
@@ -56,13 +60,13 @@ pub struct Options {
 /// What can be measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum Case {
-    /// The hooks of connect().
+    /// The hooks of `connect()`.
     ConnectHook,
     /// Connect, request, response and close.
     Exchange,
     /// The pick among 2 and among 10,000 backends.
     PickScale,
-    /// 10,000 services: start, change, memory.
+    /// A node with 10,000 services: start, change, memory.
     Scale,
     /// Where connections go.
     Distribution,
@@ -104,7 +108,8 @@ impl Case {
     }
 
     fn name(self) -> String {
-        clap::ValueEnum::to_possible_value(&self).map_or_else(String::new, |value| value.get_name().to_owned())
+        clap::ValueEnum::to_possible_value(&self)
+            .map_or_else(String::new, |value| value.get_name().to_owned())
     }
 }
 
@@ -166,7 +171,9 @@ fn measure(run: &Run, options: &Options) -> Result<bool> {
 }
 
 fn write(folder: &Path, began: SystemTime, text: &str) -> Result<PathBuf> {
-    let date = humantime::format_rfc3339_seconds(began).to_string().replace(':', "");
+    let date = humantime::format_rfc3339_seconds(began)
+        .to_string()
+        .replace(':', "");
     let file = folder.join(format!("{date}.md"));
     fs::create_dir_all(folder)
         .and_then(|()| fs::write(&file, text))

@@ -59,7 +59,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
 
 fn perform(options: &Options, interrupt: &Interrupt, screen: &mut Screen) -> Result<bool> {
     let timing = story::Timing::new(options.seconds);
-    screen.say(&stage::picture(&timing));
+    screen.say(&stage::picture(timing));
     let mut stage = Stage::build(interrupt)?;
     let facts = Story::new(&mut stage, timing, interrupt, screen)?.play()?;
     let verdict = verdict::judge(&stage, &facts);

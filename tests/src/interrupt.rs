@@ -49,7 +49,9 @@ impl Interrupt {
         drop(entered);
         thread::Builder::new().name("signals".into()).spawn(move || {
             loop {
-                runtime.block_on(async { select_all(signals.iter_mut().map(|signal| Box::pin(signal.recv()))).await });
+                runtime.block_on(async {
+                    select_all(signals.iter_mut().map(|signal| Box::pin(signal.recv()))).await
+                });
                 requested.store(true, Ordering::Relaxed);
             }
         })?;

@@ -1,20 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 //! One node with an agent, a client, two replicas and a pod behind no service: the scene of the agent's own tests.
 //!
-//! The services' virtual address is that of a real pod, `direct`, which answers on every service port itself. Invariant:
-//! whoever dials a service port is answered, and learns from the name whether the connection was placed.
+//! The services' virtual address is that of a real pod, `direct`, which answers on every service port itself, so whoever
+//! dials one is answered and learns from the name whether the connection was placed. Invariant: what the scene cannot do
+//! fails the test at once, with the reason.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     process::Output,
 };
 
-use anyhow::{Result, ensure};
 use serde::Deserialize;
 
 use crate::{
     agent::Agent,
     process::Process,
+    scrape::Scrape,
     topology::{Node, Pod, Topology},
 };
 
@@ -51,26 +52,42 @@ pub struct Connects {
 }
 
 impl SingleNode {
-    /// Makes the scene, with the replicas `r0` and `r1` serving.
-    pub fn new() -> Result<Self> {
-        let node = Topology::new()?.node("a")?;
-        let (client, direct) = (node.pod("client")?, node.pod(DIRECT)?);
-        let replicas = ["r0", "r1"]
-            .map(|name| node.pod(name))
-            .into_iter()
-            .collect::<Result<Vec<_>>>()?;
-        let mut servers = vec![serve(&direct, DIRECT, &PORTS)?];
+    /// The scene, with the replicas `r0` and `r1` serving.
+    pub fn new() -> Self {
+        let topology = Topology::new().expect("a topology");
+        let node = topology.node("a").expect("a node");
+        let pod = |name| node.pod(name).expect("a pod");
+        let (client, direct) = (pod("client"), pod(DIRECT));
+        let replicas: Vec<Pod> = ["r0", "r1"].map(pod).into();
+        let mut servers = vec![serve(&direct, DIRECT, &PORTS)];
         for (index, replica) in replicas.iter().enumerate() {
-            servers.push(serve(replica, &format!("r{index}"), &[REPLICA_PORT])?);
+            servers.push(serve(replica, &format!("r{index}"), &[REPLICA_PORT]));
         }
-        Ok(Self {
-            agent: node.agent()?,
+        Self {
+            agent: node.agent().expect("an agent"),
             node,
             client,
             direct,
             replicas,
             _servers: servers,
-        })
+        }
+    }
+
+    /// The scene, its agent configured with the service `a` of `r0` on port 8000.
+    pub fn configured() -> Self {
+        let scene = Self::new();
+        let configured = scene.agent.configure(&scene.service("a", 8000, &[0]));
+        configured.expect("write the configuration");
+        scene
+    }
+
+    /// The scene, its agent running with this configuration and more `flags`.
+    pub fn started(yaml: impl FnOnce(&Self) -> String, flags: &[&str]) -> Self {
+        let mut scene = Self::new();
+        let configured = scene.agent.configure(&yaml(&scene));
+        configured.expect("write the configuration");
+        scene.agent.start(flags).expect("start the agent");
+        scene
     }
 
     /// Address of the service port `port`.
@@ -107,45 +124,68 @@ impl SingleNode {
     }
 
     /// Connects from the client.
-    pub fn connect(&self, port: u16, count: u64) -> Result<Connects> {
-        let arguments = [
-            "connect".to_owned(),
-            self.address(port),
-            "--count".to_owned(),
-            count.to_string(),
-        ];
-        let (report, _) = self.client.spawn("socket-probe", &arguments)?.report()?;
-        Ok(report)
+    pub fn connect(&self, port: u16, count: u64) -> Connects {
+        let (address, count) = (self.address(port), count.to_string());
+        let probe = self
+            .client
+            .spawn("socket-probe", &["connect", &address, "--count", &count]);
+        let report = probe.and_then(Process::report);
+        report.expect("a report of connects").0
     }
 
     /// Names of those who answer the client on `port`, out of a few connections which all succeed.
-    pub fn answers(&self, port: u16) -> Result<BTreeSet<String>> {
-        let connects = self.connect(port, 4)?;
-        ensure!(connects.ok == 4, "connections failed: {connects:?}");
-        Ok(connects.replicas.into_keys().collect())
+    pub fn answers(&self, port: u16) -> BTreeSet<String> {
+        let connects = self.connect(port, 4);
+        assert_eq!(connects.ok, 4, "port {port}: {connects:?}");
+        connects.replicas.into_keys().collect()
     }
 
     /// Whether every connection to `port` is answered by `name`.
-    pub fn is_answered_by(&self, port: u16, name: &str) -> Result<bool> {
-        Ok(self.answers(port)? == BTreeSet::from([name.to_owned()]))
+    pub fn is_answered_by(&self, port: u16, name: &str) -> bool {
+        self.answers(port) == BTreeSet::from([name.to_owned()])
     }
 
-    /// Opens connections to `port` that stay open until the process is told to end or its input is closed.
-    pub fn hold(&self, port: u16, count: u64) -> Result<Process> {
-        let address = self.address(port);
-        let arguments = ["connect", &address, "--hold", "--count", &count.to_string()];
-        let process = self.client.spawn("socket-probe", &arguments)?;
-        process.wait_for_line(|line| line.contains(&format!("\"ok\":{count}")))?;
-        Ok(process)
+    /// Opens connections to `port` that stay open until the process ends.
+    pub fn hold(&self, port: u16, count: u64) -> Process {
+        let (address, count) = (self.address(port), count.to_string());
+        let arguments = ["connect", &address, "--hold", "--count", &count];
+        let process = self
+            .client
+            .spawn("socket-probe", &arguments)
+            .expect("start a client");
+        let all = format!("\"ok\":{count},");
+        process
+            .wait_for_line(|line| line.contains(&all))
+            .expect("open connections");
+        process
+    }
+
+    /// The body that the agent answers to `GET path`, which must succeed.
+    pub fn http(&self, path: &str) -> String {
+        let (code, body) = self.agent.http(&self.node, path).expect("ask over HTTP");
+        assert_eq!(code, 200, "{path}: {body}");
+        body
+    }
+
+    /// The agent's metrics.
+    pub fn scrape(&self) -> Scrape {
+        let text = self.http("/metrics");
+        Scrape::parse(&text).unwrap_or_else(|error| panic!("{error:#} in:\n{text}"))
     }
 }
 
-fn serve(pod: &Pod, name: &str, ports: &[u16]) -> Result<Process> {
+impl Default for SingleNode {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn serve(pod: &Pod, name: &str, ports: &[u16]) -> Process {
     let mut arguments = ["serve", "--tcp", "--name", name].map(str::to_owned).to_vec();
     for port in ports {
         arguments.extend(["--listen".to_owned(), format!("{}:{port}", pod.v4())]);
     }
-    pod.serve("socket-probe", &arguments)
+    pod.serve("socket-probe", &arguments).expect("start a server")
 }
 
 /// Standard output and error of a command, for messages and searches.

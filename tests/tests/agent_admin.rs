@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the agent tells through its socket: the CLI's tables and JSON, and the programs' log.
+#![expect(clippy::unwrap_used, reason = "what a test calls panics like the test")]
 
 use std::{fs, os::unix::fs::PermissionsExt as _};
 
@@ -7,15 +8,7 @@ use nodemesh_e2e::{
     eventually::eventually,
     single_node::{SingleNode, said},
 };
-use serde_json::Value;
-
-/// A scene whose agent runs with `yaml` and `flags`.
-fn started(yaml: impl Fn(&SingleNode) -> String, flags: &[&str]) -> SingleNode {
-    let mut scene = SingleNode::new().unwrap();
-    scene.agent.configure(&yaml(&scene)).unwrap();
-    scene.agent.start(flags).unwrap();
-    scene
-}
+use serde_json::{Value, json};
 
 /// The service `a` on port 8000, with `r0`, and `r1` draining.
 fn one_service(scene: &SingleNode) -> String {
@@ -38,205 +31,160 @@ fn json(scene: &SingleNode, arguments: &[&str]) -> Value {
     serde_json::from_str(&text).unwrap_or_else(|error| panic!("{arguments:?}: {error}: {text}"))
 }
 
-/// Cells of a table, as `awk` sees them.
-fn table(scene: &SingleNode, arguments: &[&str]) -> Vec<Vec<String>> {
-    let text = cli(scene, arguments);
-    text.lines()
-        .map(|line| line.split_whitespace().map(str::to_owned).collect())
-        .collect()
+/// Rows of a table, headers first, with one space between two words.
+fn table(scene: &SingleNode, arguments: &[&str]) -> Vec<String> {
+    let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+    cli(scene, arguments).lines().map(words).collect()
+}
+
+/// Checks the row `index` of a table as far as `expected` goes.
+fn assert_row(rows: &[String], index: usize, expected: &str) {
+    assert!(
+        rows[index].starts_with(expected),
+        "expected {expected:?} in {rows:#?}"
+    );
+}
+
+/// Checks that an object has these fields, whatever others there are.
+fn assert_fields(object: &Value, expected: &Value) {
+    for (key, value) in expected.as_object().unwrap() {
+        assert_eq!(&object[key], value, "{key} of {object:#}");
+    }
 }
 
 #[test]
 fn backends_are_told_as_a_table_and_as_json() {
-    let scene = started(one_service, &[]);
-    assert!(scene.is_answered_by(8000, "r0").unwrap());
-    let held = scene.hold(8000, 2).unwrap();
-    eventually(
-        "the counters",
-        || json(&scene, &["backends"]),
-        |backends| backends[0]["active_connections"] == 2,
-    );
-    let backends = json(&scene, &["backends"]);
+    let scene = SingleNode::started(one_service, &[]);
+    assert!(scene.is_answered_by(8000, "r0"));
+    let _held = scene.hold(8000, 2);
+    let are_counted = |backends: &Value| backends[0]["connections_closed"] == 4;
+    let backends = eventually("the counters", || json(&scene, &["backends"]), are_counted);
     assert_eq!(backends.as_array().unwrap().len(), 2, "{backends:#}");
-    let first = &backends[0];
-    assert_eq!(first["service"], "models/a", "{backends:#}");
-    assert_eq!(first["address"], scene.replica(0), "{backends:#}");
-    assert_eq!(
-        (&first["weight"], &first["state"]),
-        (&5.into(), &"active".into()),
-        "{backends:#}"
-    );
-    assert_eq!(first["connections_total"], 6, "{backends:#}");
-    assert!(
-        first["connect_seconds_mean"]
-            .as_f64()
-            .is_some_and(|mean| mean > 0.0 && mean < 1.0),
-        "{backends:#}"
-    );
-    let second = &backends[1];
-    assert_eq!(
-        (&second["state"], &second["connections_total"]),
-        (&"draining".into(), &0.into()),
-        "{backends:#}"
-    );
-    assert_eq!(second["connect_seconds_mean"], Value::Null, "{backends:#}");
+    let (first, second) = (scene.replica(0), scene.replica(1));
+    let expected = json!({
+        "service": "models/a", "address": first, "workload": null, "weight": 5, "state": "active",
+        "active_connections": 2, "connections_total": 6, "connections_closed": 4,
+    });
+    assert_fields(&backends[0], &expected);
+    let mean = backends[0]["connect_seconds_mean"].as_f64();
+    assert!(mean.is_some_and(|mean| mean > 0.0 && mean < 1.0), "{backends:#}");
+    let expected = json!({
+        "service": "models/a", "address": second, "weight": 1, "state": "draining",
+        "active_connections": 0, "connections_total": 0, "connect_seconds_mean": null,
+    });
+    assert_fields(&backends[1], &expected);
 
     let rows = table(&scene, &["backends", "--service", "models/a"]);
-    assert_eq!(
-        rows[0][..4],
-        ["SERVICE", "ADDRESS", "WEIGHT", "STATE"],
-        "{rows:?}"
+    assert_row(
+        &rows,
+        0,
+        "SERVICE ADDRESS WEIGHT STATE ACTIVE TOTAL FAILED CONNECT WORKLOAD",
     );
-    assert_eq!(
-        rows[1][..7],
-        ["models/a", &scene.replica(0), "5", "active", "2", "6", "0"],
-        "{rows:?}"
-    );
-    assert_eq!(
-        rows[2][..7],
-        ["models/a", &scene.replica(1), "1", "draining", "0", "0", "0"],
-        "{rows:?}"
-    );
+    assert_row(&rows, 1, &format!("models/a {first} 5 active 2 6 0 "));
+    assert_row(&rows, 2, &format!("models/a {second} 1 draining 0 0 0 - -"));
     assert_eq!(
         table(&scene, &["backends", "--service", "models/none"]).len(),
         1,
         "only the headers"
     );
-    drop(held);
 }
 
 #[test]
 fn services_are_told_as_a_table_and_as_json() {
-    let affinity = "---\napiVersion: nodemesh.io/v1alpha1\nkind: TrafficPolicy\nmetadata: {name: p, namespace: models}\n\
-                    spec: {targetRef: {kind: Service, name: a}, loadBalancer: {algorithm: random}, sessionAffinity: {timeout: 90s}}\n";
-    let scene = started(
-        |scene| one_service(scene) + &scene.service("b", 8001, &[]) + affinity,
-        &[],
-    );
-    assert!(scene.is_answered_by(8000, "r0").unwrap());
-    assert_eq!(scene.connect(8001, 2).unwrap().errors["ECONNREFUSED"], 2);
-    let services = json(&scene, &["services"]);
-    let (a, b) = (&services[0], &services[1]);
-    assert_eq!(
-        (&a["service"], &a["address"]),
-        (&"models/a".into(), &scene.address(8000).into()),
-        "{services:#}"
-    );
-    assert_eq!(
-        (&a["protocol"], &a["algorithm"]),
-        (&"TCP".into(), &"random".into()),
-        "{services:#}"
-    );
-    assert_eq!(a["session_affinity_seconds"], 90, "{services:#}");
-    assert_eq!(
-        (&a["active_connections"], &a["connections_total"]),
-        (&0.into(), &4.into()),
-        "{services:#}"
-    );
-    assert_eq!(
-        a["backends"],
-        serde_json::json!({"active": 1, "draining": 1}),
-        "{services:#}"
-    );
-    assert_eq!(b["refused"]["no_backend"], 2, "{services:#}");
+    let policy = "---\napiVersion: nodemesh.io/v1alpha1\nkind: TrafficPolicy\n\
+                  metadata: {name: p, namespace: models}\nspec: {targetRef: {kind: Service, name: a}, \
+                  loadBalancer: {algorithm: random}, sessionAffinity: {timeout: 90s}}\n";
+    let two = |scene: &SingleNode| one_service(scene) + &scene.service("b", 8001, &[]) + policy;
+    let scene = SingleNode::started(two, &[]);
+    assert!(scene.is_answered_by(8000, "r0"));
+    assert_eq!(scene.connect(8001, 2).errors["ECONNREFUSED"], 2);
+    let are_counted = |services: &Value| services[0]["active_connections"] == 0;
+    let services = eventually("the counters", || json(&scene, &["services"]), are_counted);
+    assert_eq!(services.as_array().unwrap().len(), 2, "{services:#}");
+    let (a, b) = (scene.address(8000), scene.address(8001));
+    let expected = json!({
+        "service": "models/a", "model": null, "address": a, "protocol": "TCP", "algorithm": "random",
+        "session_affinity_seconds": 90, "backends": {"active": 1, "draining": 1}, "connections_total": 4,
+        "refused": {"no_backend": 0},
+    });
+    assert_fields(&services[0], &expected);
+    let expected = json!({
+        "service": "models/b", "address": b, "algorithm": "least-request", "session_affinity_seconds": 0,
+        "backends": {}, "connections_total": 0, "refused": {"no_backend": 2},
+    });
+    assert_fields(&services[1], &expected);
+
     let rows = table(&scene, &["services"]);
-    assert_eq!(
-        rows[0][..6],
-        [
-            "SERVICE",
-            "ADDRESS",
-            "PROTOCOL",
-            "ALGORITHM",
-            "AFFINITY",
-            "BACKENDS"
-        ],
-        "{rows:?}"
+    assert_row(
+        &rows,
+        0,
+        "SERVICE ADDRESS PROTOCOL ALGORITHM AFFINITY BACKENDS ACTIVE TOTAL REFUSED MODEL",
     );
-    let a = [
-        "models/a",
-        &scene.address(8000),
-        "TCP",
-        "random",
-        "1m",
-        "30s",
-        "1",
-        "active,",
-        "1",
-        "draining",
-    ];
-    assert_eq!(rows[1][..10], a, "{rows:?}");
-    let b = [
-        "models/b",
-        &scene.address(8001),
-        "TCP",
-        "least-request",
-        "-",
-        "none",
-        "0",
-        "0",
-        "2",
-    ];
-    assert_eq!(rows[2][..9], b, "{rows:?}");
+    assert_row(
+        &rows,
+        1,
+        &format!("models/a {a} TCP random 1m 30s 1 active, 1 draining 0 4 0 -"),
+    );
+    assert_row(
+        &rows,
+        2,
+        &format!("models/b {b} TCP least-request - none 0 0 2 -"),
+    );
 }
 
 #[test]
 fn connections_are_told_as_a_table_and_as_json() {
-    let scene = started(one_service, &[]);
-    assert_eq!(json(&scene, &["connections"]), serde_json::json!([]));
-    let held = scene.hold(8000, 2).unwrap();
+    let scene = SingleNode::started(one_service, &[]);
+    assert_eq!(json(&scene, &["connections"]), json!([]));
+    let held = scene.hold(8000, 2);
     let connections = json(&scene, &["connections"]);
-    assert_eq!(connections.as_array().unwrap().len(), 2, "{connections:#}");
-    for connection in connections.as_array().unwrap() {
-        assert_eq!(connection["service"], "models/a", "{connections:#}");
-        assert_eq!(
-            connection["service_address"],
-            scene.address(8000),
-            "{connections:#}"
-        );
-        assert_eq!(connection["backend"], scene.replica(0), "{connections:#}");
-        assert_eq!(connection["state"], "established", "{connections:#}");
-        assert_eq!(connection["client_pid"], held.pid(), "{connections:#}");
-        let client = format!("{}:", scene.client.v4());
+    let expected = json!({
+        "service": "models/a", "protocol": "TCP", "service_address": scene.address(8000),
+        "backend": scene.replica(0), "state": "established", "client_pid": held.pid(), "client_workload": null,
+    });
+    let listed = connections.as_array().unwrap();
+    assert_eq!(listed.len(), 2, "{connections:#}");
+    for connection in listed {
+        assert_fields(connection, &expected);
+        let client = connection["client"].as_str().unwrap();
         assert!(
-            connection["client"]
-                .as_str()
-                .is_some_and(|found| found.starts_with(&client)),
+            client.starts_with(&format!("{}:", scene.client.v4())),
             "{connections:#}"
         );
-        assert!(
-            connection["age_seconds"]
-                .as_f64()
-                .is_some_and(|age| (0.0..60.0).contains(&age)),
-            "{connections:#}"
-        );
+        let age = connection["age_seconds"].as_f64().unwrap();
+        assert!((0.0..60.0).contains(&age), "{connections:#}");
     }
     let rows = table(&scene, &["connections", "--backend", &scene.replica(0)]);
-    assert_eq!(
-        rows[0][..5],
-        ["SERVICE", "PROTOCOL", "CLIENT", "BACKEND", "STATE"],
-        "{rows:?}"
+    assert_eq!(rows.len(), 3, "{rows:#?}");
+    assert_row(&rows, 0, "SERVICE PROTOCOL CLIENT BACKEND STATE AGE WORKLOAD PID");
+    assert!(
+        rows[1].contains(&format!("{} established ", scene.replica(0))),
+        "{rows:#?}"
     );
-    assert_eq!((rows.len(), &*rows[1][4]), (3, "established"), "{rows:?}");
+    assert!(rows[1].ends_with(&format!(" - {}", held.pid())), "{rows:#?}");
+    let other = scene.replica(1);
     assert_eq!(
-        table(&scene, &["connections", "--backend", &scene.replica(1)]).len(),
-        1
+        table(&scene, &["connections", "--backend", &other]).len(),
+        1,
+        "only the headers"
     );
-    assert_eq!(table(&scene, &["connections", "--service", "models/b"]).len(), 1);
+    assert_eq!(
+        table(&scene, &["connections", "--service", "models/b"]).len(),
+        1,
+        "only the headers"
+    );
     drop(held);
-    eventually(
-        "the end of the connections",
-        || json(&scene, &["connections"]),
-        |left| *left == serde_json::json!([]),
-    );
+    let left = || json(&scene, &["connections"]);
+    eventually("the end of the connections", left, |left| *left == json!([]));
 }
 
 #[test]
 fn status_is_told_as_text_and_as_json() {
-    let scene = started(one_service, &[]);
+    let scene = SingleNode::started(one_service, &[]);
     let status = json(&scene, &["status"]);
     assert_eq!(
         (&status["ready"], &status["problems"]),
-        (&true.into(), &serde_json::json!([])),
+        (&true.into(), &json!([])),
         "{status:#}"
     );
     assert_eq!(status["pid"], scene.agent.process().pid(), "{status:#}");
@@ -270,7 +218,7 @@ fn status_is_told_as_text_and_as_json() {
 
 #[test]
 fn without_an_agent_every_question_has_a_clear_answer() {
-    let scene = SingleNode::new().unwrap();
+    let scene = SingleNode::new();
     for verb in ["status", "services", "backends", "connections", "log"] {
         let output = scene.agent.cli(&[verb]).unwrap();
         assert_eq!(
@@ -290,7 +238,7 @@ fn without_an_agent_every_question_has_a_clear_answer() {
 
 #[test]
 fn the_log_of_the_programs_can_be_turned_on_and_off() {
-    let scene = started(one_service, &[]);
+    let scene = SingleNode::started(one_service, &[]);
     let agent = scene.agent.process();
     let placed = || {
         agent
@@ -299,7 +247,7 @@ fn the_log_of_the_programs_can_be_turned_on_and_off() {
             .filter(|line| line.contains("placed service="))
             .count()
     };
-    assert!(scene.is_answered_by(8000, "r0").unwrap());
+    assert!(scene.is_answered_by(8000, "r0"));
     assert_eq!(placed(), 0);
 
     // Nothing else is needed: what the agent itself says is another matter.
@@ -307,7 +255,7 @@ fn the_log_of_the_programs_can_be_turned_on_and_off() {
     let address = scene.address(8000);
     let expected = format!("{} port=8000 backend=", address.trim_end_matches(":8000"));
     let logged = || {
-        assert!(scene.is_answered_by(8000, "r0").unwrap());
+        assert!(scene.is_answered_by(8000, "r0"));
         placed()
     };
     // The reconciler writes the level into the kernel a moment after the answer.
@@ -319,7 +267,7 @@ fn the_log_of_the_programs_can_be_turned_on_and_off() {
     assert!(cli(&scene, &["log", "--programs", "off"]).ends_with("\nprograms  off\n"));
     let silent = || {
         let before = placed();
-        assert!(scene.is_answered_by(8000, "r0").unwrap());
+        assert!(scene.is_answered_by(8000, "r0"));
         // A question that is answered later than the connections were placed: what they logged is there by then.
         cli(&scene, &["connections"]);
         placed() - before
@@ -329,7 +277,7 @@ fn the_log_of_the_programs_can_be_turned_on_and_off() {
 
 #[test]
 fn an_invalid_filter_is_refused_and_changes_nothing() {
-    let scene = started(one_service, &[]);
+    let scene = SingleNode::started(one_service, &[]);
     for (arguments, message) in [
         (
             ["log", "--agent", "nodemesh=loud"],
@@ -352,14 +300,14 @@ fn an_invalid_filter_is_refused_and_changes_nothing() {
 
 #[test]
 fn only_root_may_talk_to_the_agent() {
-    let scene = started(one_service, &[]);
+    let scene = SingleNode::started(one_service, &[]);
     let socket = scene.agent.run_dir().join("agent.sock");
     assert_eq!(fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o600);
 }
 
 #[test]
 fn the_log_can_be_json() {
-    let scene = SingleNode::new().unwrap();
+    let scene = SingleNode::new();
     scene.agent.configure(&one_service(&scene)).unwrap();
     let agent = scene.agent.launch(&["--log-format", "json"]).unwrap();
     agent

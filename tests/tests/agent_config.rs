@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the agent accepts and refuses at its start. A refusal says where, what and what to do, and touches nothing.
+#![expect(clippy::unwrap_used, reason = "what a test calls panics like the test")]
 
 use std::fs;
 
@@ -8,21 +9,8 @@ use nodemesh_e2e::{
     single_node::{DIRECT, SingleNode, said},
 };
 
-/// A configuration that is refused.
-struct Case {
-    name: &'static str,
-    yaml: String,
-    /// Place and remedy, as the message words them after the file's name.
-    message: &'static str,
-}
-
-fn case(name: &'static str, yaml: impl Into<String>, message: &'static str) -> Case {
-    Case {
-        name,
-        yaml: yaml.into(),
-        message,
-    }
-}
+/// A configuration that is refused: its name, its text, and place and remedy as the message words them after the file.
+type Case = (&'static str, String, &'static str);
 
 /// A service on an address that nobody has.
 fn service(name: &str, spec: &str) -> String {
@@ -31,92 +19,89 @@ fn service(name: &str, spec: &str) -> String {
     )
 }
 
-fn cases() -> Vec<Case> {
-    const OK: &str = "addresses: [10.96.0.9], ports: [{port: 80}]";
-    let good = service("good", OK);
-    let backend = |fields: &str| {
-        good.clone()
-            + &service(
-                "llama",
-                &format!("addresses: [10.96.0.10], ports: [{{port: 80}}], backends: [{{{fields}}}]"),
-            )
-    };
-    let port = |port: &str| {
-        service(
-            "llama",
-            &format!("addresses: [10.96.0.10], ports: [{{port: {port}}}]"),
-        )
-    };
-    vec![
-        case(
-            "unknown field",
-            backend("address: 10.1.0.2, wieght: 2"),
-            "document 2, Service default/llama, spec.backends[0].wieght: unknown field; did you mean \"weight\"?",
+/// A service that is valid.
+fn good() -> String {
+    service("good", "addresses: [10.96.0.9], ports: [{port: 80}]")
+}
+
+/// Documents that are wrong in themselves.
+fn wrong_documents() -> [Case; 7] {
+    [
+        (
+            "unknown kind",
+            good().replace("kind: Service", "kind: Servce"),
+            "document 1, Servce default/good, kind: \"Servce\" is not known here; did you mean \"Service\"?",
         ),
-        case(
+        (
+            "unknown version",
+            good().replace("v1alpha1", "v2"),
+            "document 1, Service default/good, apiVersion: is \"nodemesh.io/v2\"; this release knows",
+        ),
+        (
             "wrong type",
             service("llama", "addresses: 10.96.0.10, ports: [{port: 80}]"),
             "document 1, Service default/llama, spec.addresses: is the text \"10.96.0.10\"; write a list",
         ),
-        case(
+        (
             "missing field",
             service("llama", "addresses: [10.96.0.10]"),
             "document 1, Service default/llama, spec.ports: is missing; add ports: [{port: 8000}]",
         ),
-        case(
+        (
             "port 0",
-            port("0"),
+            service("llama", "addresses: [10.96.0.10], ports: [{port: 0}]"),
             "document 1, Service default/llama, spec.ports[0].port: port is 0; use 1 to 65535",
         ),
-        case(
+        (
             "port 65536",
-            port("65536"),
+            service("llama", "addresses: [10.96.0.10], ports: [{port: 65536}]"),
             "document 1, Service default/llama, spec.ports[0].port: port is 65536; use 1 to 65535",
         ),
-        case(
+        ("no YAML", good() + "---\nkind: [Service\n", "document 2: line "),
+    ]
+}
+
+/// Backends that are wrong, and documents that are wrong only beside others.
+fn wrong_together() -> [Case; 7] {
+    let backend = |fields: &str| {
+        let spec = format!("addresses: [10.96.0.10], ports: [{{port: 80}}], backends: [{{{fields}}}]");
+        good() + &service("llama", &spec)
+    };
+    [
+        (
+            "unknown field",
+            backend("address: 10.1.0.2, wieght: 2"),
+            "document 2, Service default/llama, spec.backends[0].wieght: unknown field; did you mean \"weight\"?",
+        ),
+        (
             "weight 0",
             backend("address: 10.1.0.2, weight: 0"),
-            "document 2, Service default/llama, spec.backends[0].weight: weight is 0; use 1 to 65535, and \"state: draining\"",
+            "document 2, Service default/llama, spec.backends[0].weight: weight is 0; use 1 to 65535, and \"state: \
+             draining\"",
         ),
-        case(
+        (
             "mixed families",
             backend("address: 'fd00::2'"),
             "document 2, Service default/llama, spec.backends[0].address: fd00::2 is IPv6, but the service has no IPv6 \
              address; add one to spec.addresses, or remove the backend",
         ),
-        case(
+        (
             "service address taken",
-            good.clone() + &service("llama", OK),
+            good() + &good().replace("name: good", "name: llama"),
             "document 2, Service default/llama, spec.addresses[0]: 10.96.0.9 port 80/TCP is already that of Service \
              default/good (",
         ),
-        case(
+        (
             "name taken",
-            good.clone() + &service("good", "addresses: [10.96.0.10], ports: [{port: 80}]"),
+            good() + &good().replace("10.96.0.9", "10.96.0.10"),
             "document 2, Service default/good: is defined twice, first in ",
         ),
-        case(
-            "unknown kind",
-            good.replace("kind: Service", "kind: Servce"),
-            "document 1, Servce default/good, kind: \"Servce\" is not known here; did you mean \"Service\"?",
-        ),
-        case(
-            "unknown version",
-            good.replace("v1alpha1", "v2"),
-            "document 1, Service default/good, apiVersion: is \"nodemesh.io/v2\"; this release knows",
-        ),
-        case(
-            "no YAML",
-            format!("{good}---\nkind: [Service\n"),
-            "document 2: line ",
-        ),
-        case(
+        (
             "empty file",
-            "",
+            String::new(),
             "the file is empty; write a comment into it if that is meant",
         ),
-        // 9901 backends on each of 101 ports.
-        case(
+        (
             "1000001 backends",
             huge_service(9901, 101),
             "document 1, Service default/huge, spec.backends: with this Service there are more than 1000000 backends; \
@@ -152,9 +137,9 @@ fn refusal(agent: &Agent, name: &str, flags: &[&str]) -> String {
 
 #[test]
 fn a_configuration_that_is_refused_names_place_and_remedy_and_touches_nothing() {
-    let scene = SingleNode::new().unwrap();
+    let scene = SingleNode::new();
     let file = scene.agent.config();
-    for Case { name, yaml, message } in cases() {
+    for (name, yaml, message) in wrong_documents().into_iter().chain(wrong_together()) {
         fs::write(&file, yaml).unwrap();
         let log = refusal(&scene.agent, name, &[]);
         let expected = format!("{}: {message}", file.display());
@@ -169,12 +154,12 @@ fn a_configuration_that_is_refused_names_place_and_remedy_and_touches_nothing() 
     let expected =
         format!("{missing}: No such file or directory (os error 2); --config must name a readable file");
     assert!(log.contains(&expected), "{log}");
-    assert!(scene.is_answered_by(8000, DIRECT).unwrap());
+    assert!(scene.is_answered_by(8000, DIRECT));
 }
 
 #[test]
 fn every_error_of_every_file_is_listed_at_once() {
-    let scene = SingleNode::new().unwrap();
+    let scene = SingleNode::new();
     let folder = scene.agent.config().with_file_name("mesh.d");
     fs::create_dir(&folder).unwrap();
     fs::write(
@@ -202,7 +187,7 @@ fn every_error_of_every_file_is_listed_at_once() {
 
 #[test]
 fn flags_that_make_no_sense_are_refused() {
-    let scene = SingleNode::new().unwrap();
+    let scene = SingleNode::new();
     scene.agent.configure("# nothing\n").unwrap();
     for (flags, message) in [
         (["--max-backends", "0"], "0 is not in 1..=1000000"),
@@ -228,10 +213,10 @@ fn flags_that_make_no_sense_are_refused() {
 
 #[test]
 fn a_service_without_backends_is_valid_and_refuses_connections() {
-    let mut scene = SingleNode::new().unwrap();
+    let mut scene = SingleNode::new();
     scene.agent.configure(&scene.service("idle", 8000, &[])).unwrap();
     scene.agent.start(&[]).unwrap();
-    let connects = scene.connect(8000, 3).unwrap();
+    let connects = scene.connect(8000, 3);
     assert_eq!(
         (connects.ok, connects.errors.get("ECONNREFUSED")),
         (0, Some(&3)),
@@ -245,10 +230,10 @@ fn a_service_without_backends_is_valid_and_refuses_connections() {
 
 #[test]
 fn a_configuration_of_nothing_is_valid() {
-    let mut scene = SingleNode::new().unwrap();
+    let mut scene = SingleNode::new();
     scene.agent.configure("# no services yet\n").unwrap();
     scene.agent.start(&[]).unwrap();
-    assert!(scene.is_answered_by(8000, DIRECT).unwrap());
+    assert!(scene.is_answered_by(8000, DIRECT));
     let status = scene.agent.cli(&["status"]).unwrap();
     assert!(status.status.success(), "{}", said(&status));
     assert!(scene.agent.services().unwrap().is_empty());

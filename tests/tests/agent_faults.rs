@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What is wrong with the host, with the flags or with a former start: the agent copes, or says what to do.
+#![expect(clippy::unwrap_used, reason = "what a test calls panics like the test")]
 
 use std::{fs, net::TcpListener, path::Path};
 
@@ -12,13 +13,6 @@ use nodemesh_e2e::{
     process::{Process, was_killed},
     single_node::{DIRECT, SingleNode, said},
 };
-
-/// A scene configured with the service `a` of `r0` on port 8000.
-fn configured() -> SingleNode {
-    let scene = SingleNode::new().unwrap();
-    scene.agent.configure(&scene.service("a", 8000, &[0])).unwrap();
-    scene
-}
 
 /// The log of an agent that must end with an error by itself.
 fn refusal(agent: Process) -> String {
@@ -41,7 +35,7 @@ fn assert_whole(scene: &SingleNode, when: &str) {
     let links = || attachment::links(&scene.node.pins()).unwrap();
     // What an update replaced is freed a little later.
     eventually(when, links, |links| *links == attachment::complete());
-    assert!(scene.is_answered_by(8000, "r0").unwrap(), "{when}");
+    assert!(scene.is_answered_by(8000, "r0"), "{when}");
     let status = scene.agent.status().unwrap();
     assert!(
         status.problems.is_empty() && status.datapath.programs.values().all(|runs| *runs),
@@ -53,7 +47,7 @@ fn assert_whole(scene: &SingleNode, when: &str) {
 
 #[test]
 fn a_second_agent_is_refused_with_the_pid_of_the_first() {
-    let mut scene = configured();
+    let mut scene = SingleNode::configured();
     scene.agent.start(&[]).unwrap();
     let pid = scene.agent.process().pid();
     start_refused(
@@ -66,7 +60,7 @@ fn a_second_agent_is_refused_with_the_pid_of_the_first() {
 
 #[test]
 fn a_bpf_file_system_is_mounted_where_there_is_none() {
-    let scene = configured();
+    let scene = SingleNode::configured();
     let agent = scene
         .agent
         .launch_in_own_mounts("umount --lazy /sys/fs/bpf", &[])
@@ -79,11 +73,11 @@ fn a_bpf_file_system_is_mounted_where_there_is_none() {
         !scene.node.pins().path().exists(),
         "the pins are not in the namespace of the test"
     );
-    assert!(scene.is_answered_by(8000, "r0").unwrap());
+    assert!(scene.is_answered_by(8000, "r0"));
     assert!(scene.agent.status().unwrap().problems.is_empty());
     assert!(agent.stop().unwrap().success());
     // The namespace is gone, with its bpf file system and every link in it.
-    let answers = || scene.answers(8000).unwrap();
+    let answers = || scene.answers(8000);
     eventually("the end of the data path", answers, |answers| {
         answers.contains(DIRECT) && answers.len() == 1
     });
@@ -91,7 +85,7 @@ fn a_bpf_file_system_is_mounted_where_there_is_none() {
 
 #[test]
 fn a_folder_that_cannot_hold_pins_is_refused() {
-    let scene = configured();
+    let scene = SingleNode::configured();
     let elsewhere = scene.agent.config().with_file_name("pins").display().to_string();
     let message = format!(
         "{elsewhere} is not on a bpf file system: it is outside /sys/fs/bpf; mount one (`mount -t bpf bpf /sys/fs/bpf`) \
@@ -103,7 +97,7 @@ fn a_folder_that_cannot_hold_pins_is_refused() {
 
 #[test]
 fn a_read_only_cgroup_mount_is_enough() {
-    let scene = configured();
+    let scene = SingleNode::configured();
     let mount = nodemesh_agent::datapath::host::cgroup_root(None).unwrap();
     let preparation = format!("mount -o remount,bind,ro {}", mount.display());
     let agent = scene.agent.launch_in_own_mounts(&preparation, &[]).unwrap();
@@ -115,7 +109,7 @@ fn a_read_only_cgroup_mount_is_enough() {
 
 #[test]
 fn what_is_no_cgroup_is_refused() {
-    let scene = configured();
+    let scene = SingleNode::configured();
     let folder = scene.agent.config().with_file_name("folder");
     fs::create_dir(&folder).unwrap();
     let folder = folder.display().to_string();
@@ -133,7 +127,7 @@ fn what_is_no_cgroup_is_refused() {
 
 #[test]
 fn a_message_names_its_cause_once() {
-    let scene = configured();
+    let scene = SingleNode::configured();
     let missing = scene.node.cgroup().join("missing").display().to_string();
     let below_a_file = scene.agent.config().join("run").display().to_string();
     for flags in [
@@ -149,7 +143,7 @@ fn a_message_names_its_cause_once() {
 
 #[test]
 fn an_http_address_in_use_ends_the_agent_but_not_the_data_path() {
-    let mut scene = configured();
+    let mut scene = SingleNode::configured();
     scene.agent.start(&[]).unwrap();
     assert!(scene.agent.stop().unwrap().success());
     let other = scene
@@ -162,7 +156,7 @@ fn an_http_address_in_use_ends_the_agent_but_not_the_data_path() {
         &[],
         "listen on 127.0.0.1:9464: Address already in use (os error 98); choose another address with --http",
     );
-    assert!(scene.is_answered_by(8000, "r0").unwrap());
+    assert!(scene.is_answered_by(8000, "r0"));
     assert_eq!(
         attachment::links(&scene.node.pins()).unwrap(),
         attachment::complete()
@@ -174,7 +168,7 @@ fn an_http_address_in_use_ends_the_agent_but_not_the_data_path() {
 
 #[test]
 fn a_run_directory_that_cannot_be_written_is_refused() {
-    let scene = configured();
+    let scene = SingleNode::configured();
     let below_a_file = scene.agent.config().join("run").display().to_string();
     start_refused(
         &scene,
@@ -223,7 +217,7 @@ fn assert_rejected(scene: &SingleNode, map: &str, rejected: &[&str], answers: [O
         assert!(output.contains(reason), "{output}");
     }
     for (port, expected) in (8000..).zip(answers) {
-        let answers = scene.answers(port).unwrap();
+        let answers = scene.answers(port);
         let is_right = match expected {
             Some(name) => answers.contains(name) && answers.len() == 1,
             None => !answers.contains(DIRECT),
@@ -234,7 +228,7 @@ fn assert_rejected(scene: &SingleNode, map: &str, rejected: &[&str], answers: [O
 
 #[test]
 fn what_finds_no_room_among_the_backends_stays_as_it_was_until_there_is_room() {
-    let mut scene = configured();
+    let mut scene = SingleNode::configured();
     let all = scene.service("a", 8000, &[0, 1])
         + &scene.service("b", 8001, &[0, 1])
         + &scene.service("c", 8002, &[0]);
@@ -255,7 +249,7 @@ fn what_finds_no_room_among_the_backends_stays_as_it_was_until_there_is_room() {
     );
 
     // A socket keeps one backend of `b`, which is gone; three ids are left for two services.
-    let held = scene.hold(8001, 1).unwrap();
+    let held = scene.hold(8001, 1);
     scene
         .agent
         .configure(&(scene.service("a", 8000, &[0]) + &scene.service("c", 8002, &[0])))
@@ -286,7 +280,7 @@ fn what_finds_no_room_among_the_backends_stays_as_it_was_until_there_is_room() {
 
 #[test]
 fn what_finds_no_room_among_the_services_is_named_and_left_alone_until_there_is_room() {
-    let mut scene = configured();
+    let mut scene = SingleNode::configured();
     let [a, b, c] =
         [("a", 8000), ("b", 8001), ("c", 8002)].map(|(name, port)| scene.service(name, port, &[0]));
     scene.agent.configure(&(a.clone() + &b + &c)).unwrap();
@@ -328,7 +322,7 @@ fn what_finds_no_room_among_the_services_is_named_and_left_alone_until_there_is_
 #[test]
 fn the_agent_recovers_from_a_crash_after_any_step_of_its_first_start() {
     for step in Step::value_variants() {
-        let mut scene = configured();
+        let mut scene = SingleNode::configured();
         crash(&scene, *step);
         scene.agent.start(&[]).unwrap();
         assert_whole(&scene, &format!("after a crash at {step:?}"));
@@ -337,15 +331,12 @@ fn the_agent_recovers_from_a_crash_after_any_step_of_its_first_start() {
 
 #[test]
 fn a_crash_after_any_step_of_a_restart_leaves_the_data_path_in_force() {
-    let mut scene = configured();
+    let mut scene = SingleNode::configured();
     scene.agent.start(&[]).unwrap();
     scene.agent.kill().unwrap();
     for step in Step::value_variants() {
         crash(&scene, *step);
-        assert!(
-            scene.is_answered_by(8000, "r0").unwrap(),
-            "after a crash at {step:?}"
-        );
+        assert!(scene.is_answered_by(8000, "r0"), "after a crash at {step:?}");
     }
     scene.agent.start(&[]).unwrap();
     assert_whole(&scene, "after a crash at every step");
@@ -378,7 +369,7 @@ fn the_agent_recovers_from_being_killed_at_any_moment_of_its_start() {
         "program=\"sendmsg4\"",
         "step=Attached",
     ];
-    let mut scene = configured();
+    let mut scene = SingleNode::configured();
     for moment in MOMENTS {
         let agent = scene.agent.launch(&["--log", "nodemesh_agent=debug"]).unwrap();
         agent.wait_for_log(|line| line.contains(moment)).unwrap();
@@ -386,13 +377,10 @@ fn the_agent_recovers_from_being_killed_at_any_moment_of_its_start() {
         let (status, log) = agent.finish().unwrap();
         assert!(was_killed(status), "{moment}: {status}, {log}");
         // Whatever is attached, all connections go the same way, and none fails.
-        let answers = scene.answers(8000).unwrap();
+        let answers = scene.answers(8000);
         assert_eq!(answers.len(), 1, "{moment}: {answers:?}");
     }
-    assert!(
-        scene.is_answered_by(8000, "r0").unwrap(),
-        "the last one got that far"
-    );
+    assert!(scene.is_answered_by(8000, "r0"), "the last one got that far");
     scene.agent.start(&[]).unwrap();
     assert_whole(&scene, "after the kills");
 }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The configuration changes while the agent runs: what is valid takes effect as a whole, anything else changes nothing.
+#![expect(clippy::unwrap_used, reason = "what a test calls panics like the test")]
 
 use std::{
     fs::{self, File},
@@ -11,21 +12,12 @@ use std::{
 use nodemesh_agent::api::{ConfigState, Status};
 use nodemesh_e2e::{
     eventually::eventually,
-    scrape::Scrape,
     single_node::{DIRECT, SingleNode, said},
 };
 
-/// A scene whose agent runs with `yaml`.
-fn started(yaml: impl Fn(&SingleNode) -> String) -> SingleNode {
-    let mut scene = SingleNode::new().unwrap();
-    scene.agent.configure(&yaml(&scene)).unwrap();
-    scene.agent.start(&[]).unwrap();
-    scene
-}
-
 /// A scene whose agent runs with a folder of one file, `a.yaml`, with the service `a` of `r0` on port 8000.
 fn started_with_folder() -> (SingleNode, PathBuf) {
-    let mut scene = SingleNode::new().unwrap();
+    let mut scene = SingleNode::new();
     let folder = scene.agent.config().with_file_name("mesh.d");
     fs::create_dir(&folder).unwrap();
     fs::write(folder.join("a.yaml"), scene.service("a", 8000, &[0])).unwrap();
@@ -65,17 +57,11 @@ fn wait_for_generation(scene: &SingleNode, generation: u64) {
     );
 }
 
-/// The value of a metric.
-fn metric(scene: &SingleNode, name: &str, labels: &[(&str, &str)]) -> u64 {
-    let (code, text) = scene.agent.http(&scene.node, "/metrics").unwrap();
-    assert_eq!(code, 200, "{text}");
-    Scrape::parse(&text).unwrap().count(name, labels)
-}
-
 /// Whether the last reload took effect, and how many did and did not, as the metrics say.
 fn reloads(scene: &SingleNode) -> (u64, u64, u64) {
-    let by_outcome = |outcome| metric(scene, "nodemesh_config_reloads_total", &[("outcome", outcome)]);
-    let successful = metric(scene, "nodemesh_config_last_reload_successful", &[]);
+    let scrape = scene.scrape();
+    let by_outcome = |outcome| scrape.count("nodemesh_config_reloads_total", &[("outcome", outcome)]);
+    let successful = scrape.count("nodemesh_config_last_reload_successful", &[]);
     (successful, by_outcome("ok"), by_outcome("invalid"))
 }
 
@@ -114,31 +100,31 @@ fn assert_refused(scene: &SingleNode, generation: u64, message: &str) {
         200,
         "it still serves"
     );
-    assert!(scene.is_answered_by(8000, "r0").unwrap());
+    assert!(scene.is_answered_by(8000, "r0"));
 }
 
 #[test]
 fn a_file_renamed_into_place_takes_effect() {
-    let scene = started(|scene| scene.service("a", 8000, &[0]));
+    let scene = SingleNode::started(|scene| scene.service("a", 8000, &[0]), &[]);
     wait_for_generation(&scene, 1);
-    assert!(scene.is_answered_by(8000, "r0").unwrap());
+    assert!(scene.is_answered_by(8000, "r0"));
     scene.agent.configure(&scene.service("a", 8000, &[1])).unwrap();
     wait_for_generation(&scene, 2);
-    assert!(scene.is_answered_by(8000, "r1").unwrap());
+    assert!(scene.is_answered_by(8000, "r1"));
     scene
         .agent
         .configure(&(scene.service("a", 8000, &[1]) + &scene.service("b", 8001, &[0])))
         .unwrap();
     wait_for_generation(&scene, 3);
-    assert!(scene.is_answered_by(8000, "r1").unwrap() && scene.is_answered_by(8001, "r0").unwrap());
+    assert!(scene.is_answered_by(8000, "r1") && scene.is_answered_by(8001, "r0"));
 }
 
 #[test]
 fn a_file_rewritten_in_place_takes_effect_when_it_is_closed() {
-    let scene = started(|scene| scene.service("a", 8000, &[0]));
+    let scene = SingleNode::started(|scene| scene.service("a", 8000, &[0]), &[]);
     fs::write(scene.agent.config(), scene.service("a", 8000, &[1])).unwrap();
     wait_for_generation(&scene, 2);
-    assert!(scene.is_answered_by(8000, "r1").unwrap());
+    assert!(scene.is_answered_by(8000, "r1"));
 }
 
 /// A volume as the kubelet makes it: `mesh.yaml` is a link through `..data`, which names the version in force.
@@ -175,25 +161,25 @@ impl Volume {
             .agent
             .start(&["--config", &path.display().to_string()])
             .unwrap();
-        assert!(scene.is_answered_by(8000, "r0").unwrap());
+        assert!(scene.is_answered_by(8000, "r0"));
         for (generation, version, replica) in [(2, "..2", 1), (3, "..3", 0)] {
             self.update(version, &scene.service("a", 8000, &[replica]));
             wait_for_generation(&scene, generation);
-            assert!(scene.is_answered_by(8000, &format!("r{replica}")).unwrap());
+            assert!(scene.is_answered_by(8000, &format!("r{replica}")));
         }
     }
 }
 
 #[test]
 fn a_folder_that_kubernetes_updates_takes_effect() {
-    let scene = SingleNode::new().unwrap();
+    let scene = SingleNode::new();
     let volume = Volume::new(&scene);
     volume.assert_followed(scene, &volume.folder);
 }
 
 #[test]
 fn a_file_that_kubernetes_updates_takes_effect() {
-    let scene = SingleNode::new().unwrap();
+    let scene = SingleNode::new();
     let volume = Volume::new(&scene);
     volume.assert_followed(scene, &volume.folder.join("mesh.yaml"));
 }
@@ -207,7 +193,7 @@ fn a_folder_put_in_the_place_of_another_takes_effect() {
     fs::rename(&folder, folder.with_extension("former")).unwrap();
     fs::rename(&next, &folder).unwrap();
     wait_for_generation(&scene, 2);
-    assert!(scene.is_answered_by(8000, "r1").unwrap());
+    assert!(scene.is_answered_by(8000, "r1"));
     // The new folder is watched as the former one was.
     put(&folder.join("a.yaml"), &scene.service("a", 8000, &[0]));
     wait_for_generation(&scene, 3);
@@ -215,7 +201,7 @@ fn a_folder_put_in_the_place_of_another_takes_effect() {
 
 #[test]
 fn an_invalid_file_leaves_the_last_good_one_in_force() {
-    let scene = started(|scene| scene.service("a", 8000, &[0]));
+    let scene = SingleNode::started(|scene| scene.service("a", 8000, &[0]), &[]);
     let invalid = scene.service_of("a", 8000, &scene.backend(1, ", weight: 0"));
     scene.agent.configure(&invalid).unwrap();
     assert_refused(
@@ -234,20 +220,20 @@ fn an_invalid_file_leaves_the_last_good_one_in_force() {
         || reloads(&scene),
         |reloads| *reloads == (0, 1, 2),
     );
-    assert!(scene.is_answered_by(8001, DIRECT).unwrap());
+    assert!(scene.is_answered_by(8001, DIRECT));
     assert_refused(&scene, 1, "mesh.yaml: document 2, Service models/a");
 
     scene.agent.configure(&scene.service("a", 8000, &[1])).unwrap();
     wait_for_generation(&scene, 2);
-    assert!(scene.is_answered_by(8000, "r1").unwrap());
+    assert!(scene.is_answered_by(8000, "r1"));
     assert_eq!(reloads(&scene), (1, 2, 2));
-    assert_eq!(metric(&scene, "nodemesh_config_generation", &[]), 2);
+    assert_eq!(scene.scrape().count("nodemesh_config_generation", &[]), 2);
     assert!(scene.agent.cli(&["status"]).unwrap().status.success());
 }
 
 #[test]
 fn a_good_file_back_after_a_bad_one_is_good_again() {
-    let scene = started(|scene| scene.service("a", 8000, &[0]));
+    let scene = SingleNode::started(|scene| scene.service("a", 8000, &[0]), &[]);
     scene.agent.configure("nonsense").unwrap();
     assert_refused(&scene, 1, "mesh.yaml: document 1: is the text \"nonsense\"");
     scene.agent.configure(&scene.service("a", 8000, &[0])).unwrap();
@@ -256,17 +242,17 @@ fn a_good_file_back_after_a_bad_one_is_good_again() {
 
 #[test]
 fn a_file_that_is_gone_leaves_the_last_good_one_in_force() {
-    let scene = started(|scene| scene.service("a", 8000, &[0]));
+    let scene = SingleNode::started(|scene| scene.service("a", 8000, &[0]), &[]);
     fs::remove_file(scene.agent.config()).unwrap();
     assert_refused(&scene, 1, "mesh.yaml: No such file or directory");
     scene.agent.configure(&scene.service("a", 8000, &[1])).unwrap();
     wait_for_generation(&scene, 2);
-    assert!(scene.is_answered_by(8000, "r1").unwrap());
+    assert!(scene.is_answered_by(8000, "r1"));
 }
 
 #[test]
 fn a_folder_in_the_place_of_the_file_leaves_the_last_good_one_in_force() {
-    let scene = started(|scene| scene.service("a", 8000, &[0]));
+    let scene = SingleNode::started(|scene| scene.service("a", 8000, &[0]), &[]);
     let (file, folder) = (scene.agent.config(), scene.agent.config().with_extension("d"));
     fs::create_dir(&folder).unwrap();
     fs::remove_file(&file).unwrap();
@@ -276,7 +262,7 @@ fn a_folder_in_the_place_of_the_file_leaves_the_last_good_one_in_force() {
     fs::remove_dir(&file).unwrap();
     scene.agent.configure(&scene.service("a", 8000, &[1])).unwrap();
     wait_for_generation(&scene, 2);
-    assert!(scene.is_answered_by(8000, "r1").unwrap());
+    assert!(scene.is_answered_by(8000, "r1"));
 }
 
 #[test]
@@ -290,12 +276,12 @@ fn a_file_that_is_being_written_is_not_read() {
     // Another file proves that the agent is awake, and must not make it look at the open one.
     put(&folder.join("b.yaml"), &scene.service("b", 8001, &[0]));
     wait_for_generation(&scene, 2);
-    assert!(scene.is_answered_by(8001, "r0").unwrap());
-    assert!(scene.is_answered_by(8000, "r0").unwrap() && scene.is_answered_by(8002, DIRECT).unwrap());
+    assert!(scene.is_answered_by(8001, "r0"));
+    assert!(scene.is_answered_by(8000, "r0") && scene.is_answered_by(8002, DIRECT));
     open.write_all(&text.as_bytes()[half..]).unwrap();
     drop(open);
     wait_for_generation(&scene, 3);
-    assert!(scene.is_answered_by(8000, "r1").unwrap() && scene.is_answered_by(8002, "r1").unwrap());
+    assert!(scene.is_answered_by(8000, "r1") && scene.is_answered_by(8002, "r1"));
 }
 
 #[test]
@@ -318,8 +304,8 @@ fn files_of_a_folder_come_and_go() {
         .map(|service| service.service)
         .collect();
     assert_eq!(named, ["models/b", "models/c"]);
-    assert!(scene.is_answered_by(8000, DIRECT).unwrap());
-    assert!(scene.is_answered_by(8001, "r1").unwrap() && scene.is_answered_by(8002, "r1").unwrap());
+    assert!(scene.is_answered_by(8000, DIRECT));
+    assert!(scene.is_answered_by(8001, "r1") && scene.is_answered_by(8002, "r1"));
     // An error in one file holds all of them back, and names the file.
     put(&folder.join("b.yml"), &scene.service("c", 8002, &[0]));
     let refused = status(&scene, "the refusal", |status| {
@@ -333,7 +319,7 @@ fn files_of_a_folder_come_and_go() {
     );
     fs::remove_file(folder.join("c.yaml")).unwrap();
     wait_for_generation(&scene, 5);
-    assert!(scene.is_answered_by(8001, DIRECT).unwrap() && scene.is_answered_by(8002, "r0").unwrap());
+    assert!(scene.is_answered_by(8001, DIRECT) && scene.is_answered_by(8002, "r0"));
 }
 
 #[test]

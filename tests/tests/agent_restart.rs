@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The agent goes and comes back, is killed, or is removed for good: connections do not notice.
+#![expect(clippy::unwrap_used, reason = "what a test calls panics like the test")]
 
 use std::{
-    collections::BTreeMap,
     fs,
     time::{Duration, Instant},
 };
 
+use nix::sys::signal::Signal;
 use nodemesh_agent::api::{Backend, BackendState};
 use nodemesh_e2e::{
     attachment,
@@ -19,10 +20,7 @@ use serde_json::Value;
 
 /// A scene whose agent runs with the service `a` of `r0` on port 8000.
 fn started() -> SingleNode {
-    let mut scene = SingleNode::new().unwrap();
-    scene.agent.configure(&scene.service("a", 8000, &[0])).unwrap();
-    scene.agent.start(&[]).unwrap();
-    scene
+    SingleNode::started(|scene| scene.service("a", 8000, &[0]), &[])
 }
 
 /// The backend that the agent lists at `address`.
@@ -51,7 +49,7 @@ fn sigterm_ends_the_agent_at_once_and_leaves_the_data_path() {
     assert!(socket.exists());
     let agent = scene.agent.take_process();
     let asked = Instant::now();
-    agent.signal(nix::sys::signal::Signal::SIGTERM).unwrap();
+    agent.signal(Signal::SIGTERM).unwrap();
     let (status, log) = agent.finish().unwrap();
     assert_eq!(status.code(), Some(0), "{log}");
     assert!(
@@ -65,7 +63,7 @@ fn sigterm_ends_the_agent_at_once_and_leaves_the_data_path() {
         attachment::links(&scene.node.pins()).unwrap(),
         attachment::complete()
     );
-    assert!(scene.is_answered_by(8000, "r0").unwrap());
+    assert!(scene.is_answered_by(8000, "r0"));
 }
 
 #[test]
@@ -85,12 +83,12 @@ fn a_connected_client_of_the_socket_does_not_hold_the_end_up() {
 #[test]
 fn a_restart_adopts_counters_and_open_connections() {
     let mut scene = started();
-    assert!(scene.is_answered_by(8000, "r0").unwrap());
-    let held = scene.hold(8000, 2).unwrap();
+    assert!(scene.is_answered_by(8000, "r0"));
+    let held = scene.hold(8000, 2);
     wait_for_counts(&scene, 2, 6);
     assert!(scene.agent.stop().unwrap().success());
     // Counted while nobody watches.
-    assert!(scene.is_answered_by(8000, "r0").unwrap());
+    assert!(scene.is_answered_by(8000, "r0"));
     scene.agent.start(&[]).unwrap();
     let log = scene.agent.process();
     log.wait_for_log(|line| line.contains("adopted the rows of a former agent services=1 backends=1"))
@@ -99,7 +97,7 @@ fn a_restart_adopts_counters_and_open_connections() {
     assert_eq!(scene.agent.connections().unwrap().len(), 2);
     assert!(held.stop().is_ok());
     wait_for_counts(&scene, 0, 10);
-    assert!(scene.is_answered_by(8000, "r0").unwrap());
+    assert!(scene.is_answered_by(8000, "r0"));
     wait_for_counts(&scene, 0, 14);
     assert_eq!(
         attachment::links(&scene.node.pins()).unwrap(),
@@ -112,18 +110,18 @@ fn a_configuration_changed_while_the_agent_was_down_is_applied_at_its_start() {
     let mut scene = started();
     let both = scene.service("a", 8000, &[0]) + &scene.service("gone", 8001, &[0]);
     scene.agent.reconfigure(&both).unwrap();
-    assert!(scene.is_answered_by(8000, "r0").unwrap() && scene.is_answered_by(8001, "r0").unwrap());
-    let held = scene.hold(8001, 1).unwrap();
+    assert!(scene.is_answered_by(8000, "r0") && scene.is_answered_by(8001, "r0"));
+    let held = scene.hold(8001, 1);
     assert!(scene.agent.stop().unwrap().success());
     let backends = [scene.backend(0, ", weight: 7"), scene.backend(1, ", weight: 3")];
     scene
         .agent
         .configure(&scene.service_of("a", 8000, &backends.join(", ")))
         .unwrap();
-    assert!(scene.is_answered_by(8000, "r0").unwrap() && scene.is_answered_by(8001, "r0").unwrap());
+    assert!(scene.is_answered_by(8000, "r0") && scene.is_answered_by(8001, "r0"));
 
     scene.agent.start(&[]).unwrap();
-    assert!(scene.is_answered_by(8001, DIRECT).unwrap());
+    assert!(scene.is_answered_by(8001, DIRECT));
     let listed = scene.agent.backends().unwrap();
     let of_a = |index| {
         let address = scene.replica(index);
@@ -177,44 +175,35 @@ fn model_server(pod: &Pod, name: &str) -> Process {
     .unwrap()
 }
 
+/// Sum over all backends.
+fn sum(scene: &SingleNode, of: fn(&Backend) -> u64) -> u64 {
+    scene.agent.backends().unwrap().iter().map(of).sum()
+}
+
+/// Waits until 32 connections were placed since there were `before`, and gives how many there are now.
+fn wait_for_load(scene: &SingleNode, before: u64) -> u64 {
+    let placed = || sum(scene, |backend| backend.connections_total);
+    eventually("load", placed, |now| *now >= before + 32)
+}
+
 #[test]
 fn streams_do_not_notice_five_restarts() {
-    let mut scene = SingleNode::new().unwrap();
+    let mut scene = SingleNode::new();
     let pods = ["m0", "m1"].map(|name| scene.node.pod(name).unwrap());
-    let _servers: Vec<Process> = pods
-        .iter()
-        .zip(["m0", "m1"])
-        .map(|(pod, name)| model_server(pod, name))
-        .collect();
+    let _servers = pods.each_ref().map(|pod| model_server(pod, "m"));
     let backends = pods
         .each_ref()
         .map(|pod| format!("{{address: {}, port: 9100}}", pod.v4()));
-    scene
-        .agent
-        .configure(&scene.service_of("llama", 8003, &backends.join(", ")))
-        .unwrap();
+    let service = scene.service_of("llama", 8003, &backends.join(", "));
+    scene.agent.configure(&service).unwrap();
     scene.agent.start(&[]).unwrap();
     let url = format!("http://{}", scene.address(8003));
-    let load = scene
-        .client
-        .spawn(
-            "load-client",
-            &["--url", &url, "--concurrency", "16", "--max-tokens", "20"],
-        )
-        .unwrap();
-    let placed = |scene: &SingleNode| -> u64 {
-        scene
-            .agent
-            .backends()
-            .unwrap()
-            .iter()
-            .map(|backend| backend.connections_total)
-            .sum()
-    };
-    let mut seen = 0;
+    let flags = ["--url", &url, "--concurrency", "16", "--max-tokens", "20"];
+    let load = scene.client.spawn("load-client", &flags).unwrap();
+    let mut placed = 0;
     for restart in 0..5 {
-        // New connections were placed since the last restart, and some are open now.
-        seen = eventually("load", || placed(&scene), |now| *now >= seen + 32);
+        // Each time, some streams are open.
+        placed = wait_for_load(&scene, placed);
         if restart % 2 == 0 {
             scene.agent.kill().unwrap();
         } else {
@@ -222,30 +211,25 @@ fn streams_do_not_notice_five_restarts() {
         }
         scene.agent.start(&[]).unwrap();
     }
-    eventually("load", || placed(&scene), |now| *now >= seen + 32);
-    load.signal(nix::sys::signal::Signal::SIGTERM).unwrap();
+    wait_for_load(&scene, placed);
+    load.signal(Signal::SIGTERM).unwrap();
     let (report, status): (Value, _) = load.report().unwrap();
     assert!(status.success(), "{report:#}");
-    let failed: BTreeMap<String, u64> = serde_json::from_value(report["requests"]["failed"].clone()).unwrap();
+    let failed = report["requests"]["failed"].as_object().unwrap();
     assert!(
         !failed.is_empty() && failed.values().all(|count| *count == 0),
         "{report:#}"
     );
-    let (ok, connections) = (
-        report["requests"]["ok"].as_u64().unwrap(),
-        report["connections"].as_u64().unwrap(),
-    );
-    assert!(ok >= 5 * 32, "{report:#}");
+    assert!(report["requests"]["ok"].as_u64() >= Some(5 * 32), "{report:#}");
     // Each one went through the kernel, and was counted exactly once whoever was looking.
     let counts = || {
-        let backends = scene.agent.backends().unwrap();
-        let sum = |of: fn(&Backend) -> u64| backends.iter().map(of).sum::<u64>();
-        (
-            sum(|backend| backend.active_connections),
-            sum(|backend| backend.connections_total),
-        )
+        [
+            sum(&scene, |one| one.active_connections),
+            sum(&scene, |one| one.connections_total),
+        ]
     };
-    eventually("the counters", counts, |counts| *counts == (0, connections));
+    let connections = report["connections"].as_u64().unwrap();
+    eventually("the counters", counts, |counts| *counts == [0, connections]);
 }
 
 #[test]
@@ -258,7 +242,7 @@ fn cleanup_refuses_while_the_agent_runs() {
     );
     assert_eq!(output.status.code(), Some(1));
     assert!(said(&output).contains(&expected), "{}", said(&output));
-    assert!(scene.is_answered_by(8000, "r0").unwrap());
+    assert!(scene.is_answered_by(8000, "r0"));
     assert!(scene.agent.stop().unwrap().success());
     assert!(scene.agent.cleanup().unwrap().status.success());
 }
@@ -277,7 +261,7 @@ fn cleanup_leaves_what_is_not_the_agents() {
     let output = scene.agent.cleanup().unwrap();
     assert!(file.exists(), "{}", said(&output));
     assert!(folder.join("links").exists(), "{}", said(&output));
-    let answers = || scene.answers(8000).unwrap();
+    let answers = || scene.answers(8000);
     eventually("the end of the data path", answers, |answers| {
         answers.contains(DIRECT) && answers.len() == 1
     });
@@ -285,7 +269,7 @@ fn cleanup_leaves_what_is_not_the_agents() {
 
 #[test]
 fn cleanup_removes_everything_but_open_connections() {
-    let mut scene = SingleNode::new().unwrap();
+    let mut scene = SingleNode::new();
     let pod = scene.node.pod("m0").unwrap();
     let _server = model_server(&pod, "m0");
     let backend = format!("{{address: {}, port: 9100}}", pod.v4());
@@ -323,7 +307,7 @@ fn cleanup_removes_everything_but_open_connections() {
     // The kernel detaches a link when its last reference is gone, which is a little later.
     eventually(
         "the end of the data path",
-        || scene.answers(8000).unwrap(),
+        || scene.answers(8000),
         |answers| answers.contains(DIRECT) && answers.len() == 1,
     );
     assert!(
@@ -346,5 +330,5 @@ fn cleanup_removes_everything_but_open_connections() {
     );
     assert!(!scene.agent.run_dir().exists());
     scene.agent.start(&[]).unwrap();
-    assert!(scene.is_answered_by(8000, "r0").unwrap(), "after a fresh start");
+    assert!(scene.is_answered_by(8000, "r0"), "after a fresh start");
 }

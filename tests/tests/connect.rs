@@ -119,7 +119,7 @@ fn a_backend_dialled_by_its_own_address_is_not_counted() {
 }
 
 #[test]
-fn a_service_without_available_backends_refuses_at_once(&) {
+fn a_service_without_available_backends_refuses_at_once() {
     let mut bed = Bed::new();
     let replicas = bed.replicas(2);
     bed.start(&Manifest::default(), &[]);

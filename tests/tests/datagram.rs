@@ -83,7 +83,7 @@ fn an_ipv6_socket_reaches_an_ipv4_service_by_its_mapped_address() {
 }
 
 #[test]
-fn one_socket_talks_to_two_services_at_once(&) {
+fn one_socket_talks_to_two_services_at_once() {
     let mut bed = Bed::new();
     let replicas = bed.replicas(4);
     bed.start(&Manifest::default(), &[]);
@@ -134,7 +134,7 @@ fn one_socket_tells_two_services_with_one_replica_apart() {
 }
 
 #[test]
-fn a_service_without_backends_refuses_datagrams_at_once(&) {
+fn a_service_without_backends_refuses_datagrams_at_once() {
     let mut bed = Bed::new();
     let replicas = bed.replicas(1);
     bed.start(&Manifest::default(), &[]);

@@ -2,20 +2,19 @@
 //! The life of a connection: counted while it is open, and once when it ends, however it ends.
 
 use std::{
-    collections::BTreeSet,
-    fs,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},
+    io::Write as _,
+    net::{SocketAddr, TcpListener, TcpStream},
     time::Duration,
 };
 
-use nodemesh_agent::api::Connection;
 use nodemesh_e2e::{
     bed::{Bed, Counted, Family, Held, Replica, Talk, connect, hold, talk, udp},
     eventually::eventually,
-    manifest::{Manifest, Policy, Service, client_workload},
-    process::Place,
+    manifest::{Manifest, Policy, Service},
+    proc_net::established,
     topology::Pod,
 };
+use socket2::SockRef;
 
 /// One service per family, `echo4` and `echo6`, in turn over `replicas` and further `backends`.
 fn echo(replicas: &[Replica], backends: &[SocketAddr]) -> Manifest {
@@ -99,7 +98,7 @@ fn a_connection_that_the_server_resets_is_closed() {
         let accepted: Vec<TcpStream> = (0..COUNT)
             .map(|_| {
                 let (stream, _) = listener.accept().unwrap();
-                std::io::Write::write_all(&mut &stream, b"one\n").unwrap();
+                (&stream).write_all(b"one\n").unwrap();
                 stream
             })
             .collect();
@@ -107,9 +106,7 @@ fn a_connection_that_the_server_resets_is_closed() {
         let backend = || bed.backend(listener.local_addr().unwrap());
         assert_eq!(backend().active_connections, COUNT as u64);
         for stream in accepted {
-            socket2::SockRef::from(&stream)
-                .set_linger(Some(Duration::ZERO))
-                .unwrap();
+            SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
         }
         // The client has not closed a single one, and never will.
         let after = eventually("all reset", backend, |backend| backend.active_connections == 0);

@@ -112,10 +112,7 @@ fn add_addresses(bed: &Bed, family: Family, count: u8) -> Vec<IpAddr> {
             Family::V6 => format!("addr add {address}/64 dev eth0 nodad"),
         })
         .collect();
-    bed.client
-        .netns()
-        .configure(&lines)
-        .expect("add the addresses");
+    bed.client.netns().configure(&lines).expect("add the addresses");
     addresses
 }
 

@@ -2,6 +2,7 @@
 //! What the programs cost the verifier of the running kernel, and that they load within their ceilings.
 //!
 //! The table also goes to `verifier.md` in the target directory, to be compared between kernels.
+#![expect(clippy::unwrap_used, reason = "what a test calls panics like the test")]
 
 use std::{
     fmt::Write as _,

@@ -14,7 +14,11 @@ use crate::{release, workspace};
 #[derive(clap::Args)]
 pub(crate) struct Bench {
     /// Options and cases of the benchmark: --quick, connect-hook, exchange, ...
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "OPTION|CASE")]
+    #[arg(
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "OPTION|CASE"
+    )]
     options: Vec<String>,
 }
 

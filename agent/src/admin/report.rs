@@ -372,3 +372,85 @@ fn monotonic_ns() -> Result<u64> {
     let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)?;
     Ok(now.tv_sec().cast_unsigned() * 1_000_000_000 + now.tv_nsec().cast_unsigned())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+
+    #[test]
+    fn an_invalid_reload_shows_what_is_in_force_and_why() {
+        let source = SourceStatus {
+            path: PathBuf::from("/etc/mesh.yaml"),
+            generation: 4,
+            loaded_at: UNIX_EPOCH + std::time::Duration::from_secs(1_700_000_000),
+            tried_at: SystemTime::now(),
+            errors: vec!["wrong".to_owned()],
+            warnings: vec!["odd".to_owned()],
+            reloads_ok: 4,
+            reloads_failed: 1,
+        };
+        let view = View {
+            generation: 3,
+            ..View::default()
+        };
+        let status = config_status(&source, &view);
+        assert_eq!(
+            (status.generation, status.applied_generation, status.loaded_at),
+            (4, 3, 1_700_000_000)
+        );
+        assert_eq!(
+            (status.state, status.errors, status.warnings),
+            (
+                api::ConfigState::Invalid,
+                source.errors.clone(),
+                source.warnings.clone()
+            )
+        );
+        let good = SourceStatus {
+            errors: Vec::new(),
+            ..source
+        };
+        assert_eq!(config_status(&good, &view).state, api::ConfigState::Ok);
+    }
+
+    #[test]
+    fn the_mean_is_over_established_connections_only() {
+        let mut counters = Counters {
+            active: 1,
+            opened: 9,
+            closed: 3,
+            connect_ns: 6_000_000,
+            ..Counters::default()
+        };
+        assert_eq!(counted(&counters).connect_seconds_mean, None);
+        counters.connect_buckets[0] = 1;
+        counters.connect_buckets[2] = 3;
+        counters.failed[ConnectFailure::Timeout as usize] = 5;
+        let backend = counted(&counters);
+        assert_eq!(backend.connect_seconds_mean, Some(0.0015));
+        assert_eq!(
+            (
+                backend.active_connections,
+                backend.connections_total,
+                backend.connections_closed
+            ),
+            (1, 9, 3)
+        );
+        let failed = &backend.connections_failed;
+        assert_eq!(
+            (failed["timeout"], failed["refused"], failed.len()),
+            (5, 0, ConnectFailure::COUNT)
+        );
+    }
+
+    #[test]
+    fn an_endpoint_is_what_a_client_would_dial() {
+        let port = Port::new(8000);
+        let show = |addr: &str| endpoint(addr.parse::<IpAddr>().unwrap().into(), port);
+        assert_eq!(show("10.0.0.1"), "10.0.0.1:8000");
+        assert_eq!(show("fd00::1"), "[fd00::1]:8000");
+        assert_eq!([protocol(6), protocol(17)], ["TCP", "UDP"]);
+    }
+}

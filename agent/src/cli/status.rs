@@ -97,3 +97,75 @@ fn describe_datapath(text: &mut String, status: &Status) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::api::{ConfigStatus, DatapathStatus, LogStatus, MapUsage};
+
+    use super::*;
+
+    fn status() -> Status {
+        Status {
+            version: "0.1.0".into(),
+            pid: 7,
+            uptime_seconds: 61,
+            ready: true,
+            problems: Vec::new(),
+            config: ConfigStatus {
+                path: "/etc/mesh.yaml".into(),
+                state: ConfigState::Ok,
+                generation: 2,
+                applied_generation: 2,
+                loaded_at: 0,
+                errors: Vec::new(),
+                warnings: Vec::new(),
+            },
+            datapath: DatapathStatus {
+                kernel: "6.18".into(),
+                cgroup: "/sys/fs/cgroup".into(),
+                pin_dir: "/sys/fs/bpf/nodemesh".into(),
+                programs: [("connect4".to_owned(), true), ("connect6".to_owned(), false)].into(),
+                maps: [(
+                    "services".to_owned(),
+                    MapUsage {
+                        entries: 1,
+                        capacity: 10,
+                    },
+                )]
+                .into(),
+                internal_errors: [("backend".to_owned(), 0), ("slot_table".to_owned(), 3)].into(),
+                frontends_not_programmed: [("a/b".to_owned(), "no room".to_owned())].into(),
+                cgroups_missing: vec!["pods/gone".into()],
+            },
+            log: LogStatus::default(),
+        }
+    }
+
+    #[test]
+    fn every_part_of_the_status_is_shown() {
+        let text = describe(&status()).unwrap();
+        let expected = [
+            "agent    0.1.0, pid 7, up 1m 1s",
+            "ready    yes",
+            "config   /etc/mesh.yaml: ok, generation 2 (2 in the kernel)",
+            "kernel   6.18, 1 of 2 cgroup programs run at /sys/fs/cgroup",
+            "pins     /sys/fs/bpf/nodemesh",
+            "maps     services 1/10",
+            "errors   slot_table 3",
+            "  ! a/b: no room",
+            "  - the configured cgroup pods/gone does not exist (yet)",
+        ];
+        assert_eq!(text.lines().collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn problems_and_refused_reloads_stand_out() {
+        let mut status = status();
+        (status.ready, status.problems) = (false, vec!["broken".into()]);
+        (status.config.state, status.config.errors) = (ConfigState::Invalid, vec!["line 3".into()]);
+        status.config.warnings = vec!["odd".into()];
+        let text = describe(&status).unwrap();
+        assert!(text.contains("ready    no\n  ! broken\nconfig "), "{text}");
+        assert!(text.contains("INVALID, the last good one stays in force, generation 2 (2 in the kernel)\n  ! line 3\n  - odd\n"), "{text}");
+    }
+}

@@ -76,3 +76,67 @@ fn depth_below_mount(path: &Path) -> Option<u32> {
         .take_while(|parent| fs::metadata(parent).is_ok_and(|found| found.dev() == device));
     u32::try_from(levels.count()).ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt as _;
+
+    use nodemesh_model::{Client, ResourceName};
+
+    use super::*;
+
+    /// Workloads by the cgroup of each.
+    fn desired(clients: &[(&str, &str)]) -> Desired {
+        let mut desired = Desired::default();
+        for (number, (name, cgroup)) in (1..).zip(clients) {
+            let client = Client {
+                workload: number,
+                addr: Ip16::UNSPECIFIED,
+                cgroup: (*cgroup).into(),
+            };
+            desired
+                .clients
+                .insert(ResourceName::new("test", name).unwrap(), client);
+        }
+        desired
+    }
+
+    #[test]
+    fn paths_become_ids_and_what_is_missing_is_told() {
+        // Any file system has inodes and a root: it stands for the cgroup file system.
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir_all(root.path().join("pods/chat")).unwrap();
+        fs::create_dir(root.path().join("batch")).unwrap();
+        let desired = desired(&[("chat", "pods/chat"), ("gone", "pods/gone"), ("batch", "batch")]);
+        let table = resolve(
+            root.path(),
+            &desired,
+            &[PathBuf::from("/pods"), PathBuf::from("/batch"), "no".into()],
+        );
+
+        let id = |path: &str| fs::metadata(root.path().join(path)).unwrap().ino();
+        let entry = |path: &str| {
+            table
+                .entries
+                .get(&id(path))
+                .map(|entry| (entry.workload, entry.excluded))
+        };
+        let numbers: Vec<u64> = ["batch", "chat"]
+            .iter()
+            .map(|name| desired.clients[&ResourceName::new("test", name).unwrap()].workload)
+            .collect();
+        assert_eq!(entry("pods/chat"), Some((numbers[1], 0)));
+        assert_eq!(entry("pods"), Some((0, 1)));
+        assert_eq!(entry("batch"), Some((numbers[0], 1)), "an exclusion wins");
+        assert_eq!(table.entries.len(), 3);
+        assert_eq!(table.missing, ["pods/gone", "no"]);
+        let depth = depth_below_mount(root.path()).unwrap();
+        assert_eq!(table.depths, 0b110 << depth, "one and two levels below the root");
+    }
+
+    #[test]
+    fn the_root_itself_is_at_depth_zero() {
+        assert_eq!(depth_below_mount(Path::new("/proc")), Some(0));
+        assert_eq!(depth_below_mount(Path::new("/proc/sys")), Some(1));
+    }
+}

@@ -1,28 +1,39 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Reads the manifest files, parsing again only those that changed. Used by `source` only.
 //!
-//! Invariant: a file is taken as unchanged only if inode, size and both times are what they were.
+//! Invariant: a file is taken as unchanged only if inode, size and both times are what they were, and if it could not have
+//! changed once more within the granularity of these times.
 
 use std::{
     collections::BTreeMap,
     fs::{self, Metadata},
-    io,
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    io, mem,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use nodemesh_model::{Manifest, Resources};
+
+/// Coarser than the times of any local file system: a tick of the kernel.
+const GRANULARITY: Duration = Duration::from_millis(50);
 
 /// The files of a source.
 #[derive(Debug)]
 pub struct ManifestFiles {
     path: PathBuf,
     parsed: BTreeMap<PathBuf, Parsed>,
+    /// Whether a file was parsed, or could not be read, since the manifests were put together last.
+    unmerged: bool,
 }
 
 #[derive(Debug)]
 struct Parsed {
     stamp: Stamp,
+    /// Whether a later change would have another stamp; if not, the text is compared.
+    settled: bool,
+    digest: u64,
     manifest: Manifest,
 }
 
@@ -48,32 +59,37 @@ impl From<&Metadata> for Stamp {
     }
 }
 
+impl Stamp {
+    /// Whether the last change is so long ago that another one would have another time.
+    fn is_settled(&self) -> bool {
+        let (seconds, nanoseconds) = self.changed;
+        let changed = Duration::new(
+            seconds.unsigned_abs(),
+            u32::try_from(nanoseconds).unwrap_or_default(),
+        );
+        SystemTime::now()
+            .duration_since(UNIX_EPOCH + changed)
+            .is_ok_and(|age| age > GRANULARITY)
+    }
+}
+
 impl ManifestFiles {
     /// The file `path`, or the manifests in the directory `path`.
     pub fn new(path: &Path) -> Self {
         Self {
             path: path.into(),
             parsed: BTreeMap::new(),
+            unmerged: false,
         }
     }
 
     /// Reads all files, or gives `None` if none has changed; the errors are lines that begin with the file's name.
     pub fn read(&mut self) -> Result<Option<Resources>, Vec<String>> {
-        let names = self.names().map_err(|error| vec![describe(&self.path, &error)])?;
-        let mut errors = Vec::new();
-        let mut changed = false;
-        for name in &names {
-            match self.refresh(name) {
-                Ok(read) => changed |= read,
-                Err(error) => errors.push(error),
-            }
-        }
-        if !errors.is_empty() {
-            return Err(errors);
-        }
+        let names = self.refresh_all().inspect_err(|_| self.unmerged = true)?;
         let former = self.parsed.len();
         self.parsed.retain(|name, _| names.binary_search(name).is_ok());
-        if !changed && self.parsed.len() == former {
+        let unmerged = mem::take(&mut self.unmerged);
+        if !unmerged && self.parsed.len() == former {
             return Ok(None);
         }
         let labels: Vec<String> = names.iter().map(|name| name.display().to_string()).collect();
@@ -81,9 +97,17 @@ impl ManifestFiles {
             .iter()
             .zip(&names)
             .filter_map(|(label, name)| Some((label.as_str(), &self.parsed.get(name)?.manifest)));
-        let merged = Resources::merge(files)
-            .map_err(|invalid| invalid.to_string().lines().map(str::to_owned).collect::<Vec<_>>())?;
-        Ok(Some(merged))
+        let lines = |text: String| text.lines().map(str::to_owned).collect::<Vec<_>>();
+        Resources::merge(files)
+            .map(Some)
+            .map_err(|invalid| lines(invalid.to_string()))
+    }
+
+    /// Parses the files that changed and returns the names of all.
+    fn refresh_all(&mut self) -> Result<Vec<PathBuf>, Vec<String>> {
+        let names = self.names().map_err(|error| vec![describe(&self.path, &error)])?;
+        let errors: Vec<String> = names.iter().filter_map(|name| self.refresh(name).err()).collect();
+        if errors.is_empty() { Ok(names) } else { Err(errors) }
     }
 
     /// The files to read, sorted.
@@ -102,13 +126,15 @@ impl ManifestFiles {
         Ok(names)
     }
 
-    /// Parses a file if it changed; true if it did.
-    fn refresh(&mut self, name: &Path) -> Result<bool, String> {
+    /// Parses a file if it changed.
+    fn refresh(&mut self, name: &Path) -> Result<(), String> {
         let metadata = fs::metadata(name).map_err(|error| describe(name, &error))?;
         let stamp = Stamp::from(&metadata);
-        if self.parsed.get(name).is_some_and(|parsed| parsed.stamp == stamp) {
-            return Ok(false);
+        let looks_unchanged = self.parsed.get(name).is_some_and(|parsed| parsed.stamp == stamp);
+        if looks_unchanged && self.parsed.get(name).is_some_and(|parsed| parsed.settled) {
+            return Ok(());
         }
+        let settled = stamp.is_settled();
         let text = fs::read_to_string(name).map_err(|error| describe(name, &error))?;
         if text.is_empty() {
             // What a writer that died between truncating and writing leaves behind.
@@ -117,14 +143,37 @@ impl ManifestFiles {
                 name.display()
             ));
         }
+        let digest = digest(&text);
+        if let Some(parsed) = self.parsed.get_mut(name)
+            && looks_unchanged
+            && parsed.digest == digest
+        {
+            parsed.settled = settled;
+            return Ok(());
+        }
         let parsed = Manifest::parse(&text);
         let manifest = match self.parsed.remove(name) {
             Some(former) => parsed.sharing(&former.manifest),
             None => parsed,
         };
-        self.parsed.insert(name.into(), Parsed { stamp, manifest });
-        Ok(true)
+        self.parsed.insert(
+            name.into(),
+            Parsed {
+                stamp,
+                settled,
+                digest,
+                manifest,
+            },
+        );
+        self.unmerged = true;
+        Ok(())
     }
+}
+
+fn digest(text: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    text.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// Whether a file in a directory of manifests is one: `*.yaml` or `*.yml`, not hidden.
@@ -144,3 +193,6 @@ fn describe(path: &Path, error: &io::Error) -> String {
         path.display()
     )
 }
+
+#[cfg(test)]
+mod tests;

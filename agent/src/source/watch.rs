@@ -44,9 +44,16 @@ impl SourceWatch {
         let path = absolute(path)?;
         let folders = folders(&path);
         for folder in &folders {
-            watcher.watch(folder, RecursiveMode::NonRecursive).map_err(io::Error::other)?;
+            watcher
+                .watch(folder, RecursiveMode::NonRecursive)
+                .map_err(io::Error::other)?;
         }
-        Ok(Self { path, events, watcher, folders })
+        Ok(Self {
+            path,
+            events,
+            watcher,
+            folders,
+        })
     }
 
     /// Waits until something changed.

@@ -35,20 +35,43 @@ pub(super) fn run(run: &Run) -> Result<String> {
     }
     let mut yaml = String::new();
     for (index, algorithm) in (1..).zip(ALGORITHMS) {
-        let backends = (0..).zip(WEIGHTS).map(|(offset, weight)| (lab.direct(offset), weight));
-        yaml += &service(algorithm, virtual_address(index), "TCP", algorithm, backends.collect::<Vec<_>>());
+        let backends = (0..)
+            .zip(WEIGHTS)
+            .map(|(offset, weight)| (lab.direct(offset), weight));
+        yaml += &service(
+            algorithm,
+            virtual_address(index),
+            "TCP",
+            algorithm,
+            backends.collect::<Vec<_>>(),
+        );
     }
     lab.start(&yaml, false)?;
-    let mut table = Table::new(["algorithm", "connections", "1 : 2 : 5", "largest deviation of a share"]);
+    let mut table = Table::new(&[
+        "algorithm",
+        "connections",
+        "1 : 2 : 5",
+        "largest deviation of a share",
+    ]);
     for (index, algorithm) in (1..).zip(ALGORITHMS) {
         run.step()?;
         let count = run.scaled(5_000, 20_000);
         let counts = closed_at_once(&lab, index, count)?;
-        table.row([algorithm.to_owned(), format!("{count}, closed at once"), shares(&counts), deviation(&counts)]);
+        table.row(&[
+            algorithm.to_owned(),
+            format!("{count}, closed at once"),
+            shares(&counts),
+            deviation(&counts),
+        ]);
     }
     let count = run.scaled(1_000, 5_000);
     let counts = held_open(&lab, 3, count)?;
-    table.row([ALGORITHMS[2].to_owned(), format!("{count}, held open"), shares(&counts), deviation(&counts)]);
+    table.row(&[
+        ALGORITHMS[2].to_owned(),
+        format!("{count}, held open"),
+        shares(&counts),
+        deviation(&counts),
+    ]);
     Ok(format!(
         "{table}\nDrawing {} connections at random deviates by about {:.1} % in the smallest share (one standard deviation). \
          `least-request` weighs open connections, so only held ones show its shares.\n\n{}",
@@ -60,12 +83,19 @@ pub(super) fn run(run: &Run) -> Result<String> {
 
 fn closed_at_once(lab: &Lab, index: u8, count: u32) -> Result<[u64; 3]> {
     let arguments = arguments(index, count, "--close=rst");
-    let (report, _): (Report, _) = lab.client(Side::Mesh, Cpus::All, "socket-probe", &arguments)?.report()?;
+    let (report, _): (Report, _) = lab
+        .client(Side::Mesh, Cpus::All, "socket-probe", &arguments)?
+        .report()?;
     counts(&report, count)
 }
 
 fn held_open(lab: &Lab, index: u8, count: u32) -> Result<[u64; 3]> {
-    let mut client = lab.client(Side::Mesh, Cpus::All, "socket-probe", &arguments(index, count, "--hold"))?;
+    let mut client = lab.client(
+        Side::Mesh,
+        Cpus::All,
+        "socket-probe",
+        &arguments(index, count, "--hold"),
+    )?;
     let line = client.wait_for_line(|line| line.starts_with('{'))?;
     client.close_stdin();
     client.wait()?;
@@ -83,8 +113,18 @@ fn arguments(index: u8, count: u32, flag: &str) -> [String; 5] {
 }
 
 fn counts(report: &Report, count: u32) -> Result<[u64; 3]> {
-    ensure!(report.ok == u64::from(count), "{} of {count} connections failed", u64::from(count) - report.ok);
-    Ok(WEIGHTS.map(|weight| report.replicas.get(&format!("weight {weight}")).copied().unwrap_or_default()))
+    ensure!(
+        report.ok == u64::from(count),
+        "{} of {count} connections failed",
+        u64::from(count) - report.ok
+    );
+    Ok(WEIGHTS.map(|weight| {
+        report
+            .replicas
+            .get(&format!("weight {weight}"))
+            .copied()
+            .unwrap_or_default()
+    }))
 }
 
 fn shares(counts: &[u64; 3]) -> String {
@@ -107,7 +147,7 @@ fn deviation(counts: &[u64; 3]) -> String {
 }
 
 fn maglev() -> String {
-    let mut table = Table::new([
+    let mut table = Table::new(&[
         "maglev, backends",
         "clients of the one that goes",
         "clients of others that move",
@@ -115,7 +155,7 @@ fn maglev() -> String {
     ]);
     for backends in [3_usize, 10, 100] {
         let moved = Moved::measure(backends);
-        table.row([
+        table.row(&[
             backends.to_string(),
             format!("{:.2} %", moved.own * 100.0),
             format!("{:.2} %", moved.others * 100.0),
@@ -156,7 +196,9 @@ impl Moved {
             }
         }
         let mut slots = vec![0_u32; backends];
-        before.iter().for_each(|backend| slots[*backend as usize] += 1);
+        for backend in &before {
+            slots[*backend as usize] += 1;
+        }
         let largest = slots.into_iter().max().unwrap_or_default();
         let all_slots = f64::from(SLOTS) * removals as f64;
         Self {

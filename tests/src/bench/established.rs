@@ -19,7 +19,10 @@ pub(super) fn run(run: &Run) -> Result<String> {
     let mut lab = Lab::new()?;
     let address = virtual_address(1);
     let _server = lab.serve("server", &[0, 1], Cpus::One)?;
-    lab.start(&service("tcp", address, "TCP", "least-request", [(lab.direct(0), 1)]), true)?;
+    lab.start(
+        &service("tcp", address, "TCP", "least-request", [(lab.direct(0), 1)]),
+        true,
+    )?;
     let count = run.scaled(10_000, 40_000);
     let [mut direct, mut twin, mut mesh] = <[Series; 3]>::default();
     let (mut runs, mut host_wide) = (0.0, 0.0);
@@ -33,10 +36,18 @@ pub(super) fn run(run: &Run) -> Result<String> {
         runs += counted.0;
         host_wide += counted.1;
     }
-    let mut table = Table::new(["64 bytes each way, one CPU", "requests per second", "/ direct"]);
-    table.row(["direct".into(), direct.shown(1.0, 0), "1".into()]);
-    table.row(["direct, A/A".into(), twin.shown(1.0, 0), twin.over(&direct).to_string()]);
-    table.row(["through the service".into(), mesh.shown(1.0, 0), mesh.over(&direct).to_string()]);
+    let mut table = Table::new(&["64 bytes each way, one CPU", "requests per second", "/ direct"]);
+    table.row(&["direct".into(), direct.shown(1.0, 0), "1".into()]);
+    table.row(&[
+        "direct, A/A".into(),
+        twin.shown(1.0, 0),
+        twin.over(&direct).to_string(),
+    ]);
+    table.row(&[
+        "through the service".into(),
+        mesh.shown(1.0, 0),
+        mesh.over(&direct).to_string(),
+    ]);
     Ok(format!(
         "{table}\nRuns of the programs at cgroup hooks during {} requests: {runs:.0}. Runs of the tracepoint, for all sockets of \
          the host: {host_wide:.0}.\n",
@@ -46,7 +57,11 @@ pub(super) fn run(run: &Run) -> Result<String> {
 
 /// One process with three connections; also counts runs of programs at cgroup hooks and of the tracepoint meanwhile.
 fn round(lab: &Lab, count: usize) -> Result<(Vec<Pinged>, (f64, f64))> {
-    let mut arguments = vec!["ping".to_owned(), format!("--count={count}"), "--round=100".to_owned()];
+    let mut arguments = vec![
+        "ping".to_owned(),
+        format!("--count={count}"),
+        "--round=100".to_owned(),
+    ];
     arguments.extend([lab.direct(0), lab.direct(1), virtual_address(1)].map(|address| address.to_string()));
     let mut client = lab.client(Side::Mesh, Cpus::One, "bench", &arguments)?;
     client.wait_for_line(|line| line == "connected")?;

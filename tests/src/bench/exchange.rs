@@ -31,8 +31,11 @@ struct Measured {
 pub(super) fn run(run: &Run) -> Result<String> {
     let mut lab = Lab::new()?;
     let address = virtual_address(1);
-    lab.start(&service("tcp", address, "TCP", "least-request", [(lab.direct(0), 1)]), false)?;
-    let mut table = Table::new([
+    lab.start(
+        &service("tcp", address, "TCP", "least-request", [(lab.direct(0), 1)]),
+        false,
+    )?;
+    let mut table = Table::new(&[
         "CPUs",
         "outside, µs",
         "miss, µs",
@@ -47,7 +50,7 @@ pub(super) fn run(run: &Run) -> Result<String> {
         let _server = lab.serve("server", &[0, 1], cpus)?;
         let measured = measure(run, &lab, address, cpus)?;
         let ratio = measured.hit.over(&measured.miss);
-        table.row([
+        table.row(&[
             name.to_owned(),
             measured.outside.shown(1.0, 1),
             measured.miss.shown(1.0, 1),
@@ -82,8 +85,13 @@ fn measure(run: &Run, lab: &Lab, address: SocketAddr, cpus: Cpus) -> Result<Meas
         for index in if round % 2 == 0 { [0, 1] } else { [1, 0] } {
             run.step()?;
             let second = [lab.direct(1), address][index];
-            let targets =
-                lab.bench_connect(sides[index], cpus, &[lab.direct(0), second], &["--exchange", "--round=50"], count)?;
+            let targets = lab.bench_connect(
+                sides[index],
+                cpus,
+                &[lab.direct(0), second],
+                &["--exchange", "--round=50"],
+                count,
+            )?;
             let [first, second] = [&targets[0], &targets[1]].map(|target| target.p50() / 1e3);
             match sides[index] {
                 Side::Outside => {

@@ -11,7 +11,6 @@ use super::{
     markdown::Table,
     process_use,
 };
-use crate::eventually::pause;
 
 /// Maps that are listed by name.
 const LARGEST: usize = 4;
@@ -20,26 +19,42 @@ pub(super) fn run(run: &Run) -> Result<String> {
     let mut lab = Lab::new()?;
     let address = virtual_address(1);
     let _server = lab.serve("server", &[0], Cpus::All)?;
-    lab.start(&service("tcp", address, "TCP", "least-request", [(lab.direct(0), 1)]), false)?;
+    lab.start(
+        &service("tcp", address, "TCP", "least-request", [(lab.direct(0), 1)]),
+        false,
+    )?;
     let pid = lab.agent.process().pid();
     let seconds = Duration::from_secs(run.scaled(3, 10));
-    let ((), idle) = process_use::cpu_share(pid, || Ok(pause(seconds)))?;
+    let idle = process_use::idle_share(pid, seconds)?;
     let (resident_idle, _) = process_use::resident(pid)?;
     let count = run.scaled(10_000, 50_000);
     run.step()?;
-    let (_, busy) = process_use::cpu_share(pid, || {
+    let busy = process_use::cpu_share(pid, || {
         lab.bench_connect(Side::Mesh, Cpus::All, &[address], &["--exchange"], count)
+            .map(drop)
     })?;
     let (resident, peak) = process_use::resident(pid)?;
     let mut maps: Vec<(String, u64)> = process_use::map_memory(pid)?.into_iter().collect();
     maps.sort_by_key(|(_, bytes)| Reverse(*bytes));
     let all: u64 = maps.iter().map(|(_, bytes)| bytes).sum();
-    let largest: Vec<String> = maps.iter().take(LARGEST).map(|(name, bytes)| format!("{name} {}", mib(*bytes))).collect();
-    let mut table = Table::new(["agent with one service", "memory, resident", "CPU, of one"]);
-    table.row(["idle".into(), format!("{:.1} MiB", resident_idle as f64 / 1024.0), percent(idle)]);
-    table.row([
+    let largest: Vec<String> = maps
+        .iter()
+        .take(LARGEST)
+        .map(|(name, bytes)| format!("{name} {}", mib(*bytes)))
+        .collect();
+    let mut table = Table::new(&["agent with one service", "memory, resident", "CPU, of one"]);
+    table.row(&[
+        "idle".into(),
+        format!("{:.1} MiB", resident_idle as f64 / 1024.0),
+        percent(idle),
+    ]);
+    table.row(&[
         format!("during {count} connections"),
-        format!("{:.1} MiB (peak {:.1})", resident as f64 / 1024.0, peak as f64 / 1024.0),
+        format!(
+            "{:.1} MiB (peak {:.1})",
+            resident as f64 / 1024.0,
+            peak as f64 / 1024.0
+        ),
         percent(busy),
     ]);
     Ok(format!(

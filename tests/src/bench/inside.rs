@@ -107,7 +107,10 @@ fn watch(address: SocketAddr, wanted: &str) -> Result<Seen> {
         let connected_ns = monotonic_ns()?;
         let (stream, name) = open(address)?;
         if name == wanted {
-            return Ok(Seen { connected_ns, earlier });
+            return Ok(Seen {
+                connected_ns,
+                earlier,
+            });
         }
         // No TIME_WAIT: ports would run out.
         socket2::SockRef::from(&stream).set_linger(Some(std::time::Duration::ZERO))?;
@@ -119,7 +122,10 @@ fn watch(address: SocketAddr, wanted: &str) -> Result<Seen> {
 }
 
 fn ping(addresses: &[SocketAddr], count: usize, round: usize) -> Result<()> {
-    let streams = addresses.iter().map(|address| Ok(open(*address)?.0)).collect::<Result<Vec<_>>>()?;
+    let streams = addresses
+        .iter()
+        .map(|address| Ok(open(*address)?.0))
+        .collect::<Result<Vec<_>>>()?;
     for stream in &streams {
         exchange(stream)?;
     }

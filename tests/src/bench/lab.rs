@@ -104,7 +104,9 @@ impl Programs {
         let mut by_id = BTreeMap::new();
         for descriptor in process_use::descriptors(pid)? {
             let field = |name| descriptor.number(name);
-            if let (Some(id), Some(runs), Some(ns)) = (field("prog_id"), field("run_cnt"), field("run_time_ns")) {
+            if let (Some(id), Some(runs), Some(ns)) =
+                (field("prog_id"), field("run_cnt"), field("run_time_ns"))
+            {
                 let (runs, seconds) = (runs as f64, ns as f64 / 1e9);
                 by_id.insert(id, Ran { runs, seconds });
             }
@@ -155,7 +157,8 @@ impl Lab {
 
     /// Starts the agent with whatever is configured.
     pub(super) fn start_agent(&mut self, program_stats: bool) -> Result<()> {
-        self.agent.start(&["--program-stats", if program_stats { "true" } else { "false" }])
+        self.agent
+            .start(&["--program-stats", if program_stats { "true" } else { "false" }])
     }
 
     /// Ends the agent and starts it again.
@@ -177,14 +180,24 @@ impl Lab {
     /// Starts `socket-probe serve`, named `name`, on `ports`, counted from [`PORT`].
     pub(super) fn serve(&self, name: &str, ports: &[u16], cpus: Cpus) -> Result<Process> {
         let mut arguments = vec!["serve".to_owned(), format!("--name={name}")];
-        arguments.extend(ports.iter().map(|offset| format!("--listen={}", self.direct(*offset))));
+        arguments.extend(
+            ports
+                .iter()
+                .map(|offset| format!("--listen={}", self.direct(*offset))),
+        );
         let server = spawn(&self.server.place(), cpus, "socket-probe", &arguments)?;
         server.wait_for_line(|line| line.starts_with("listening on"))?;
         Ok(server)
     }
 
     /// Starts a program of the test bed in the client pod.
-    pub(super) fn client(&self, side: Side, cpus: Cpus, program: &str, arguments: &[String]) -> Result<Process> {
+    pub(super) fn client(
+        &self,
+        side: Side,
+        cpus: Cpus,
+        program: &str,
+        arguments: &[String],
+    ) -> Result<Process> {
         let cgroup = match side {
             Side::Mesh => self.client.cgroup(),
             Side::Outside => self.elsewhere.cgroup(),
@@ -210,7 +223,11 @@ impl Lab {
         arguments.extend(addresses.iter().map(ToString::to_string));
         let (report, _): (BenchReport, _) = self.client(side, cpus, "socket-probe", &arguments)?.report()?;
         for (target, address) in report.targets.iter().zip(addresses) {
-            ensure!(target.ok == count, "{address}: {:?} of {count} operations failed", target.errors);
+            ensure!(
+                target.ok == count,
+                "{address}: {:?} of {count} operations failed",
+                target.errors
+            );
         }
         Ok(report.targets)
     }
@@ -239,7 +256,9 @@ fn spawn(place: &Place, cpus: Cpus, program: &str, arguments: &[String]) -> Resu
             }
             Process::spawn(place, &binary(program), arguments)
         });
-        starter.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        starter
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
 }
 
@@ -254,7 +273,11 @@ pub(super) fn service(
     let backends: Vec<String> = backends
         .into_iter()
         .map(|(backend, weight)| {
-            format!("  - {{address: {}, port: {}, weight: {weight}}}\n", backend.ip(), backend.port())
+            format!(
+                "  - {{address: {}, port: {}, weight: {weight}}}\n",
+                backend.ip(),
+                backend.port()
+            )
         })
         .collect();
     format!(

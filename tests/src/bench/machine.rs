@@ -19,15 +19,21 @@ off where wall time is measured, as far as this host's other programs allow.
 
 /// The section about the machine and the method.
 pub(super) fn section(quick: bool) -> Result<String> {
-    let mut table = Table::new(["machine", ""]);
-    table.row(["kernel".into(), read("/proc/sys/kernel/osrelease")?]);
-    table.row(["CPU".into(), cpu_model()?]);
-    table.row(["CPUs".into(), thread::available_parallelism()?.to_string()]);
-    table.row(["BPF JIT".into(), read("/proc/sys/net/core/bpf_jit_enable")?]);
-    table.row(["spectre v2".into(), read("/sys/devices/system/cpu/vulnerabilities/spectre_v2")?]);
-    table.row(["load average at the start".into(), load_average()?]);
-    table.row(["other nodemesh agents on this host".into(), other_agents().to_string()]);
-    table.row(["agent".into(), agent_version()?]);
+    let mut table = Table::new(&["machine", ""]);
+    table.row(&["kernel".into(), read("/proc/sys/kernel/osrelease")?]);
+    table.row(&["CPU".into(), cpu_model()?]);
+    table.row(&["CPUs".into(), thread::available_parallelism()?.to_string()]);
+    table.row(&["BPF JIT".into(), read("/proc/sys/net/core/bpf_jit_enable")?]);
+    table.row(&[
+        "spectre v2".into(),
+        read("/sys/devices/system/cpu/vulnerabilities/spectre_v2")?,
+    ]);
+    table.row(&["load average at the start".into(), load_average()?]);
+    table.row(&[
+        "other nodemesh agents on this host".into(),
+        other_agents().to_string(),
+    ]);
+    table.row(&["agent".into(), agent_version()?]);
     let length = if quick { "quick" } else { "full" };
     Ok(format!("# Benchmark ({length} run)\n\n{table}\n{METHOD}"))
 }
@@ -45,8 +51,13 @@ fn read(path: &str) -> Result<String> {
 
 fn cpu_model() -> Result<String> {
     let cpus = read("/proc/cpuinfo")?;
-    let model = cpus.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
-    Ok(model.map_or_else(|| std::env::consts::ARCH.to_owned(), |(_, model)| model.to_owned()))
+    let model = cpus
+        .lines()
+        .find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+    Ok(model.map_or_else(
+        || std::env::consts::ARCH.to_owned(),
+        |(_, model)| model.to_owned(),
+    ))
 }
 
 /// Processes named `nodemesh-agent`: their tracepoints see the sockets of this host too.
@@ -63,6 +74,9 @@ fn other_agents() -> usize {
 }
 
 fn agent_version() -> Result<String> {
-    let output = Command::new(binary("nodemesh-agent")).arg("--version").output().context("run nodemesh-agent")?;
+    let output = Command::new(binary("nodemesh-agent"))
+        .arg("--version")
+        .output()
+        .context("run nodemesh-agent")?;
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }

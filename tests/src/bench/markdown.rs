@@ -10,15 +10,15 @@ pub(super) struct Table {
 
 impl Table {
     /// A table with `headers`.
-    pub(super) fn new<const N: usize>(headers: [&str; N]) -> Self {
+    pub(super) fn new(headers: &[&str]) -> Self {
         let mut table = Self { lines: Vec::new() };
         table.row(headers);
-        table.row(["---"; N]);
+        table.row(&vec!["---"; headers.len()]);
         table
     }
 
     /// Adds a row.
-    pub(super) fn row<const N: usize>(&mut self, cells: [impl fmt::Display; N]) {
+    pub(super) fn row(&mut self, cells: &[impl fmt::Display]) {
         let cells: Vec<String> = cells.iter().map(ToString::to_string).collect();
         self.lines.push(format!("| {} |", cells.join(" | ")));
     }

@@ -24,7 +24,13 @@ pub(super) fn run(run: &Run) -> Result<String> {
         for size in SIZES {
             let address = virtual_address(addresses.len() as u8 + 1);
             let backends = (0..size).map(|index| (backend(index), 1));
-            yaml += &service(&format!("{algorithm}-{size}"), address, "UDP", algorithm, backends);
+            yaml += &service(
+                &format!("{algorithm}-{size}"),
+                address,
+                "UDP",
+                algorithm,
+                backends,
+            );
             addresses.push(address);
         }
     }
@@ -32,7 +38,7 @@ pub(super) fn run(run: &Run) -> Result<String> {
     let wall = wall(run, &lab, &addresses)?;
     lab.restart(true)?;
     let programs = programs(run, &lab, &addresses)?;
-    let mut table = Table::new([
+    let mut table = Table::new(&[
         "algorithm",
         "2 backends, ns",
         "10,000 backends, ns",
@@ -42,7 +48,7 @@ pub(super) fn run(run: &Run) -> Result<String> {
     ]);
     for (algorithm, index) in ALGORITHMS.into_iter().zip((0..).step_by(2)) {
         let (few, many) = (&wall[index], &wall[index + 1]);
-        table.row([
+        table.row(&[
             algorithm.to_owned(),
             few.shown(1.0, 0),
             many.shown(1.0, 0),
@@ -69,7 +75,13 @@ fn wall(run: &Run, lab: &Lab, addresses: &[SocketAddr]) -> Result<Vec<Series>> {
     let mut results = vec![Series::default(); again.len()];
     for _ in 0..run.scaled(5, 15) {
         run.step()?;
-        let targets = lab.bench_connect(Side::Mesh, Cpus::One, &again, &["--udp"], run.scaled(20_000, 100_000))?;
+        let targets = lab.bench_connect(
+            Side::Mesh,
+            Cpus::One,
+            &again,
+            &["--udp"],
+            run.scaled(20_000, 100_000),
+        )?;
         for (series, target) in results.iter_mut().zip(targets) {
             series.push(target.p50());
         }
@@ -84,7 +96,13 @@ fn programs(run: &Run, lab: &Lab, addresses: &[SocketAddr]) -> Result<Vec<Series
         for (series, address) in results.iter_mut().zip(addresses) {
             run.step()?;
             let before = lab.programs()?;
-            lab.bench_connect(Side::Mesh, Cpus::One, &[*address], &["--udp"], run.scaled(10_000, 50_000))?;
+            lab.bench_connect(
+                Side::Mesh,
+                Cpus::One,
+                &[*address],
+                &["--udp"],
+                run.scaled(10_000, 50_000),
+            )?;
             series.push(lab.programs()?.since(&before, "connect4").per_run());
         }
     }

@@ -11,6 +11,8 @@ use anyhow::{Context as _, Result};
 use aya::maps::loaded_maps;
 use nix::unistd::{SysconfVar, sysconf};
 
+use crate::eventually::pause;
+
 /// Resident memory now and at its peak, in KiB.
 pub(super) fn resident(pid: u32) -> Result<(u64, u64)> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
@@ -38,11 +40,19 @@ pub(super) fn cpu(pid: u32) -> Result<Duration> {
 }
 
 /// Share of one CPU that the process uses while `work` runs.
-pub(super) fn cpu_share<T>(pid: u32, work: impl FnOnce() -> Result<T>) -> Result<(T, f64)> {
+pub(super) fn cpu_share(pid: u32, work: impl FnOnce() -> Result<()>) -> Result<f64> {
     let (started, before) = (Instant::now(), cpu(pid)?);
-    let result = work()?;
+    work()?;
     let used = cpu(pid)?.saturating_sub(before);
-    Ok((result, used.as_secs_f64() / started.elapsed().as_secs_f64()))
+    Ok(used.as_secs_f64() / started.elapsed().as_secs_f64())
+}
+
+/// Share of one CPU that the process uses while nothing happens for `time`.
+pub(super) fn idle_share(pid: u32, time: Duration) -> Result<f64> {
+    cpu_share(pid, || {
+        pause(time);
+        Ok(())
+    })
 }
 
 /// Bytes that the kernel allocated for each map that the process holds open, by name.
@@ -54,7 +64,9 @@ pub(super) fn map_memory(pid: u32) -> Result<BTreeMap<String, u64>> {
     let mut by_name: BTreeMap<String, u64> = BTreeMap::new();
     for info in loaded_maps().flatten() {
         if let Some(bytes) = by_id.get(&u64::from(info.id())) {
-            *by_name.entry(info.name_as_str().unwrap_or("?").to_owned()).or_default() += bytes;
+            *by_name
+                .entry(info.name_as_str().unwrap_or("?").to_owned())
+                .or_default() += bytes;
         }
     }
     Ok(by_name)
@@ -66,8 +78,11 @@ pub(super) struct Descriptor(String);
 impl Descriptor {
     /// The field `name`, if it is there and a number.
     pub(super) fn number(&self, name: &str) -> Option<u64> {
-        let values = self.0.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-        values.filter_map(|value| value.trim().parse().ok()).next()
+        let mut values = self
+            .0
+            .lines()
+            .filter_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        values.find_map(|value| value.trim().parse().ok())
     }
 }
 
@@ -76,7 +91,9 @@ pub(super) fn descriptors(pid: u32) -> Result<Vec<Descriptor>> {
     let folder = format!("/proc/{pid}/fdinfo");
     let entries = fs::read_dir(&folder).with_context(|| format!("list {folder}"))?;
     // One may be closed meanwhile.
-    let texts = entries.flatten().filter_map(|entry| fs::read_to_string(entry.path()).ok());
+    let texts = entries
+        .flatten()
+        .filter_map(|entry| fs::read_to_string(entry.path()).ok());
     Ok(texts.map(Descriptor).collect())
 }
 

@@ -42,7 +42,13 @@ impl Series {
     }
 
     fn combined(&self, other: &Self, combine: impl Fn(f64, f64) -> f64) -> Self {
-        Self(self.0.iter().zip(&other.0).map(|(one, other)| combine(*one, *other)).collect())
+        Self(
+            self.0
+                .iter()
+                .zip(&other.0)
+                .map(|(one, other)| combine(*one, *other))
+                .collect(),
+        )
     }
 
     /// Median and range, each divided by `unit`, with `decimals`.

@@ -12,10 +12,7 @@ use anyhow::{Context as _, Result};
 use serde::Deserialize;
 
 use super::mesh;
-use crate::{
-    process::Process,
-    topology::Pod,
-};
+use crate::{process::Process, topology::Pod};
 
 /// How often a client reports.
 const INTERVAL: &str = "250ms";

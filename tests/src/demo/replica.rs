@@ -114,7 +114,10 @@ impl Replica {
 
     /// Asks the server to end, as Kubernetes does.
     pub(super) fn terminate(&self) -> Result<()> {
-        self.process.as_ref().context("the server runs")?.signal(Signal::SIGTERM)
+        self.process
+            .as_ref()
+            .context("the server runs")?
+            .signal(Signal::SIGTERM)
     }
 
     /// How it ended by itself, with what it said on standard error; `None` while it runs.
@@ -147,7 +150,9 @@ impl Replica {
         }
         let [address, _] = self.addresses();
         let body = self.pod.netns().run(|| control(address)).ok()?.ok()?;
-        serde_json::from_str::<Control>(&body).ok().map(|control| control.state)
+        serde_json::from_str::<Control>(&body)
+            .ok()
+            .map(|control| control.state)
     }
 }
 

@@ -46,7 +46,17 @@ pub(super) struct Frame<'a> {
 }
 
 const HEADERS: [&str; 11] = [
-    "REPLICA", "ADDRESS", "NODE", "SPEED", "STATE", "ACTIVE", "TOTAL", "SHARE", "TOKENS/S", "TTFT", "IN FLIGHT",
+    "REPLICA",
+    "ADDRESS",
+    "NODE",
+    "SPEED",
+    "STATE",
+    "ACTIVE",
+    "TOTAL",
+    "SHARE",
+    "TOKENS/S",
+    "TTFT",
+    "IN FLIGHT",
 ];
 const NUMBERS: std::ops::Range<usize> = 5..11;
 
@@ -109,7 +119,11 @@ impl Frame<'_> {
         for (index, replica) in self.replicas {
             table.add_row(self.row(*index, replica));
         }
-        let lines: Vec<String> = table.to_string().lines().map(|line| format!("  {}\n", line.trim_end())).collect();
+        let lines: Vec<String> = table
+            .to_string()
+            .lines()
+            .map(|line| format!("  {}\n", line.trim_end()))
+            .collect();
         format!(
             "{:>5.1} s  {} requests answered, {} failed\n{}",
             self.clock.as_secs_f64(),
@@ -138,9 +152,13 @@ impl Frame<'_> {
             state(replica),
             counts.active.to_string(),
             counts.total.to_string(),
-            (new * 100).checked_div(all).map_or_else(absent, |share| format!("{share} %")),
+            (new * 100)
+                .checked_div(all)
+                .map_or_else(absent, |share| format!("{share} %")),
             format!("{:.0}", served.tokens as f64 / self.elapsed.as_secs_f64()),
-            served.ttft().map_or_else(absent, |ttft| format!("{} ms", ttft.as_millis())),
+            served
+                .ttft()
+                .map_or_else(absent, |ttft| format!("{} ms", ttft.as_millis())),
             self.look.truths[index].map_or_else(absent, |truth| truth.in_flight().to_string()),
         ]
     }

@@ -204,11 +204,19 @@ impl Stage {
         let mut counts = vec![Counts::default(); self.replicas.len()];
         for host in &self.hosts {
             for backend in host.agent.backends()? {
-                ensure!(backend.service == mesh::SERVICE, "an unknown service: {}", backend.service);
+                ensure!(
+                    backend.service == mesh::SERVICE,
+                    "an unknown service: {}",
+                    backend.service
+                );
                 let count = &mut counts[self.index_of(&backend.address)?];
                 count.active += backend.active_connections;
                 count.total += backend.connections_total;
-                count.refused += backend.connections_failed.get("refused").copied().unwrap_or_default();
+                count.refused += backend
+                    .connections_failed
+                    .get("refused")
+                    .copied()
+                    .unwrap_or_default();
             }
         }
         let truths = self.replicas.iter().map(Replica::truth).collect();
@@ -277,19 +285,25 @@ fn has_address(ip: IpAddr) -> String {
 fn listens(line: &str) -> bool {
     const LISTEN: &str = "0A";
     let mut fields = line.split_whitespace().skip(1);
-    let port = fields.next().and_then(|local| local.rsplit_once(':')).map(|(_, port)| port);
+    let port = fields
+        .next()
+        .and_then(|local| local.rsplit_once(':'))
+        .map(|(_, port)| port);
     let state = fields.nth(1);
     port == Some(&format!("{:04X}", mesh::PORT)) && state == Some(LISTEN)
 }
 
 /// What runs and what will be seen.
-pub(super) fn picture(timing: &Timing) -> String {
+pub(super) fn picture(timing: Timing) -> String {
     let mut text = "nodemesh demo: two nodes, four model servers, four clients, and no proxy.\n\n".to_owned();
     for (node, name) in NODES.into_iter().enumerate() {
-        let servers = REPLICAS[..NEWCOMER].iter().filter(|cast| cast.node == node).map(|cast| {
-            let Speed { prefill, token } = cast.speed;
-            format!("{} ({prefill} ms, then {token} ms a token)", cast.name)
-        });
+        let servers = REPLICAS[..NEWCOMER]
+            .iter()
+            .filter(|cast| cast.node == node)
+            .map(|cast| {
+                let Speed { prefill, token } = cast.speed;
+                format!("{} ({prefill} ms, then {token} ms a token)", cast.name)
+            });
         let clients = CLIENTS.iter().filter(|cast| cast.node == node).map(|cast| {
             let family = if cast.address == 0 { "IPv4" } else { "IPv6" };
             format!("{} ({} {} streams, {family})", cast.name, cast.streams, cast.mode)
@@ -320,7 +334,8 @@ mod tests {
 
     #[test]
     fn only_listeners_on_the_port_of_the_service_count() {
-        let line = |port: &str, state: &str| format!("  0: 0B01010A:{port} 00000000:0000 {state} 00000000:00000000");
+        let line =
+            |port: &str, state: &str| format!("  0: 0B01010A:{port} 00000000:0000 {state} 00000000:00000000");
         assert!(listens(&line("1F40", "0A")));
         assert!(!listens(&line("1F40", "01")));
         assert!(!listens(&line("2328", "0A")));

@@ -14,6 +14,7 @@ use anyhow::{Result, bail};
 use nodemesh_agent::api::BackendState;
 
 use super::{
+    client::Client,
     replica::Replica,
     screen::{Frame, Screen},
     stage::{LEAVING, Look, NEWCOMER, Stage, VICTIM},
@@ -42,8 +43,16 @@ pub(super) enum Moment {
 /// Seconds of a story of 30 seconds.
 const SCRIPT: [(Moment, f64, &str); 6] = [
     (Moment::Kill, 8.0, "replica-2 is killed"),
-    (Moment::TakeOut, 10.0, "replica-2 is marked unhealthy in the configuration"),
-    (Moment::Join, 14.0, "replica-5 is started and added to the configuration"),
+    (
+        Moment::TakeOut,
+        10.0,
+        "replica-2 is marked unhealthy in the configuration",
+    ),
+    (
+        Moment::Join,
+        14.0,
+        "replica-5 is started and added to the configuration",
+    ),
     (Moment::Drain, 20.0, "replica-3 is marked draining"),
     (Moment::Terminate, 22.5, "replica-3 is asked to end"),
     (Moment::End, 28.0, "the clients start no more requests"),
@@ -222,7 +231,10 @@ impl<'a> Story<'a> {
         }
         let first = self.first_connection(edited)?;
         let when = first.map_or("no connection yet".to_owned(), |first| {
-            format!("its first connection came {} ms after the edit", first.as_millis())
+            format!(
+                "its first connection came {} ms after the edit",
+                first.as_millis()
+            )
         });
         self.tell(&format!("replica-5 is started and listed; {when}"));
         Ok((first, applied - edited))
@@ -263,7 +275,7 @@ impl<'a> Story<'a> {
         let deadline = Instant::now() + LAST_STREAMS;
         while self.stage.clients.iter().any(|client| client.last.is_none()) {
             if Instant::now() > deadline {
-                let complaints = self.stage.clients.iter().map(|client| client.complaints());
+                let complaints = self.stage.clients.iter().map(Client::complaints);
                 bail!("clients did not end: {:?}", complaints.collect::<Vec<_>>());
             }
             self.observe()?;
@@ -331,6 +343,7 @@ impl<'a> Story<'a> {
     }
 
     fn tell(&mut self, what: &str) {
-        self.screen.say(&format!("{:>5.1} s  {what}", self.began.elapsed().as_secs_f64()));
+        self.screen
+            .say(&format!("{:>5.1} s  {what}", self.began.elapsed().as_secs_f64()));
     }
 }

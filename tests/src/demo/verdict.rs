@@ -41,14 +41,22 @@ impl fmt::Display for Verdict {
             let word = if *holds { "OK" } else { "FAILED" };
             writeln!(f, "  {word:<6}  {what}\n          {numbers}")?;
         }
-        let held = self.expectations.iter().filter(|expectation| expectation.holds).count();
+        let held = self
+            .expectations
+            .iter()
+            .filter(|expectation| expectation.holds)
+            .count();
         write!(f, "{held} of {} expectations held", self.expectations.len())
     }
 }
 
 /// Judges what was seen.
 pub(super) fn judge(stage: &Stage, facts: &Facts) -> Verdict {
-    let reports: Vec<&Report> = stage.clients.iter().filter_map(|client| client.last.as_ref()).collect();
+    let reports: Vec<&Report> = stage
+        .clients
+        .iter()
+        .filter_map(|client| client.last.as_ref())
+        .collect();
     let expectations = vec![
         nobody_listened(facts),
         peers_were_the_service(stage),
@@ -96,7 +104,10 @@ fn peers_were_the_service(stage: &Stage) -> Expectation {
             *peers.entry(peer).or_default() += count;
         }
     }
-    let numbers: Vec<String> = peers.iter().map(|(peer, count)| format!("{count} x {peer}")).collect();
+    let numbers: Vec<String> = peers
+        .iter()
+        .map(|(peer, count)| format!("{count} x {peer}"))
+        .collect();
     expect(
         "getpeername() names the service, not the replica, on every connection",
         holds && peers.len() == mesh::VIRTUAL.len(),
@@ -109,7 +120,10 @@ fn all_served(stage: &Stage, facts: &Facts) -> Expectation {
     let replicas = || stage.replicas.iter().zip(&look.counts).take(NEWCOMER);
     let numbers = replicas().map(|(replica, counts)| {
         let tokens = heard.served(replica.cast.name).tokens;
-        format!("{}: {} connections, {tokens} tokens", replica.cast.name, counts.total)
+        format!(
+            "{}: {} connections, {tokens} tokens",
+            replica.cast.name, counts.total
+        )
     });
     expect(
         "before the kill every replica served",
@@ -185,7 +199,10 @@ fn victim_was_left_alone(facts: &Facts) -> Expectation {
 
 fn newcomer_was_found(facts: &Facts) -> Expectation {
     expect(
-        format!("the new replica had its first connection within {} s of the edit", JOIN_LIMIT.as_secs()),
+        format!(
+            "the new replica had its first connection within {} s of the edit",
+            JOIN_LIMIT.as_secs()
+        ),
         facts.joined_after.is_some_and(|after| after < JOIN_LIMIT),
         format!(
             "after {}; both kernels seen with the new configuration after {} ms; {} connections in the end",
@@ -250,7 +267,10 @@ fn nothing_stayed_open(facts: &Facts) -> Expectation {
 fn totals_agree(reports: &[&Report], facts: &Facts) -> Expectation {
     let kernel: u64 = facts.at_end.counts.iter().map(|counts| counts.total).sum();
     let opened: u64 = reports.iter().map(|report| report.connections).sum();
-    let errors: u64 = reports.iter().flat_map(|report| report.connect_errors.values()).sum();
+    let errors: u64 = reports
+        .iter()
+        .flat_map(|report| report.connect_errors.values())
+        .sum();
     expect(
         "the kernels placed as many connections as the clients opened or tried to",
         kernel == opened + errors && kernel > 0,

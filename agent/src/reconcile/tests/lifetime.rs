@@ -137,12 +137,12 @@ fn affinity_is_turned_away_from_a_service_that_is_gone_also_at_the_second_attemp
     let mut node = Node::with(&one().desired());
     node.kernel.connect(key(1), 0).unwrap();
     node.kernel.fail(Fault::Each(|op| op == Op::PutBackend(0)));
-    let none = Mesh::default().desired();
-    assert_eq!(node.round(&none).left_over.len(), 1);
+    let empty = Mesh::default().desired();
+    assert_eq!(node.round(&empty).left_over.len(), 1);
     node.kernel.fault = None;
-    node.reconcile(&none);
+    node.reconcile(&empty);
     assert_eq!(node.kernel.backends[0].flags, 0);
-    node.settle(&none);
+    node.settle(&empty);
 }
 
 #[test]

@@ -31,21 +31,38 @@ impl Scene {
     /// Waits for the announcement of what was done before.
     async fn expect_change(&mut self, what: &str) {
         let change = time::timeout(PATIENCE, self.watch.changed());
-        change.await.unwrap_or_else(|_| panic!("{what} was not announced"));
+        change
+            .await
+            .unwrap_or_else(|_| panic!("{what} was not announced"));
     }
 
-    /// Takes the announcements that are on their way, by causing one more and waiting for it.
+    /// Takes the announcements that are on their way: the one of a mark comes after them.
     async fn quiet(&mut self) {
         for _ in 0..2 {
-            let _ = File::create(self.path("mark")).unwrap();
+            write(&self.path("mark"), "");
             self.expect_change("a closed file").await;
         }
     }
+}
 
-    /// Whether anything was announced before a mark that is made now: a mark alone is one announcement.
-    fn is_announced(&mut self) -> bool {
-        self.watch.events.try_recv().is_ok()
-    }
+/// What `act` does to a folder, as far as it matters: the names in the events, in order.
+fn what_matters<T>(act: impl FnOnce(&Path) -> T) -> Vec<String> {
+    let folder = tempfile::tempdir().unwrap();
+    write(&folder.path().join("there"), "a");
+    let (sender, events) = std::sync::mpsc::channel();
+    let handler = move |event: notify::Result<Event>| {
+        let event = event.unwrap();
+        if matters(&event) {
+            let _ = sender.send(event.paths[0].file_name().unwrap().to_str().unwrap().to_owned());
+        }
+    };
+    let mut watcher = notify::recommended_watcher(handler).unwrap();
+    watcher.watch(folder.path(), RecursiveMode::NonRecursive).unwrap();
+    let _held = act(folder.path());
+    // The kernel queues events in order.
+    fs::create_dir(folder.path().join("end")).unwrap();
+    let next = || events.recv_timeout(PATIENCE).unwrap();
+    std::iter::from_fn(|| Some(next()).filter(|name| name != "end")).collect()
 }
 
 fn write(path: &Path, text: &str) {
@@ -61,29 +78,22 @@ async fn a_rename_into_place_is_announced() {
     scene.expect_change("a rename").await;
 }
 
-#[tokio::test]
-async fn an_open_file_is_announced_when_it_is_closed() {
-    let mut scene = Scene::new("mesh.yaml", |_| {});
-    let mut file = File::create(scene.path("mesh.yaml")).unwrap();
-    file.write_all(b"half").unwrap();
-    file.sync_all().unwrap();
-    // The kernel queues events in order: what the open file caused would come before the mark of another folder's removal.
-    let elsewhere = tempfile::tempdir_in(scene.folder.path()).unwrap();
-    scene.expect_change("a new folder").await;
-    assert!(!scene.is_announced());
-    file.write_all(b" and half").unwrap();
-    drop(file);
-    scene.expect_change("the close").await;
-    drop(elsewhere);
+#[test]
+fn an_open_file_matters_when_it_is_closed() {
+    let half_written = |folder: &Path| {
+        let mut file = File::create(folder.join("open")).unwrap();
+        file.write_all(b"half").unwrap();
+        file.sync_all().unwrap();
+        file
+    };
+    assert!(what_matters(half_written).is_empty());
+    assert_eq!(what_matters(|folder| drop(half_written(folder))), ["open"]);
 }
 
-#[tokio::test]
-async fn a_file_that_only_is_read_is_not_announced() {
-    let mut scene = Scene::new("mesh.yaml", |folder| write(&folder.join("mesh.yaml"), "a"));
-    assert_eq!(fs::read_to_string(scene.path("mesh.yaml")).unwrap(), "a");
-    fs::remove_file(scene.path("mesh.yaml")).unwrap();
-    scene.expect_change("a removal").await;
-    assert!(!scene.is_announced());
+#[test]
+fn reading_does_not_matter() {
+    let read = |folder: &Path| drop(fs::read(folder.join("there")).unwrap());
+    assert!(what_matters(read).is_empty());
 }
 
 #[tokio::test]
@@ -152,7 +162,10 @@ fn links_in_a_circle_end_somewhere() {
     let folder = tempfile::tempdir().unwrap();
     symlink("b", folder.path().join("a")).unwrap();
     symlink("a", folder.path().join("b")).unwrap();
-    assert_eq!(folders(&folder.path().join("a")), BTreeSet::from([folder.path().to_owned()]));
+    assert_eq!(
+        folders(&folder.path().join("a")),
+        BTreeSet::from([folder.path().to_owned()])
+    );
 }
 
 #[test]
