@@ -34,6 +34,7 @@ pub fn send(socket: &SockAddr<'_>) -> Verdict {
     // SAFETY: the helper takes the hook's own context.
     let cookie = unsafe { bpf_get_socket_cookie(socket.ctx.as_ptr()) };
     if let Some(picked) = known(cookie, dialled, &service) {
+        expect_answer(cookie, dialled, &picked);
         return Verdict::Rewrite(picked.endpoint);
     }
     match choose(socket, &settings, &client, &service, dialled) {
@@ -85,12 +86,27 @@ fn flow(cookie: u64, direction: FlowDirection, endpoint: Endpoint) -> Option<Flo
 
 #[inline(always)]
 fn remember(cookie: u64, dialled: Endpoint, picked: &Picked) {
-    let wire = picked.endpoint;
     let forward = FlowKey::new(cookie, FlowDirection::Forward, dialled.addr, dialled.port);
+    if maps::flows
+        .insert(forward, value(picked.endpoint, picked), 0)
+        .is_err()
+    {
+        stats::internal_error(InternalError::FlowRecord);
+    }
+    expect_answer(cookie, dialled, picked);
+}
+
+/// Sees to it that an answer from the backend shows the service that was dialled last: two services of one socket may share
+/// a backend, and nothing in an answer tells which of them it is for.
+#[inline(always)]
+fn expect_answer(cookie: u64, dialled: Endpoint, picked: &Picked) {
+    let wire = picked.endpoint;
+    let expected = value(dialled, picked);
+    if flow(cookie, FlowDirection::Reverse, wire).is_some_and(|known| known == expected) {
+        return;
+    }
     let reverse = FlowKey::new(cookie, FlowDirection::Reverse, wire.addr, wire.port);
-    let stored = maps::flows.insert(forward, value(wire, picked), 0).is_ok()
-        && maps::flows.insert(reverse, value(dialled, picked), 0).is_ok();
-    if !stored {
+    if maps::flows.insert(reverse, expected, 0).is_err() {
         stats::internal_error(InternalError::FlowRecord);
     }
 }

@@ -40,7 +40,7 @@ mod verdict;
 
 use aya_ebpf::{
     EbpfContext as _,
-    macros::{btf_tracepoint, cgroup_sock, cgroup_sock_addr, raw_tracepoint},
+    macros::{btf_tracepoint, cgroup_sock, cgroup_sock_addr},
     programs::{BtfTracePointContext, RawTracePointContext, SockAddrContext, SockContext},
 };
 use sock_addr::{Family, SockAddr};
@@ -114,10 +114,12 @@ pub extern "C" fn list_conns(ctx: *mut core::ffi::c_void) -> i32 {
     listing::emit(ctx)
 }
 
-/// Never attached: run once through `BPF_PROG_TEST_RUN` by the agent, in the agent's own context.
-#[raw_tracepoint(tracepoint = "sys_enter")]
-pub fn whoami(ctx: RawTracePointContext) -> i32 {
-    ctx.tgid().cast_signed()
+/// Never attached: run once through `BPF_PROG_TEST_RUN` by the agent, in the agent's own context. Written without the macro,
+/// which drops the return value.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "raw_tp/sys_enter")]
+pub fn whoami(ctx: *mut core::ffi::c_void) -> i32 {
+    RawTracePointContext::new(ctx.cast()).tgid().cast_signed()
 }
 
 /// Helpers such as `bpf_probe_read_kernel` are for programs under a licence compatible with the GPL.
