@@ -3,6 +3,8 @@
 //!
 //! Invariant: initialised once per process, before anything else logs.
 
+use std::sync::{Arc, Mutex};
+
 use anyhow::{Context as _, Result};
 use tracing_subscriber::{
     EnvFilter, Registry, layer::SubscriberExt as _, reload, util::SubscriberInitExt as _,
@@ -14,6 +16,8 @@ use crate::config::LogFormat;
 #[derive(Clone, Debug)]
 pub struct LogFilter {
     handle: reload::Handle<EnvFilter, Registry>,
+    /// The filter as it was asked for.
+    asked: Arc<Mutex<String>>,
 }
 
 impl LogFilter {
@@ -21,25 +25,32 @@ impl LogFilter {
     pub fn set(&self, filter: &str) -> Result<()> {
         self.handle
             .reload(parse(filter)?)
-            .context("change the log filter")
+            .context("change the log filter")?;
+        filter.clone_into(&mut self.asked.lock().expect("no holder panics"));
+        Ok(())
     }
 
     /// The filter in force.
     pub fn current(&self) -> String {
-        self.handle.with_current(ToString::to_string).unwrap_or_default()
+        self.asked.lock().expect("no holder panics").clone()
     }
 }
 
+/// Target of the programs' messages. Always let through: what the programs say is decided by the level that they are told.
+const PROGRAMS: &str = "nodemesh_ebpf=trace";
+
 fn parse(filter: &str) -> Result<EnvFilter> {
-    EnvFilter::builder().parse(filter).with_context(|| {
+    let parsed = EnvFilter::builder().parse(filter).with_context(|| {
         format!(
             "`{filter}` is no log filter; use a level such as `info` or pairs such as `nodemesh_agent=debug`"
         )
-    })
+    })?;
+    Ok(parsed.add_directive(PROGRAMS.parse().context("the directive for the programs")?))
 }
 
 /// Starts logging to standard error.
 pub fn init(filter: &str, format: LogFormat) -> Result<LogFilter> {
+    let asked = Arc::new(Mutex::new(filter.to_owned()));
     let (filter, handle) = reload::Layer::new(parse(filter)?);
     let registry = tracing_subscriber::registry().with(filter);
     let output = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
@@ -49,5 +60,5 @@ pub fn init(filter: &str, format: LogFormat) -> Result<LogFilter> {
         LogFormat::Json => registry.with(output.json()).try_init(),
     }
     .context("start logging")?;
-    Ok(LogFilter { handle })
+    Ok(LogFilter { handle, asked })
 }
