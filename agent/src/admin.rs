@@ -21,10 +21,10 @@ pub use report::Node;
 
 /// Why a listener could not be opened.
 #[derive(Debug, thiserror::Error)]
-#[error("listen on {address}: {source}; {remedy}")]
+#[error("listen on {address}: {cause}; {remedy}")]
 pub struct ListenError {
     address: String,
-    source: io::Error,
+    cause: io::Error,
     remedy: &'static str,
 }
 
@@ -40,16 +40,16 @@ impl Listeners {
     /// Opens both.
     pub async fn open(config: &AgentConfig) -> Result<Self, ListenError> {
         let socket = config.run_dir.join(crate::config::ADMIN_SOCKET);
-        let admin = listen_unix(&socket).map_err(|source| ListenError {
+        let admin = listen_unix(&socket).map_err(|cause| ListenError {
             address: socket.display().to_string(),
-            source,
+            cause,
             remedy: "--run-dir must name a folder that the agent may write to",
         })?;
         let http = TcpListener::bind(config.http)
             .await
-            .map_err(|source| ListenError {
+            .map_err(|cause| ListenError {
                 address: config.http.to_string(),
-                source,
+                cause,
                 remedy: "choose another address with --http",
             })?;
         Ok(Self { admin, http, socket })

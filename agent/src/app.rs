@@ -7,6 +7,7 @@
 
 use std::{
     fs,
+    os::fd::OwnedFd,
     path::Path,
     sync::{Arc, Mutex, mpsc},
     thread,
@@ -63,11 +64,7 @@ pub fn run(config: &AgentConfig, log: LogFilter) -> Result<()> {
     progress.reached(Step::Loaded);
 
     // Kept open: the kernel measures while this descriptor is.
-    let _stats = config
-        .program_stats
-        .then(|| enable_stats(Stats::RunTime))
-        .transpose()
-        .context("turn on program statistics")?;
+    let _stats = config.program_stats.then(program_stats).flatten();
 
     let maps = MapWriter::open(&pins)?;
     let tgid = loader::own_tgid(&ebpf).context("ask the kernel for the agent's process id")?;
@@ -139,6 +136,13 @@ fn load(config: &AgentConfig, pins: &PinRoot) -> Result<Ebpf> {
     Ok(loaded.ebpf)
 }
 
+/// Turns the programs' statistics on; an agent that may not do that has no such metrics and is well otherwise.
+fn program_stats() -> Option<OwnedFd> {
+    enable_stats(Stats::RunTime)
+        .inspect_err(|error| warn!(%error, "no statistics of the programs; they need CAP_SYS_ADMIN"))
+        .ok()
+}
+
 fn attach_programs(ebpf: &mut Ebpf, cgroup: &Path, pins: &PinRoot, progress: Progress) -> Result<()> {
     let mut first = true;
     attach::attach(ebpf, cgroup, pins, |_| {
@@ -176,7 +180,7 @@ async fn serve(
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
             () = watch.changed() => {
-                if source.reload() {
+                if source.reload(&watch.unfinished()) {
                     let (desired, generation) = source.desired();
                     commands.send(Command::Apply { desired, generation }).context("the reconciler has ended")?;
                 }

@@ -12,6 +12,7 @@ pub mod files;
 pub mod watch;
 
 use std::{
+    collections::BTreeSet,
     path::{Path, PathBuf},
     sync::Arc,
     time::SystemTime,
@@ -58,7 +59,7 @@ impl Source {
     /// Loads `path` for the first time; an invalid one is an error with a line for each problem.
     pub fn load(path: &Path) -> Result<(Self, channel::Receiver<Arc<SourceStatus>>), Vec<String>> {
         let mut files = ManifestFiles::new(path);
-        let resources = files.read()?.unwrap_or_default();
+        let resources = files.read(&BTreeSet::new())?.unwrap_or_default();
         let desired = Arc::new(Desired::compile(&resources, None).map_err(|error| vec![error.to_string()])?);
         let now = SystemTime::now();
         let status = SourceStatus {
@@ -94,10 +95,10 @@ impl Source {
         &self.status.path
     }
 
-    /// Reads what changed; true if there is a new [`Source::desired`].
-    pub fn reload(&mut self) -> bool {
+    /// Reads what changed, except what is `unfinished`; true if there is a new [`Source::desired`].
+    pub fn reload(&mut self, unfinished: &BTreeSet<PathBuf>) -> bool {
         let tried_at = SystemTime::now();
-        let outcome = match self.files.read() {
+        let outcome = match self.files.read(unfinished) {
             Ok(None) => return false,
             Ok(Some(resources)) => {
                 let previous = Some((&self.resources, &*self.desired));

@@ -11,7 +11,11 @@ use clap::Args;
 
 use super::table;
 use crate::{
-    datapath::{PinRoot, pins::DEFAULT_PIN_DIR},
+    config::ADMIN_SOCKET,
+    datapath::{
+        PinRoot,
+        pins::{DEFAULT_PIN_DIR, remove_if_empty},
+    },
     lock::AgentLock,
 };
 
@@ -30,17 +34,21 @@ impl Cleanup {
         let removed = pins
             .remove_all()
             .with_context(|| format!("remove {}", self.pin_dir.display()))?;
-        match fs::remove_dir_all(run_dir) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(error).with_context(|| format!("remove {}", run_dir.display()));
-            }
-            _ => {}
-        }
-        drop(lock);
+        remove_run_dir(run_dir, lock).with_context(|| format!("clean up {}", run_dir.display()))?;
         table::print(&format!(
             "removed {removed} pinned maps and links below {} and {}; open connections live on, new ones are not placed",
             self.pin_dir.display(),
             run_dir.display()
         ))
     }
+}
+
+/// Removes the agent's files, and the folder if it holds nothing else.
+fn remove_run_dir(run_dir: &Path, lock: AgentLock) -> io::Result<()> {
+    match fs::remove_file(run_dir.join(ADMIN_SOCKET)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    lock.remove()?;
+    remove_if_empty(run_dir)
 }

@@ -31,40 +31,40 @@ use super::{
 #[derive(Debug, thiserror::Error)]
 pub enum AttachError {
     /// The cgroup root cannot be opened.
-    #[error("open the cgroup {path}: {source}")]
+    #[error("open the cgroup {path}: {cause}")]
     Cgroup {
         /// The cgroup root.
         path: PathBuf,
         /// Why not.
-        source: io::Error,
+        cause: io::Error,
     },
     /// The kernel refused.
-    #[error("attach {program} to {target}: {source}; the agent needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON")]
+    #[error("attach {program} to {target}: {cause}; the agent needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON")]
     Refused {
         /// The program.
         program: &'static str,
         /// Where to.
         target: String,
         /// Why not.
-        source: ProgramError,
+        cause: ProgramError,
     },
     /// The link could not be pinned.
-    #[error("pin the link of {program}: {source}")]
+    #[error("pin the link of {program}: {cause}")]
     Pin {
         /// The program.
         program: &'static str,
         /// Why not.
-        source: PinError,
+        cause: PinError,
     },
     /// A pinned link could not be handled.
-    #[error("{op} the link of {program}: {source}")]
+    #[error("{op} the link of {program}: {cause}")]
     Link {
         /// What was done.
         op: &'static str,
         /// The program.
         program: &'static str,
         /// With which result.
-        source: io::Error,
+        cause: io::Error,
     },
     /// The call succeeded but the kernel does not run the program there.
     #[error(
@@ -85,9 +85,9 @@ pub fn attach(
     pins: &PinRoot,
     mut step: impl FnMut(&'static str),
 ) -> Result<(), AttachError> {
-    let root = File::open(cgroup).map_err(|source| AttachError::Cgroup {
+    let root = File::open(cgroup).map_err(|cause| AttachError::Cgroup {
         path: cgroup.into(),
-        source,
+        cause,
     })?;
     for spec in PROGRAMS {
         let Some(program) = ebpf.program_mut(spec.name) else {
@@ -115,15 +115,15 @@ fn attach_cgroup(
         debug!(program = spec.name, "replaced the program of a pinned link");
         return Ok(());
     }
-    let refused = |source| AttachError::Refused {
+    let refused = |cause| AttachError::Refused {
         program: spec.name,
         target: cgroup.display().to_string(),
-        source,
+        cause,
     };
     let link = cgroup_link(program, root).map_err(refused)?;
-    link.pin(&pin).map_err(|source| AttachError::Pin {
+    link.pin(&pin).map_err(|cause| AttachError::Pin {
         program: spec.name,
-        source,
+        cause,
     })?;
     info!(program = spec.name, cgroup = %cgroup.display(), "attached");
     Ok(())
@@ -153,10 +153,10 @@ fn update_pinned(
     pin: &Path,
 ) -> Result<bool, AttachError> {
     let failed = |op| {
-        move |source| AttachError::Link {
+        move |cause| AttachError::Link {
             op,
             program: spec.name,
-            source,
+            cause,
         }
     };
     let link = match sys::object_get(pin) {
@@ -189,10 +189,10 @@ fn attach_tracepoint(
     tracepoint: &str,
     pins: &PinRoot,
 ) -> Result<(), AttachError> {
-    let refused = |source| AttachError::Refused {
+    let refused = |cause| AttachError::Refused {
         program: spec.name,
         target: tracepoint.into(),
-        source,
+        cause,
     };
     let Program::BtfTracePoint(program) = program else {
         return Err(refused(ProgramError::UnexpectedProgramType));
@@ -200,10 +200,10 @@ fn attach_tracepoint(
     let id = program.attach().map_err(refused)?;
     let link: FdLink = program.take_link(id).map_err(refused)?.into();
     let failed = |op| {
-        move |source| AttachError::Link {
+        move |cause| AttachError::Link {
             op,
             program: spec.name,
-            source,
+            cause,
         }
     };
 
@@ -213,9 +213,9 @@ fn attach_tracepoint(
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed("unpin")(error)),
         _ => {}
     }
-    link.pin(&next).map_err(|source| AttachError::Pin {
+    link.pin(&next).map_err(|cause| AttachError::Pin {
         program: spec.name,
-        source,
+        cause,
     })?;
     fs::rename(&next, pins.link(spec.name)).map_err(failed("rename"))?;
     info!(program = spec.name, tracepoint, "attached");
@@ -229,10 +229,10 @@ pub fn effective(ebpf: &Ebpf, root: &File) -> Result<Vec<(&'static str, bool)>, 
         let Hook::Cgroup(attach_type) = spec.hook else {
             continue;
         };
-        let failed = |source| AttachError::Link {
+        let failed = |cause| AttachError::Link {
             op: "query",
             program: spec.name,
-            source,
+            cause,
         };
         let running = sys::effective_programs(root.as_fd(), attach_type).map_err(failed)?;
         let ours = ebpf

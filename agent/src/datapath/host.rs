@@ -39,14 +39,14 @@ pub enum HostError {
         reason: String,
     },
     /// A system call failed.
-    #[error("{op} {path}: {source}")]
+    #[error("{op} {path}: {cause}")]
     Io {
         /// What was done.
         op: &'static str,
         /// To what.
         path: PathBuf,
         /// With which result.
-        source: io::Error,
+        cause: io::Error,
     },
 }
 
@@ -56,7 +56,7 @@ pub fn cgroup_root(configured: Option<&Path>) -> Result<PathBuf, HostError> {
         let found = statfs(path).map_err(|errno| HostError::Io {
             op: "inspect",
             path: path.into(),
-            source: errno.into(),
+            cause: errno.into(),
         })?;
         return if found.filesystem_type() == CGROUP2_SUPER_MAGIC {
             Ok(path.into())
@@ -65,10 +65,10 @@ pub fn cgroup_root(configured: Option<&Path>) -> Result<PathBuf, HostError> {
         };
     }
     let mounts = "/proc/mounts";
-    let table = fs::read_to_string(mounts).map_err(|source| HostError::Io {
+    let table = fs::read_to_string(mounts).map_err(|cause| HostError::Io {
         op: "read",
         path: mounts.into(),
-        source,
+        cause,
     })?;
     first_cgroup2(&table).ok_or(HostError::NoCgroup2)
 }

@@ -24,10 +24,10 @@ pub struct ConnectionLister {
 pub enum ListError {
     /// The records' map could not be opened.
     #[error("open the map of connections: {0}")]
-    Map(#[from] aya::maps::MapError),
+    Map(aya::maps::MapError),
     /// The iterator could not be run.
     #[error("iterate over the map of connections: {0}")]
-    Iterate(#[from] std::io::Error),
+    Iterate(std::io::Error),
 }
 
 impl ConnectionLister {
@@ -35,15 +35,16 @@ impl ConnectionLister {
     pub fn new(program: ProgramFd, pins: &PinRoot) -> Result<Self, ListError> {
         Ok(Self {
             program,
-            connections: MapData::from_pin(pins.map(map::CONNECTIONS))?,
+            connections: MapData::from_pin(pins.map(map::CONNECTIONS)).map_err(ListError::Map)?,
         })
     }
 
     /// Every connection that is connecting or established, in no particular order.
     pub fn list(&self) -> Result<Vec<Connection>, ListError> {
-        let mut output = sys::iterate_map(self.program.as_fd(), self.connections.fd().as_fd())?;
+        let mut output = sys::iterate_map(self.program.as_fd(), self.connections.fd().as_fd())
+            .map_err(ListError::Iterate)?;
         let mut bytes = Vec::new();
-        output.read_to_end(&mut bytes)?;
+        output.read_to_end(&mut bytes).map_err(ListError::Iterate)?;
         let (records, _) = bytes.as_chunks::<{ size_of::<Connection>() }>();
         Ok(records
             .iter()

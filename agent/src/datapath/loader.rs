@@ -49,12 +49,12 @@ pub enum LoadError {
     Offsets(#[from] OffsetError),
     /// The kernel's BTF cannot be used.
     #[error("read the kernel's BTF: {0}")]
-    Btf(#[from] aya::BtfError),
+    Btf(aya::BtfError),
     /// The object or a map was refused.
     #[error(
         "open the object and its maps: {0}; a map that cannot be created often means missing CAP_BPF or memory"
     )]
-    Object(#[from] aya::EbpfError),
+    Object(aya::EbpfError),
     /// A pin holds a map of another shape.
     #[error(
         "the pinned map {name} has keys of {key} and values of {value} bytes where this agent needs {need_key} and \
@@ -73,12 +73,12 @@ pub enum LoadError {
         need_value: u32,
     },
     /// A map could not be opened.
-    #[error("open the map {name}: {source}")]
+    #[error("open the map {name}: {cause}")]
     Map {
         /// The map.
         name: &'static str,
         /// Why not.
-        source: MapError,
+        cause: MapError,
     },
     /// The object has no such program.
     #[error("the object has no program {0}; it is not from this source tree: run `cargo xtask build`")]
@@ -120,7 +120,7 @@ pub struct ProgramCost {
 
 /// Loads everything, with the maps pinned below `pins`.
 pub fn load(pins: &PinRoot, capacities: Capacities) -> Result<Loaded, LoadError> {
-    let btf = Btf::from_sys_fs()?;
+    let btf = Btf::from_sys_fs().map_err(LoadError::Btf)?;
     let mut ebpf = open_object(&btf, pins, capacities)?;
     check_shapes(pins)?;
     let costs = load_programs(&mut ebpf, &btf)?;
@@ -143,7 +143,7 @@ fn open_object(btf: &Btf, pins: &PinRoot, capacities: Capacities) -> Result<Ebpf
         loader.map_pin_path(shape.name, pins.map(shape.name));
     }
     loader.map_pin_path(map::LOGS, pins.map(map::LOGS));
-    Ok(loader.load(OBJECT)?)
+    loader.load(OBJECT).map_err(LoadError::Object)
 }
 
 struct Shape {
@@ -184,7 +184,7 @@ fn check_shapes(pins: &PinRoot) -> Result<(), LoadError> {
     for &Shape { name, key, value } in SHAPES {
         let info = MapData::from_pin(pins.map(name))
             .and_then(|data| data.info())
-            .map_err(|source| LoadError::Map { name, source })?;
+            .map_err(|cause| LoadError::Map { name, cause })?;
         if (info.key_size() as usize, info.value_size() as usize) != (key, value) {
             return Err(LoadError::Shape {
                 name,

@@ -22,25 +22,25 @@ const SWAP_BATCH: usize = 256;
 
 /// An operation on a map that failed.
 #[derive(Debug, thiserror::Error)]
-#[error("{op} {map}: {source}")]
+#[error("{op} {map}: {cause}")]
 pub struct MapOpError {
     /// What was done.
     pub op: &'static str,
     /// To which map.
     pub map: &'static str,
     /// With which result.
-    pub source: MapError,
+    pub cause: MapError,
 }
 
 fn failed(op: &'static str, map: &'static str) -> impl Fn(MapError) -> MapOpError {
-    move |source| MapOpError { op, map, source }
+    move |cause| MapOpError { op, map, cause }
 }
 
 fn io_failed(op: &'static str, map: &'static str, error: io::Error) -> MapOpError {
     MapOpError {
         op,
         map,
-        source: MapError::IoError(error),
+        cause: MapError::IoError(error),
     }
 }
 

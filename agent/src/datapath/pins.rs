@@ -53,35 +53,55 @@ impl PinRoot {
 
     /// Detaches every program and frees every map, of this and any other version; returns how many pins there were.
     ///
-    /// Links go first: no program may run without its maps.
+    /// Links go first: no program may run without its maps. Leaves alone what is not ours, and the folders that hold it.
     pub fn remove_all(&self) -> io::Result<usize> {
         let mut removed = 0;
-        let versions = match fs::read_dir(&self.root) {
-            Ok(entries) => entries.collect::<io::Result<Vec<_>>>()?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
-            Err(error) => return Err(error),
-        };
-        for version in &versions {
+        for version in entries(&self.root)?.into_iter().filter(|path| is_version(path)) {
             for kind in ["links", "maps"] {
-                removed += remove_files(&version.path().join(kind))?;
+                let folder = version.join(kind);
+                for pin in entries(&folder)? {
+                    fs::remove_file(pin)?;
+                    removed += 1;
+                }
+                remove_if_empty(&folder)?;
             }
+            remove_if_empty(&version)?;
         }
-        // bpffs has no recursive removal of its own and the folders are empty now.
-        fs::remove_dir_all(&self.root)?;
+        remove_if_empty(&self.root)?;
         Ok(removed)
     }
 }
 
-fn remove_files(folder: &Path) -> io::Result<usize> {
-    let entries = match fs::read_dir(folder) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
-        Err(error) => return Err(error),
-    };
-    let mut removed = 0;
-    for entry in entries {
-        fs::remove_file(entry?.path())?;
-        removed += 1;
+/// Whether `path` is the folder of a version: `v` and a number.
+fn is_version(path: &Path) -> bool {
+    let name = path
+        .file_name()
+        .and_then(|name| name.to_str())
+        .unwrap_or_default();
+    name.strip_prefix('v')
+        .is_some_and(|number| number.parse::<u32>().is_ok())
+}
+
+/// What is in a folder; nothing if it is not there.
+fn entries(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    match fs::read_dir(folder) {
+        Ok(entries) => entries.map(|entry| Ok(entry?.path())).collect(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error),
     }
-    Ok(removed)
+}
+
+/// Removes a folder unless it is not there or holds something.
+pub(crate) fn remove_if_empty(folder: &Path) -> io::Result<()> {
+    match fs::remove_dir(folder) {
+        Err(error)
+            if !matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty
+            ) =>
+        {
+            Err(error)
+        }
+        _ => Ok(()),
+    }
 }

@@ -5,7 +5,7 @@
 //! changed once more within the granularity of these times.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::{self, Metadata},
     hash::{DefaultHasher, Hash as _, Hasher as _},
     io, mem,
@@ -84,8 +84,12 @@ impl ManifestFiles {
     }
 
     /// Reads all files, or gives `None` if none has changed; the errors are lines that begin with the file's name.
-    pub fn read(&mut self) -> Result<Option<Resources>, Vec<String>> {
-        let names = self.refresh_all().inspect_err(|_| self.unmerged = true)?;
+    ///
+    /// Files in `unfinished` (canonical paths) are taken as they were: somebody is writing them.
+    pub fn read(&mut self, unfinished: &BTreeSet<PathBuf>) -> Result<Option<Resources>, Vec<String>> {
+        let names = self
+            .refresh_all(unfinished)
+            .inspect_err(|_| self.unmerged = true)?;
         let former = self.parsed.len();
         self.parsed.retain(|name, _| names.binary_search(name).is_ok());
         let unmerged = mem::take(&mut self.unmerged);
@@ -104,9 +108,21 @@ impl ManifestFiles {
     }
 
     /// Parses the files that changed and returns the names of all.
-    fn refresh_all(&mut self) -> Result<Vec<PathBuf>, Vec<String>> {
+    fn refresh_all(&mut self, unfinished: &BTreeSet<PathBuf>) -> Result<Vec<PathBuf>, Vec<String>> {
         let names = self.names().map_err(|error| vec![describe(&self.path, &error)])?;
-        let errors: Vec<String> = names.iter().filter_map(|name| self.refresh(name).err()).collect();
+        if names.is_empty() {
+            let path = self.path.display();
+            return Err(vec![format!(
+                "{path}: no *.yaml or *.yml file is in it; put one with a comment there if that is meant"
+            )]);
+        }
+        let is_finished =
+            |name: &&PathBuf| !fs::canonicalize(name).is_ok_and(|path| unfinished.contains(&path));
+        let finished: Vec<&PathBuf> = names.iter().filter(is_finished).collect();
+        let errors: Vec<String> = finished
+            .into_iter()
+            .filter_map(|name| self.refresh(name).err())
+            .collect();
         if errors.is_empty() { Ok(names) } else { Err(errors) }
     }
 

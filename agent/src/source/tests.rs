@@ -39,7 +39,7 @@ fn the_last_good_configuration_stays_until_a_better_one_comes() {
     assert_eq!((generation, first.frontends.len()), (1, 1));
 
     fs::write(&path, service("nonsense")).unwrap();
-    assert!(!source.reload());
+    assert!(!source.reload(&BTreeSet::new()));
     assert!(Arc::ptr_eq(&source.desired().0, &first));
     let refused = status.borrow().clone();
     assert_eq!(
@@ -50,7 +50,7 @@ fn the_last_good_configuration_stays_until_a_better_one_comes() {
     assert!(refused.tried_at >= refused.loaded_at);
 
     fs::write(&path, service("81")).unwrap();
-    assert!(source.reload());
+    assert!(source.reload(&BTreeSet::new()));
     let (second, generation) = source.desired();
     assert_eq!(generation, 2);
     assert_ne!(second.frontends.keys().next(), first.frontends.keys().next());
@@ -66,7 +66,7 @@ fn the_last_good_configuration_stays_until_a_better_one_comes() {
 fn a_reload_of_nothing_new_is_none() {
     let (_folder, path) = file(&service("80"));
     let (mut source, status) = Source::load(&path).unwrap();
-    assert!(!source.reload());
+    assert!(!source.reload(&BTreeSet::new()));
     let status = status.borrow().clone();
     assert_eq!(
         (status.generation, status.reloads_ok, status.reloads_failed),

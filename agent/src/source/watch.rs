@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Tells when the files of a source may have changed. Used by `app`.
 //!
-//! Invariant: a file that somebody has open for writing is not announced before it is closed, so that no half-written
-//! one is read; a rename into place is announced at once.
+//! Invariant: a file that somebody writes is not announced before it is closed, and is told apart when another one is, so
+//! that no half-written one is read; a rename into place is announced at once.
 
 use std::{
     collections::BTreeSet,
     fs, io,
     path::{Path, PathBuf, absolute},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -25,6 +26,7 @@ const TOGETHER: Duration = Duration::from_millis(2);
 pub struct SourceWatch {
     path: PathBuf,
     events: mpsc::UnboundedReceiver<()>,
+    unfinished: Arc<Mutex<BTreeSet<PathBuf>>>,
     watcher: RecommendedWatcher,
     /// The folders that the path led through when it was followed last.
     folders: BTreeSet<PathBuf>,
@@ -34,7 +36,12 @@ impl SourceWatch {
     /// Watches the file or directory `path`.
     pub fn new(path: &Path) -> io::Result<Self> {
         let (sender, events) = mpsc::unbounded_channel();
+        let unfinished = Arc::new(Mutex::new(BTreeSet::new()));
+        let written = Arc::clone(&unfinished);
         let handler = move |event: notify::Result<Event>| {
+            if let Ok(event) = &event {
+                track(&mut written.lock().expect("no holder panics"), event);
+            }
             if event.as_ref().map_or(true, matters) {
                 // The receiver is gone only when the agent stops.
                 let _ = sender.send(());
@@ -51,6 +58,7 @@ impl SourceWatch {
         Ok(Self {
             path,
             events,
+            unfinished,
             watcher,
             folders,
         })
@@ -64,6 +72,11 @@ impl SourceWatch {
         time::sleep(TOGETHER).await;
         while self.events.try_recv().is_ok() {}
         self.follow();
+    }
+
+    /// Files that were written to and are not closed yet, by canonical path.
+    pub fn unfinished(&self) -> BTreeSet<PathBuf> {
+        self.unfinished.lock().expect("no holder panics").clone()
     }
 
     /// Watches what the path leads to now: a link may point elsewhere, and another folder may be in the place of one.
@@ -105,6 +118,28 @@ fn folders(path: &Path) -> BTreeSet<PathBuf> {
     }
     folders.retain(|folder| folder.is_dir());
     folders
+}
+
+/// Keeps account of the files that are being written.
+fn track(unfinished: &mut BTreeSet<PathBuf>, event: &Event) {
+    let canonical = |path: &PathBuf| {
+        let folder = path.parent().and_then(|folder| fs::canonicalize(folder).ok());
+        folder
+            .zip(path.file_name())
+            .map_or_else(|| path.clone(), |(folder, name)| folder.join(name))
+    };
+    let paths = event.paths.iter().map(canonical);
+    match event.kind {
+        EventKind::Modify(ModifyKind::Data(_)) => unfinished.extend(paths),
+        EventKind::Access(AccessKind::Close(AccessMode::Write))
+        | EventKind::Modify(ModifyKind::Name(_))
+        | EventKind::Remove(_) => {
+            for path in paths {
+                unfinished.remove(&path);
+            }
+        }
+        _ => {}
+    }
 }
 
 fn matters(event: &Event) -> bool {

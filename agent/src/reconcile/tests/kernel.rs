@@ -140,11 +140,11 @@ impl FakeKernel {
             Fault::Each(chosen) => chosen(op),
         });
         if fails {
-            let source = MapError::IoError(io::Error::from(io::ErrorKind::OutOfMemory));
+            let cause = MapError::IoError(io::Error::from(io::ErrorKind::OutOfMemory));
             return Err(MapOpError {
                 op: "write",
                 map: "fake",
-                source,
+                cause,
             });
         }
         effect(self);
