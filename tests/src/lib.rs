@@ -7,8 +7,8 @@
 
 pub mod agent;
 pub mod attachment;
-pub mod bench;
 pub mod bed;
+pub mod bench;
 pub mod cgroup;
 pub mod demo;
 mod errno;
