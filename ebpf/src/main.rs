@@ -118,7 +118,7 @@ pub extern "C" fn list_conns(ctx: *mut core::ffi::c_void) -> i32 {
 /// which drops the return value.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "raw_tp/sys_enter")]
-pub fn whoami(ctx: *mut core::ffi::c_void) -> i32 {
+pub extern "C" fn whoami(ctx: *mut core::ffi::c_void) -> i32 {
     RawTracePointContext::new(ctx.cast()).tgid().cast_signed()
 }
 
