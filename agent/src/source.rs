@@ -15,12 +15,12 @@ use std::{
     collections::BTreeSet,
     path::{Path, PathBuf},
     sync::Arc,
-    time::SystemTime,
+    time::{Instant, SystemTime},
 };
 
 use nodemesh_model::{Desired, Resources};
 use tokio::sync::watch as channel;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use files::ManifestFiles;
 
@@ -98,9 +98,14 @@ impl Source {
     /// Reads what changed, except what is `unfinished`; true if there is a new [`Source::desired`].
     pub fn reload(&mut self, unfinished: &BTreeSet<PathBuf>) -> bool {
         let tried_at = SystemTime::now();
+        let started = Instant::now();
         let outcome = match self.files.read(unfinished) {
             Ok(None) => return false,
             Ok(Some(resources)) => {
+                debug!(
+                    elapsed_us = started.elapsed().as_micros() as u64,
+                    "read what changed"
+                );
                 let previous = Some((&self.resources, &*self.desired));
                 Desired::compile(&resources, previous)
                     .map(|desired| (resources, desired))
@@ -108,6 +113,7 @@ impl Source {
             }
             Err(errors) => Err(errors),
         };
+        debug!(elapsed_us = started.elapsed().as_micros() as u64, "compiled");
         self.status.tried_at = tried_at;
         match outcome {
             Ok((resources, desired)) => self.accept(resources, desired),

@@ -8,6 +8,8 @@
 //! Kept by the agent per file, so that only a changed file is parsed again; put together by `Resources::merge`.
 //! Invariant: each document is either a resource or at least one error here.
 
+mod again;
+
 use std::{collections::HashMap, sync::Arc};
 
 use serde::de::DeserializeOwned;
@@ -53,6 +55,14 @@ impl Manifest {
             }
         });
         manifest
+    }
+
+    /// Parses a later version of a text, of which `former` is the manifest: at the cost of the documents that changed.
+    ///
+    /// Resources with the same content keep the allocation that they have in `former`, as by [`Manifest::sharing`].
+    pub fn parse_again(text: &str, former_text: &str, former: &Self) -> Self {
+        let parsed = again::patched(text, former_text, former).unwrap_or_else(|| Self::parse(text));
+        parsed.sharing(former)
     }
 
     /// Reads one resource from each value; `null` is skipped.

@@ -7,7 +7,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::{self, Metadata},
-    hash::{DefaultHasher, Hash as _, Hasher as _},
     io, mem,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
@@ -33,7 +32,8 @@ struct Parsed {
     stamp: Stamp,
     /// Whether a later change would have another stamp; if not, the text is compared.
     settled: bool,
-    digest: u64,
+    /// Kept so that of a later version only the documents that changed are parsed.
+    text: String,
     manifest: Manifest,
 }
 
@@ -159,37 +159,29 @@ impl ManifestFiles {
                 name.display()
             ));
         }
-        let digest = digest(&text);
         if let Some(parsed) = self.parsed.get_mut(name)
             && looks_unchanged
-            && parsed.digest == digest
+            && parsed.text == text
         {
             parsed.settled = settled;
             return Ok(());
         }
-        let parsed = Manifest::parse(&text);
         let manifest = match self.parsed.remove(name) {
-            Some(former) => parsed.sharing(&former.manifest),
-            None => parsed,
+            Some(former) => Manifest::parse_again(&text, &former.text, &former.manifest),
+            None => Manifest::parse(&text),
         };
         self.parsed.insert(
             name.into(),
             Parsed {
                 stamp,
                 settled,
-                digest,
+                text,
                 manifest,
             },
         );
         self.unmerged = true;
         Ok(())
     }
-}
-
-fn digest(text: &str) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    text.hash(&mut hasher);
-    hasher.finish()
 }
 
 /// Whether a file in a directory of manifests is one: `*.yaml` or `*.yml`, not hidden.
