@@ -99,10 +99,23 @@ impl Metrics {
     }
 }
 
+/// With more backends than this on a node, those that it has never used have no counters: a scrape must not grow with the
+/// cluster.
+const MOST_UNUSED: usize = 2_000;
+
 fn backends(samples: &mut Samples, node: &Node, view: &View) -> Result<()> {
+    let known: usize = view
+        .frontends
+        .iter()
+        .map(|programmed| programmed.backends.len())
+        .sum();
     for programmed in &view.frontends {
         let service = &programmed.frontend.service;
         for (backend, place) in programmed.frontend.backends.iter().zip(&programmed.backends) {
+            let counted = node.maps.backend_state(place.id)?;
+            if known > MOST_UNUSED && counted.opened == 0 {
+                continue;
+            }
             let address = report::endpoint(backend.addr, backend.port);
             let labels = [service.namespace(), service.name(), &address];
             let state = report::state(backend.state).word();
@@ -111,7 +124,7 @@ fn backends(samples: &mut Samples, node: &Node, view: &View) -> Result<()> {
                 &[labels[0], labels[1], labels[2], state],
                 f64::from(backend.weight),
             );
-            counters(samples, labels, &node.maps.backend_state(place.id)?);
+            counters(samples, labels, &counted);
         }
     }
     for (id, retired) in &view.retired {
@@ -150,6 +163,9 @@ fn services(samples: &mut Samples, node: &Node, view: &View) -> Result<()> {
     for programmed in &view.frontends {
         let service = &programmed.frontend.service;
         let state = node.maps.service_state(programmed.service_id)?;
+        if view.frontends.len() > MOST_UNUSED && state.refused.iter().all(|count| *count == 0) {
+            continue;
+        }
         for (refusal, count) in Refusal::ALL.iter().zip(state.refused) {
             let labels = [service.namespace(), service.name(), refusal.label()];
             samples.counter(&REFUSALS, &labels, count as f64);

@@ -50,6 +50,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         Ok(true) => Ok(ExitCode::SUCCESS),
         Ok(false) => Ok(ExitCode::FAILURE),
         Err(error) if error.is::<Interrupted>() || interrupt.check().is_err() => {
+            screen.settle();
             screen.say("interrupted; everything was removed");
             Ok(ExitCode::from(EXIT_INTERRUPTED))
         }
@@ -63,6 +64,7 @@ fn perform(options: &Options, interrupt: &Interrupt, screen: &mut Screen) -> Res
     let mut stage = Stage::build(interrupt)?;
     let facts = Story::new(&mut stage, timing, interrupt, screen)?.play()?;
     let verdict = verdict::judge(&stage, &facts);
+    screen.settle();
     screen.say(&verdict.to_string());
     Ok(verdict.all_hold())
 }

@@ -8,7 +8,7 @@
 mod placement;
 mod removal;
 
-use std::{collections::HashSet, sync::Arc};
+use std::{cell::LazyCell, collections::HashSet, sync::Arc};
 
 use nodemesh_abi::{Backend, BackendFlags, Service, ServiceKey, Slot, names::map};
 use nodemesh_model::{BackendState, Desired, Frontend, FrontendName};
@@ -116,14 +116,13 @@ impl Ledger {
     pub fn plan(&mut self, desired: &Desired) -> Plan {
         let mut plan = Plan::default();
         self.retire_undesired(desired);
-        let backends: usize = desired
-            .frontends
-            .values()
-            .map(|frontend| frontend.backends.len())
-            .sum();
-        let fits = backends <= self.backend_ids.capacity() as usize;
-        for (name, frontend) in &desired.frontends {
-            self.plan_frontend(name, frontend, fits, &mut plan);
+        let capacity = self.backend_ids.capacity() as usize;
+        let fits = LazyCell::new(|| {
+            let backends = desired.frontends.values().map(|frontend| frontend.backends.len());
+            backends.sum::<usize>() <= capacity
+        });
+        for (name, frontend) in self.changed(desired) {
+            self.plan_frontend(name, frontend, &|| *fits, &mut plan);
         }
         self.retire_unclaimed();
         self.plan_deletions(&mut plan);
@@ -131,16 +130,29 @@ impl Ledger {
         plan
     }
 
-    fn plan_frontend(&mut self, name: &FrontendName, frontend: &Arc<Frontend>, fits: bool, plan: &mut Plan) {
+    /// The frontends of `desired` that are not what is programmed, or that a failure left unwritten.
+    fn changed<'a>(&self, desired: &'a Desired) -> Vec<(&'a FrontendName, &'a Arc<Frontend>)> {
+        // Both are in order of their names, so one walk over both is enough: most frontends are as they were.
+        let mut programmed = self.programmed.iter().peekable();
+        let mut is_changed = |(name, frontend): &(&FrontendName, &Arc<Frontend>)| {
+            while programmed.next_if(|(other, _)| other < name).is_some() {}
+            let same = programmed
+                .peek()
+                .is_some_and(|(other, former)| other == name && Arc::ptr_eq(&former.frontend, frontend));
+            !same || self.dirty.contains(*name)
+        };
+        desired.frontends.iter().filter(&mut is_changed).collect()
+    }
+
+    fn plan_frontend(
+        &mut self,
+        name: &FrontendName,
+        frontend: &Arc<Frontend>,
+        fits: &dyn Fn() -> bool,
+        plan: &mut Plan,
+    ) {
         let former = self.programmed.get(name).cloned();
         let dirty = self.dirty.contains(name);
-        if !dirty
-            && former
-                .as_ref()
-                .is_some_and(|former| Arc::ptr_eq(&former.frontend, frontend))
-        {
-            return;
-        }
         let Some(mut place) = self.place(former.as_deref(), &frontend.key) else {
             plan.rejected
                 .push(rejection(name, map::SERVICES, self.service_ids.capacity()));
@@ -153,7 +165,7 @@ impl Ledger {
             plan.rejected
                 .push(rejection(name, map::BACKENDS, self.backend_ids.capacity()));
             place
-                .fallback(frontend, fits)
+                .fallback(frontend, fits())
                 .map(|(fallback, ids)| (Arc::new(fallback), ids))
         });
         let Some((frontend, backends)) = placed else {

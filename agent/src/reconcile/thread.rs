@@ -271,8 +271,8 @@ impl Reconciler {
 fn udp_services(desired: &Desired) -> u32 {
     let udp = desired
         .frontends
-        .values()
-        .filter(|frontend| frontend.protocol() == Protocol::Udp);
+        .keys()
+        .filter(|name| name.protocol == Protocol::Udp);
     udp.count() as u32
 }
 

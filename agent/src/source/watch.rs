@@ -9,17 +9,13 @@ use std::{
     fs, io,
     path::{Path, PathBuf, absolute},
     sync::{Arc, Mutex},
-    time::Duration,
 };
 
 use notify::{
     Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher as _,
     event::{AccessKind, AccessMode, CreateKind, ModifyKind},
 };
-use tokio::{sync::mpsc, time};
-
-/// Events that come this close together are one change: an editor writes several files, Kubernetes swaps links.
-const TOGETHER: Duration = Duration::from_millis(2);
+use tokio::sync::mpsc;
 
 /// Waits for changes.
 #[derive(Debug)]
@@ -69,7 +65,7 @@ impl SourceWatch {
         if self.events.recv().await.is_none() {
             return std::future::pending().await;
         }
-        time::sleep(TOGETHER).await;
+        // What came in while the last change was dealt with is one change: no need to wait for more.
         while self.events.try_recv().is_ok() {}
         self.follow();
     }

@@ -100,8 +100,8 @@ mod tests {
                 1 => write!(text, "---\n\n"),
                 2 => write!(text, "--- # with a comment\nkind: Nothing\n"),
                 3 => write!(text, "---\nkind: [\n"),
-                4 => write!(text, "%YAML 1.2\n"),
-                5 => write!(text, "...\n"),
+                4 => writeln!(text, "%YAML 1.2"),
+                5 => writeln!(text, "..."),
                 6 => write!(text, "---\n~\n"),
                 n => writeln!(
                     text,

@@ -29,8 +29,13 @@ pub(super) fn merge<'a>(
     manifests: impl IntoIterator<Item = (&'a str, &'a Manifest)>,
 ) -> Result<Resources, InvalidResources> {
     let sources: Vec<_> = manifests.into_iter().collect();
+    let documents = sources
+        .iter()
+        .map(|(_, manifest)| manifest.documents().len())
+        .sum();
     let mut merge = Merge {
         sources: &sources,
+        addresses: HashMap::with_capacity(documents),
         ..Merge::default()
     };
     for (label, manifest) in &sources {

@@ -92,6 +92,11 @@ impl Screen {
         }
     }
 
+    /// Leaves the table where it is; what comes next comes below.
+    pub(super) fn settle(&mut self) {
+        self.table.clear();
+    }
+
     /// What takes the table off the screen.
     fn erase(&self) -> String {
         match self.table.lines().count() {

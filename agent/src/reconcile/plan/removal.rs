@@ -14,8 +14,13 @@ use crate::reconcile::ledger::{BackendRows, Ledger, Programmed};
 impl Ledger {
     /// Books out the frontends that are no longer desired; their ids stay out until their sockets are gone.
     pub(super) fn retire_undesired(&mut self, desired: &Desired) {
-        let undesired = |name: &&FrontendName| !desired.frontends.contains_key(*name);
-        let gone: Vec<FrontendName> = self.programmed.keys().filter(undesired).cloned().collect();
+        // Both are in order of their names, so one walk over both is enough: most frontends are there and stay.
+        let mut wanted = desired.frontends.keys().peekable();
+        let mut undesired = |name: &&FrontendName| {
+            while wanted.next_if(|next| next < name).is_some() {}
+            wanted.peek() != Some(name)
+        };
+        let gone: Vec<FrontendName> = self.programmed.keys().filter(&mut undesired).cloned().collect();
         for name in gone {
             let Some(programmed) = self.programmed.remove(&name) else {
                 continue;

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The watch over real files. An event is waited for; that there is none is told by the one that a later change causes.
 
-use std::{fs::File, io::Write as _, os::unix::fs::symlink};
+use std::{fs::File, io::Write as _, os::unix::fs::symlink, time::Duration};
 
 use tempfile::TempDir;
+use tokio::time;
 
 use super::*;
 
