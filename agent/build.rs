@@ -17,7 +17,8 @@ fn main() {
             object.display()
         );
     }
-    println!("cargo:rerun-if-changed=../.git/HEAD");
+    // Written with every commit, while HEAD itself only names the branch.
+    println!("cargo:rerun-if-changed=../.git/logs/HEAD");
     println!(
         "cargo:rustc-env=NODEMESH_COMMIT={}",
         commit().unwrap_or_else(|| "unknown".into())

@@ -182,18 +182,17 @@ fn alias_slots(backends: &[&FrontendBackend], ids: &[u32]) -> Vec<Slot> {
         .collect()
 }
 
+/// Size of the Maglev table for `backends` backends, unless a policy asks for another.
+pub fn default_table_size(backends: usize) -> u32 {
+    let size = TABLE_SIZES.into_iter().find(|(most, _)| backends <= *most);
+    size.map(|(_, size)| size).unwrap_or_default()
+}
+
 /// Size of the Maglev table for `backends` backends: the one asked for if it has a slot for each.
 pub(crate) fn table_size(asked: Option<u32>, backends: usize) -> u32 {
-    let default = || {
-        TABLE_SIZES
-            .into_iter()
-            .find(|(most, _)| backends <= *most)
-            .map(|(_, size)| size)
-    };
     asked
         .filter(|size| backends <= *size as usize)
-        .or_else(default)
-        .unwrap_or_default()
+        .unwrap_or_else(|| default_table_size(backends))
 }
 
 #[cfg(test)]

@@ -36,7 +36,7 @@ pub(super) fn run(run: &Run) -> Result<String> {
 }
 
 /// The loop by the wall clock.
-fn wall(run: &Run, lab: &Lab, service: SocketAddr) -> Result<Table> {
+fn wall(run: &Run, lab: &Lab, service: SocketAddr) -> Result<String> {
     let count = run.scaled(20_000, 100_000);
     let (direct, twin) = (lab.direct(0), lab.direct(1));
     let plan: [(&str, Side, &[&str], [_; 2]); 4] = [
@@ -46,6 +46,7 @@ fn wall(run: &Run, lab: &Lab, service: SocketAddr) -> Result<Table> {
         ("new socket", Side::Mesh, &["--udp", "--fresh"], [direct, service]),
     ];
     let mut results: [[Series; 2]; 4] = Default::default();
+    let mut clock = Series::default();
     for round in 0..run.scaled(5, 15) {
         let mut order: Vec<usize> = (0..plan.len()).collect();
         if round % 2 == 1 {
@@ -56,6 +57,7 @@ fn wall(run: &Run, lab: &Lab, service: SocketAddr) -> Result<Table> {
             let (_, side, flags, addresses) = &plan[index];
             let targets = lab.bench_connect(*side, Cpus::One, addresses, flags, count)?;
             for (series, target) in results[index].iter_mut().zip(targets) {
+                clock.push(target.clock_ns);
                 series.push(target.p50());
             }
         }
@@ -81,7 +83,10 @@ fn wall(run: &Run, lab: &Lab, service: SocketAddr) -> Result<Table> {
             ]);
         }
     }
-    Ok(table)
+    Ok(format!(
+        "{table}\nReading the clock, which each of these numbers contains once: {} ns.\n",
+        clock.shown(1.0, 0)
+    ))
 }
 
 /// What a program did for a connection, per round.

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result, ensure};
-use nodemesh_model::maglev::maglev_table;
+use nodemesh_model::{frontend::default_table_size, maglev::maglev_table};
 use serde::Deserialize;
 
 use super::{
@@ -16,8 +16,6 @@ use super::{
 
 const WEIGHTS: [u32; 3] = [1, 2, 5];
 const ALGORITHMS: [&str; 3] = ["random", "round-robin", "least-request"];
-/// Slots of a Maglev table for up to 100 backends, as the agent makes it.
-const SLOTS: u32 = 16_381;
 /// Backends that are taken out, one at a time.
 const REMOVALS: usize = 10;
 
@@ -153,7 +151,7 @@ fn maglev() -> String {
         "clients of others that move",
         "largest share, of the even one",
     ]);
-    for backends in [3_usize, 10, 100] {
+    for backends in [3_usize, 10, 100, 500] {
         let moved = Moved::measure(backends);
         table.row(&[
             backends.to_string(),
@@ -179,14 +177,15 @@ impl Moved {
     fn measure(backends: usize) -> Self {
         let mut random = fastrand::Rng::with_seed(backends as u64);
         let all: Vec<(u64, u32)> = (0..backends).map(|_| (random.u64(..), 1)).collect();
-        let before = maglev_table(&all, SLOTS);
+        let slots_in_all = default_table_size(backends);
+        let before = maglev_table(&all, slots_in_all);
         let removals = REMOVALS.min(backends);
         let (mut own, mut others) = (0, 0);
         for gone in 0..removals {
             // A weight of 0 takes the backend out and leaves the others their indices.
             let mut rest = all.clone();
             rest[gone].1 = 0;
-            let after = maglev_table(&rest, SLOTS);
+            let after = maglev_table(&rest, slots_in_all);
             for (former, now) in before.iter().zip(after) {
                 if *former == gone as u32 {
                     own += 1;
@@ -200,11 +199,11 @@ impl Moved {
             slots[*backend as usize] += 1;
         }
         let largest = slots.into_iter().max().unwrap_or_default();
-        let all_slots = f64::from(SLOTS) * removals as f64;
+        let all_slots = f64::from(slots_in_all) * removals as f64;
         Self {
             own: f64::from(own) / all_slots,
             others: f64::from(others) / all_slots,
-            largest: f64::from(largest) * backends as f64 / f64::from(SLOTS),
+            largest: f64::from(largest) * backends as f64 / f64::from(slots_in_all),
         }
     }
 }

@@ -25,7 +25,7 @@ pub(super) fn run(run: &Run) -> Result<String> {
     )?;
     let pid = lab.agent.process().pid();
     let seconds = Duration::from_secs(run.scaled(3, 10));
-    let idle = process_use::idle_share(pid, seconds)?;
+    let idle = process_use::idle_share(run, pid, seconds)?;
     let (resident_idle, _) = process_use::resident(pid)?;
     let count = run.scaled(10_000, 50_000);
     run.step()?;

@@ -61,6 +61,9 @@ pub(super) struct Target {
     ns: Nanoseconds,
     /// CPU time per operation of the client's thread.
     pub(super) cpu_ns_per_op: f64,
+    /// Cost of reading the clock, which the wall time contains.
+    #[serde(default)]
+    pub(super) clock_ns: f64,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -77,6 +80,7 @@ impl Target {
 
 #[derive(Debug, Deserialize)]
 struct BenchReport {
+    clock_ns: f64,
     targets: Vec<Target>,
 }
 
@@ -221,8 +225,10 @@ impl Lab {
         let mut arguments = vec!["bench-connect".to_owned(), format!("--count={count}")];
         arguments.extend(flags.iter().map(|&flag| flag.to_owned()));
         arguments.extend(addresses.iter().map(ToString::to_string));
-        let (report, _): (BenchReport, _) = self.client(side, cpus, "socket-probe", &arguments)?.report()?;
-        for (target, address) in report.targets.iter().zip(addresses) {
+        let (mut report, _): (BenchReport, _) =
+            self.client(side, cpus, "socket-probe", &arguments)?.report()?;
+        for (target, address) in report.targets.iter_mut().zip(addresses) {
+            target.clock_ns = report.clock_ns;
             ensure!(
                 target.ok == count,
                 "{address}: {:?} of {count} operations failed",

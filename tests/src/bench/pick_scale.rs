@@ -15,6 +15,8 @@ use super::{
 
 const ALGORITHMS: [&str; 4] = ["random", "round-robin", "least-request", "maglev"];
 const SIZES: [u32; 2] = [2, 10_000];
+/// A ratio this near to 1 is noise on any machine: a few ticks of its clock.
+const LEAST_NOISE: f64 = 0.05;
 
 pub(super) fn run(run: &Run) -> Result<String> {
     let mut lab = Lab::new()?;
@@ -46,21 +48,31 @@ pub(super) fn run(run: &Run) -> Result<String> {
         "`connect4` at 2, ns",
         "at 10,000, ns",
     ]);
+    let aa = wall[ALGORITHMS.len() * 2].over(&wall[0]);
+    let noise = aa.largest_from_one().max(LEAST_NOISE);
+    let mut verdicts = Vec::new();
     for (algorithm, index) in ALGORITHMS.into_iter().zip((0..).step_by(2)) {
         let (few, many) = (&wall[index], &wall[index + 1]);
+        let ratio = many.over(few);
+        let within = (ratio.median() - 1.0).abs() <= noise;
+        verdicts.push(format!(
+            "{algorithm} {}",
+            if within { "met" } else { "**not met**" }
+        ));
         table.row(&[
             algorithm.to_owned(),
             few.shown(1.0, 0),
             many.shown(1.0, 0),
-            many.over(few).to_string(),
+            ratio.to_string(),
             programs[index].shown(1.0, 0),
             programs[index + 1].shown(1.0, 0),
         ]);
     }
-    let aa = wall[ALGORITHMS.len() * 2].over(&wall[0]);
     Ok(format!(
-        "{table}\nA/A (random, 2 backends, twice): {aa}. With 10,000 backends their rows do not fit the inner caches; with maglev a \
-         client always meets the same slot.\n"
+        "{table}\nA/A (random, 2 backends, twice): {aa}. Target: 10,000 / 2 is 1, give or take {noise:.2}: {}. The work is the same; \
+         with 10,000 backends the rows of a random one are rarely in the caches, those of the next in turn are fetched ahead, and \
+         with maglev a client always meets the same one.\n",
+        verdicts.join(", ")
     ))
 }
 

@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result};
 use aya::maps::loaded_maps;
 use nix::unistd::{SysconfVar, sysconf};
 
+use super::Run;
 use crate::eventually::pause;
 
 /// Resident memory now and at its peak, in KiB.
@@ -48,9 +49,14 @@ pub(super) fn cpu_share(pid: u32, work: impl FnOnce() -> Result<()>) -> Result<f
 }
 
 /// Share of one CPU that the process uses while nothing happens for `time`.
-pub(super) fn idle_share(pid: u32, time: Duration) -> Result<f64> {
+pub(super) fn idle_share(run: &Run, pid: u32, time: Duration) -> Result<f64> {
+    const PAUSE: Duration = Duration::from_millis(100);
+    let began = Instant::now();
     cpu_share(pid, || {
-        pause(time);
+        while began.elapsed() < time {
+            run.step()?;
+            pause(PAUSE);
+        }
         Ok(())
     })
 }

@@ -53,11 +53,11 @@ pub(super) fn run(run: &Run) -> Result<String> {
         format!("{} ms", changes.seen_ms.shown(1.0, 2)),
     );
     fact(
-        "the reconciler's own time for it (diff, kernel writes, waiting for programs that use the old table)",
+        "the reconciler's round for it, whose end waits for programs that may use the former table",
         format!("{} ms", changes.reconciled_ms.shown(1.0, 2)),
     );
     let pid = lab.agent.process().pid();
-    let idle = process_use::idle_share(pid, Duration::from_secs(run.scaled(2, 10)))?;
+    let idle = process_use::idle_share(run, pid, Duration::from_secs(run.scaled(2, 10)))?;
     fact(
         "agent's CPU while idle",
         format!("{:.1} % of one CPU", idle * 100.0),
@@ -66,7 +66,7 @@ pub(super) fn run(run: &Run) -> Result<String> {
     let (took, bytes) = scrape(&lab)?;
     fact(
         "one scrape of /metrics",
-        format!("{} MiB in {}", bytes >> 20, seconds(took)),
+        format!("{} KiB in {}", bytes >> 10, seconds(took)),
     );
     fact("agent's memory after the scrape", memory(pid)?);
     let began = Instant::now();

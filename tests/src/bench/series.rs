@@ -31,6 +31,11 @@ impl Series {
         (smallest, largest)
     }
 
+    /// How far the number that is farthest from 1 is from it.
+    pub(super) fn largest_from_one(&self) -> f64 {
+        self.0.iter().map(|value| (value - 1.0).abs()).fold(0.0, f64::max)
+    }
+
     /// Round by round, this over `base`.
     pub(super) fn over(&self, base: &Self) -> Self {
         self.combined(base, |value, base| value / base)
