@@ -53,9 +53,9 @@ impl Record {
     fn create(sk: *mut c_void, fresh: &mut Connection) -> Option<Self> {
         let map = (&raw const maps::connections).cast_mut().cast();
         let flags = u64::from(BPF_SK_STORAGE_GET_F_CREATE);
+        let value = ptr::from_mut(fresh).cast();
         // SAFETY: as in `of`; the helper copies a whole record into a new one.
-        let record =
-            unsafe { bpf_sk_storage_get(map, sk, ptr::from_mut(fresh).cast(), flags) }.cast::<Connection>();
+        let record = unsafe { bpf_sk_storage_get(map, sk, value, flags) }.cast::<Connection>();
         if record.is_null() {
             return None;
         }

@@ -61,9 +61,9 @@ pub fn choose(
 #[inline(always)]
 pub fn find(dialled: Endpoint, protocol: u8) -> Option<Service> {
     let key = ServiceKey::new(dialled.addr, dialled.port, protocol);
-    // SAFETY: copied at once; an update by the agent replaces the element, it does not write into it. The kernel may give a
-    // replaced element to a later update without waiting for readers, so a reader that an interrupt holds up between the
-    // lookup and the copy for longer than two system calls could see another service's row. That is bpf's own promise.
+    // The kernel may give a replaced element to a later update without waiting for readers: one that an interrupt holds up
+    // between the lookup and the copy, for longer than two system calls, could see another service's row.
+    // SAFETY: copied at once; an update by the agent replaces the element, it does not write into it.
     unsafe { maps::services.get(key) }.copied()
 }
 
