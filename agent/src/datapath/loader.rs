@@ -123,6 +123,7 @@ pub fn load(pins: &PinRoot, capacities: Capacities) -> Result<Loaded, LoadError>
     let btf = Btf::from_sys_fs().map_err(LoadError::Btf)?;
     let mut ebpf = open_object(&btf, pins, capacities)?;
     check_shapes(pins)?;
+    warn_of_other_capacities(pins, capacities);
     let costs = load_programs(&mut ebpf, &btf)?;
     Ok(Loaded { ebpf, costs })
 }
@@ -196,6 +197,30 @@ fn check_shapes(pins: &PinRoot) -> Result<(), LoadError> {
         }
     }
     Ok(())
+}
+
+/// A pinned map keeps the capacity that it was created with.
+fn warn_of_other_capacities(pins: &PinRoot, capacities: Capacities) {
+    let asked = [
+        (map::SERVICES, capacities.services),
+        (map::BACKENDS, capacities.backends),
+    ];
+    for (name, asked) in asked {
+        let pinned = MapData::from_pin(pins.map(name))
+            .and_then(|data| data.info())
+            .map(|info| info.max_entries());
+        if let Ok(capacity) = pinned
+            && capacity != asked
+        {
+            let remedy = "it stays so until `nodemesh cleanup` and a new start";
+            tracing::warn!(
+                map = name,
+                capacity,
+                asked,
+                "a pinned map has another capacity; {remedy}"
+            );
+        }
+    }
 }
 
 fn load_programs(ebpf: &mut Ebpf, btf: &Btf) -> Result<BTreeMap<&'static str, ProgramCost>, LoadError> {
