@@ -37,8 +37,10 @@ pub struct Backend {
     pub generation: u32,
     /// [`crate::Service::id`] that this backend belongs to.
     pub service: u32,
+    /// Pair of rows in `traffic`; [`crate::traffic::SHARED_PAIR`] if it has none of its own.
+    pub traffic: u32,
 }
-abi_struct!(Backend: 32 { addr: 0, port: 16, flags: 18, weight: 20, generation: 24, service: 28 });
+abi_struct!(Backend: 36 { addr: 0, port: 16, flags: 18, weight: 20, generation: 24, service: 28, traffic: 32 });
 
 impl Backend {
     /// An unused row.
@@ -49,6 +51,7 @@ impl Backend {
         weight: 0,
         generation: 0,
         service: 0,
+        traffic: 0,
     };
 
     /// Whether a reference made to `generation` may still be used for a new connection.
@@ -108,7 +111,7 @@ pub fn connect_bucket(ns: u64) -> usize {
     index
 }
 
-/// Value of `backend_states`: two cache lines, the first read by every pick.
+/// Value of `backend_states`.
 ///
 /// Written by the programs with atomic additions only. `opened = closed + active + sum(failed)` at rest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -116,6 +119,9 @@ pub fn connect_bucket(ns: u64) -> usize {
 pub struct BackendState {
     /// Sockets placed on this backend that are neither closed nor failed.
     pub active: u64,
+    /// What these sockets ask of it: a request in flight, a connection that has not sent its first request yet, and one
+    /// whose requests cannot be told apart, count 1 each; an idle connection counts nothing.
+    pub load: u64,
     /// Connections and flows placed here, ever.
     pub opened: u64,
     /// Connections that ended after they were established, ever.
@@ -127,8 +133,8 @@ pub struct BackendState {
     /// Connect durations per bucket of [`CONNECT_BOUNDS_NS`], not cumulative.
     pub connect_buckets: [u64; CONNECT_BOUNDS_NS.len() + 1],
 }
-abi_struct!(BackendState: 128 {
-    active: 0, opened: 8, closed: 16, failed: 24, connect_ns: 64, connect_buckets: 72,
+abi_struct!(BackendState: 136 {
+    active: 0, load: 8, opened: 16, closed: 24, failed: 32, connect_ns: 72, connect_buckets: 80,
 });
 
 #[cfg(test)]

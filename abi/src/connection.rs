@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
 //! The record of a mesh socket, kept in `SK_STORAGE` (map `connections`): it lives and dies with the socket.
 //!
-//! Created by `connect4/6`, advanced by `inet_sock_set_state`, ended by `sock_release`, listed by the iterator
-//! `bpf_sk_storage_map`. Invariant: [`Connection::state`] changes only by an atomic exchange, so each end is counted once
-//! even when a reset and a close meet on two CPUs.
+//! Created by `connect4/6` on the client's side and by `inet_sock_set_state` on the server's, ended by `sock_release`, listed
+//! by the iterator `bpf_sk_storage_map`. Invariants: [`Connection::state`] changes only by an atomic exchange, so each end is
+//! counted once even when a reset and a close meet on two CPUs; [`Connection::meter`] changes only while the lock is held.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::{Ip16, Port, layout::abi_struct};
+use crate::{Ip16, Meter, Port, layout::abi_struct};
 
 /// Values of [`Connection::state`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -32,23 +32,39 @@ impl ConnectionState {
     }
 }
 
+/// The kernel's lock for a part of a map value (`bpf_spin_lock()`), found by the name of its type.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct bpf_spin_lock {
+    val: u32,
+}
+
+impl bpf_spin_lock {
+    /// A lock that nobody holds.
+    pub const FREE: Self = Self { val: 0 };
+}
+
 /// One mesh connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Connection {
-    /// Address that the client dialled.
+    /// Held while [`Connection::meter`] is read and written.
+    pub lock: bpf_spin_lock,
+    /// A [`ConnectionState`].
+    pub state: u32,
+    /// Address that the client dialled; unspecified at the server's vantage.
     pub service_addr: Ip16,
-    /// Address that it was sent to.
+    /// Address of the backend.
     pub backend_addr: Ip16,
     /// Address of the client's end; unspecified until established.
     pub client_addr: Ip16,
     /// Cookie of the socket.
     pub cookie: u64,
-    /// Cgroup of the task that called `connect()`.
+    /// Cgroup of the task that called `connect()`; 0 at the server's vantage.
     pub cgroup: u64,
     /// Hash of the client workload's name; 0 where none is known.
     pub workload: u64,
-    /// Time of `connect()`, nanoseconds of `CLOCK_MONOTONIC`.
+    /// Time of `connect()`, or of the handshake's end at the server's vantage; nanoseconds of `CLOCK_MONOTONIC`.
     pub opened_ns: u64,
     /// [`crate::Service::id`].
     pub service: u32,
@@ -62,12 +78,43 @@ pub struct Connection {
     pub client_port: Port,
     /// IANA protocol number.
     pub protocol: u16,
-    /// A [`ConnectionState`].
-    pub state: u32,
-    /// Task group (process) that called `connect()`, in the initial pid namespace.
+    /// Task group (process) that called `connect()`, in the initial pid namespace; 0 at the server's vantage.
     pub tgid: u32,
+    /// Index into `traffic`.
+    pub traffic: u32,
+    /// What travels on it.
+    pub meter: Meter,
 }
-abi_struct!(Connection: 104 {
-    service_addr: 0, backend_addr: 16, client_addr: 32, cookie: 48, cgroup: 56, workload: 64, opened_ns: 72,
-    service: 80, backend: 84, service_port: 88, backend_port: 90, client_port: 92, protocol: 94, state: 96, tgid: 100,
+abi_struct!(Connection: 328 {
+    lock: 0, state: 4, service_addr: 8, backend_addr: 24, client_addr: 40, cookie: 56, cgroup: 64, workload: 72, opened_ns: 80,
+    service: 88, backend: 92, service_port: 96, backend_port: 98, client_port: 100, protocol: 102, tgid: 104, traffic: 108,
+    meter: 112,
+});
+
+/// The only value of `conn_table`: how full the table of connections is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct TableState {
+    /// Records that have not ended.
+    pub entries: u64,
+}
+abi_struct!(TableState: 8 { entries: 0 });
+
+/// One entry of the listing by iterator: the record, and what the socket itself knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct ListedConnection {
+    /// The record.
+    pub connection: Connection,
+    /// Smoothed round-trip time, microseconds; 0 before the first sample and for UDP.
+    pub rtt_us: u32,
+    /// Segments sent again.
+    pub retransmits: u32,
+    /// State of the socket: the number of the kernel's `net/tcp_states.h`.
+    pub tcp_state: u32,
+    /// Bytes that the application has not read.
+    pub unread: u32,
+}
+abi_struct!(ListedConnection: 344 {
+    connection: 0, rtt_us: 328, retransmits: 332, tcp_state: 336, unread: 340,
 });

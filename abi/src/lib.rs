@@ -16,27 +16,42 @@
 
 mod layout;
 
+pub mod access;
 pub mod addr;
 pub mod backend;
 pub mod client;
 pub mod connection;
 pub mod datagram;
+pub mod effects;
+pub mod endpoint;
+pub mod exchange;
 pub mod limits;
+pub mod meter;
 pub mod names;
+pub mod parse;
 pub mod service;
 pub mod settings;
 pub mod slot;
+pub mod stream;
+pub mod traffic;
 pub mod verdict;
 
+pub use access::{AccessKind, AccessRecord};
 pub use addr::{Ip16, Port};
 pub use backend::{Backend, BackendFlags, BackendState, ConnectFailure};
 pub use client::{AffinityKey, AffinityValue, CgroupEntry, ClientKey};
-pub use connection::{Connection, ConnectionState};
+pub use connection::{Connection, ConnectionState, ListedConnection, TableState};
 pub use datagram::{FlowDirection, FlowKey, FlowValue};
+pub use effects::Effects;
+pub use endpoint::{Endpoint, EndpointKey};
+pub use exchange::Exchange;
+pub use meter::{Meter, Phase, Wire};
 pub use service::{Algorithm, ClientKeySource, Protocol, Service, ServiceKey, ServiceState};
-pub use settings::{LogLevel, Settings, SockOffsets};
+pub use settings::{LogLevel, MeterPath, Settings, SockOffsets};
 pub use slot::Slot;
+pub use stream::{Stream, StreamKey};
+pub use traffic::{Cancel, Outcome, Traffic, Vantage};
 pub use verdict::{InternalError, Refusal};
 
 /// Version of every layout and meaning in this crate; part of the pin path (`v<ABI_VERSION>`).
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;

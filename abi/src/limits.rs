@@ -14,6 +14,15 @@ pub const AFFINITY: u32 = 65_536;
 /// Capacity of `flows`; a flow takes two rows.
 pub const FLOWS: u32 = 65_536;
 
+/// Default number of pairs of rows in `traffic`: a pair takes 2.5 KiB, all 5 MiB.
+pub const TRAFFIC_PAIRS: u32 = 2_048;
+/// Capacity of `endpoints`.
+pub const ENDPOINTS: u32 = BACKENDS;
+/// Capacity of `streams`: HTTP/2 streams in plaintext that are open at once.
+pub const STREAMS: u32 = 16_384;
+/// Bytes of the ring buffer `access`: room for 5,000 records.
+pub const ACCESS_BYTES: u32 = 1 << 20;
+
 /// Most backends that one configuration may hold.
 pub const MAX_BACKENDS: usize = 1_000_000;
 /// Most service ports that one configuration may hold.

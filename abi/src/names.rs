@@ -35,6 +35,16 @@ pub mod map {
         SETTINGS = "settings";
         /// `InternalError` to a count per CPU.
         ERRORS = "errors";
+        /// `EndpointKey` to `Endpoint`.
+        ENDPOINTS = "endpoints";
+        /// Row of a backend and vantage to `Traffic`.
+        TRAFFIC = "traffic";
+        /// `StreamKey` to `Stream`.
+        STREAMS = "streams";
+        /// 0 to `TableState`.
+        CONN_TABLE = "conn_table";
+        /// Ring buffer of `AccessRecord`.
+        ACCESS = "access";
         /// Ring buffer of `aya-log`.
         LOGS = "AYA_LOGS";
     }
@@ -63,8 +73,24 @@ pub mod program {
         SOCK_RELEASE = "sock_release";
         /// Sees a connection established, failed or reset.
         SET_STATE = "set_state";
+        /// Meters what an application sends.
+        SEND_LENGTH = "send_length";
+        /// Meters what an application receives.
+        RECV_LENGTH = "recv_length";
+        /// Parses what a socket sends; meters it where the tracepoints are missing.
+        EGRESS = "egress";
+        /// Parses what a socket receives; meters it where the tracepoints are missing.
+        INGRESS = "ingress";
+        /// Counts segments that are sent again.
+        RETRANSMIT = "retransmit";
+        /// Gives the sockets that backends of this node had accepted before a record.
+        ADOPT = "adopt";
         /// Lists the connections.
         LIST_CONNECTIONS = "list_conns";
+        /// Settles quiet exchanges and lists the connections with open requests.
+        SWEEP = "sweep";
+        /// Adds a difference to a row of `traffic`: the agent's correction of a drift.
+        CORRECT = "correct";
         /// Tells the agent its process id in the initial pid namespace.
         WHOAMI = "whoami";
     }

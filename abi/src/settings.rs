@@ -20,8 +20,36 @@ pub struct Settings {
     pub cgroup_depths: u32,
     /// Number of UDP services: 0 lets the datagram hooks return at once.
     pub udp_services: u32,
+    /// One of this many finished requests and connections is written to the access log; 0 for none.
+    pub access_sample: u32,
+    /// A [`MeterPath`].
+    pub meter_path: u32,
+    /// Most connections that are tracked at once; 0 for no limit.
+    pub connection_limit: u32,
 }
-abi_struct!(Settings: 16 { agent_tgid: 0, log_level: 4, cgroup_depths: 8, udp_services: 12 });
+abi_struct!(Settings: 28 {
+    agent_tgid: 0, log_level: 4, cgroup_depths: 8, udp_services: 12, access_sample: 16, meter_path: 20, connection_limit: 24,
+});
+
+/// Where the meter's byte events come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum MeterPath {
+    /// The tracepoints `sock_send_length` and `sock_recv_length` (Linux 6.3): one event per application read and write.
+    Tracepoint = 0,
+    /// Packets at `cgroup_skb`: one event per packet with new bytes.
+    Packet = 1,
+}
+
+impl MeterPath {
+    /// The word for people and labels.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Tracepoint => "tracepoint",
+            Self::Packet => "packet",
+        }
+    }
+}
 
 /// Verbosity of the programs, the numbers of `aya-log`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -56,5 +84,34 @@ pub struct SockOffsets {
     pub rcv_saddr: u32,
     /// `__sk_common.skc_v6_rcv_saddr`: local IPv6 address.
     pub v6_rcv_saddr: u32,
+    /// `__sk_common.skc_dport`: remote port, network byte order.
+    pub dport: u32,
+    /// `__sk_common.skc_daddr`: remote IPv4 address.
+    pub daddr: u32,
+    /// `__sk_common.skc_v6_daddr`: remote IPv6 address.
+    pub v6_daddr: u32,
+    /// `__sk_common.skc_state`: volatile unsigned char.
+    pub state: u32,
+    /// `sk_flags`: unsigned long.
+    pub flags: u32,
+    /// `sk_lingertime`: unsigned long.
+    pub lingertime: u32,
+    /// `tcp_sock.write_seq`: u32.
+    pub write_seq: u32,
+    /// `tcp_sock.rcv_nxt`: u32.
+    pub rcv_nxt: u32,
+    /// `tcp_sock.copied_seq`: u32.
+    pub copied_seq: u32,
+    /// `tcp_sock.srtt_us`: u32, eighths of a microsecond.
+    pub srtt_us: u32,
+    /// `tcp_sock.total_retrans`: u32.
+    pub total_retrans: u32,
+    /// `sk_protocol`: u16, the IANA protocol number.
+    pub protocol: u32,
+    /// `socket.sk`: pointer to the `struct sock` of a `struct socket`.
+    pub socket_sk: u32,
 }
-abi_struct!(SockOffsets: 20 { err: 0, family: 4, num: 8, rcv_saddr: 12, v6_rcv_saddr: 16 });
+abi_struct!(SockOffsets: 72 {
+    err: 0, family: 4, num: 8, rcv_saddr: 12, v6_rcv_saddr: 16, dport: 20, daddr: 24, v6_daddr: 28, state: 32, flags: 36,
+    lingertime: 40, write_seq: 44, rcv_nxt: 48, copied_seq: 52, srtt_us: 56, total_retrans: 60, protocol: 64, socket_sk: 68,
+});

@@ -36,5 +36,11 @@ counter_index! {
         FlowRecord = "flow_record",
         /// No memory for the affinity: the connection is placed, the client's next one is picked anew.
         AffinityRecord = "affinity_record",
+        /// As many connections are tracked as may be: this one is placed but neither counted nor metered.
+        ConnectionTable = "connection_table",
+        /// No memory for the exchange of an HTTP/2 stream: it is not metered.
+        StreamRecord = "stream_record",
+        /// The ring buffer of the access log was full: a record is lost.
+        AccessRecord = "access_record",
     }
 }

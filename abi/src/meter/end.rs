@@ -1,0 +1,228 @@
+// SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
+//! How exchanges end: by their own mark, by the next one, by quiet, or with their connection.
+//!
+//! Invariant: after [`Meter::end`] the socket holds nothing on its backend and its row.
+
+use super::{Meter, MeterFlags, Phase, QUIET_NS, WHOLE_BYTES, Wire};
+use crate::{
+    Effects,
+    traffic::{Cancel, Outcome, Vantage},
+};
+
+/// How a connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The application on this side closed it in order.
+    Closed,
+    /// The application on this side closed it so that the peer gets a RST.
+    Aborted,
+    /// The peer sent a RST, or stopped answering.
+    Reset,
+}
+
+/// What a socket added to the counters of its backend and its row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// To the load.
+    pub load: u32,
+    /// To the requests in flight.
+    pub open: u32,
+    /// To the request bytes in flight.
+    pub request_bytes: u64,
+}
+
+impl Meter {
+    /// The peer has sent FIN.
+    #[inline(always)]
+    pub fn peer_fin(&mut self) {
+        self.flags |= MeterFlags::PEER_FIN;
+        if self.phase == Phase::Response as u8 {
+            self.flags |= MeterFlags::FIN_IN_RESPONSE;
+        }
+    }
+
+    /// The connection has ended.
+    #[inline(always)]
+    pub fn end(&mut self, end: End, effects: &mut Effects) {
+        let half_closed = self.is_half_closed(end);
+        match Phase::from_raw(self.phase) {
+            Phase::Response if half_closed => self.finish_by_status(effects),
+            Phase::Tail => self.finish(Outcome::Success, effects),
+            Phase::Request => self.end_in_request(end, effects),
+            Phase::Response => self.end_in_response(end, effects),
+            Phase::Streams => effects.dropped = self.open,
+            Phase::Fresh | Phase::Idle | Phase::Opaque => {}
+        }
+        self.phase = Phase::Opaque as u8;
+        self.flags |= MeterFlags::ENDED;
+        self.hold(0, 0, 0, effects);
+    }
+
+    /// The application connects this socket again: returns what the socket held, which it holds no longer. What `end` would tell is
+    /// left out, because the stack of a `connect` program has no room for it and nobody reuses a socket in a request.
+    #[inline(always)]
+    pub fn discard(&mut self) -> Held {
+        let held = Held {
+            load: self.load,
+            open: self.open,
+            request_bytes: self.held_bytes,
+        };
+        self.load = 0;
+        self.open = 0;
+        self.held_bytes = 0;
+        self.phase = Phase::Opaque as u8;
+        self.flags |= MeterFlags::ENDED;
+        held
+    }
+
+    #[inline(always)]
+    fn end_in_request(&mut self, end: End, effects: &mut Effects) {
+        match self.gone(end) {
+            Side::Client => self.cancel(end, effects),
+            Side::Server if self.requests > 0 && self.vantage == Vantage::Client as u8 => {
+                self.finish(Outcome::KeepaliveRace, effects);
+            }
+            Side::Server => self.finish(Outcome::NoResponse, effects),
+        }
+    }
+
+    #[inline(always)]
+    fn end_in_response(&mut self, end: End, effects: &mut Effects) {
+        // Where the end of a response is marked, it was not seen.
+        let plain = self.is_plain();
+        let marked = if plain {
+            self.flags & (MeterFlags::CHUNKED | MeterFlags::LENGTH) != 0
+        } else {
+            self.exchange.streams()
+        };
+        match self.gone(end) {
+            // Without a mark the server's FIN is the end, and the client did not wait for it.
+            Side::Client if marked || plain => self.cancel(end, effects),
+            Side::Server if marked || end != End::Closed && !self.fin_by_peer() => {
+                self.finish(Outcome::Truncated, effects);
+            }
+            // The end of the connection is the end of the response.
+            _ => self.finish_by_status(effects),
+        }
+    }
+
+    /// Which side ended the connection.
+    #[inline(always)]
+    fn gone(&self, end: End) -> Side {
+        let by_peer = end == End::Reset || self.fin_by_peer();
+        if by_peer == (self.vantage == Vantage::Server as u8) {
+            Side::Client
+        } else {
+            Side::Server
+        }
+    }
+
+    /// Whether the client had closed its half before the response, and the server its own after it, in order: a client that had gone
+    /// would have answered the response with RST. Plaintext with a mark of its end tells by itself.
+    #[inline(always)]
+    fn is_half_closed(&self, end: End) -> bool {
+        let marked = self.is_plain() && self.flags & (MeterFlags::CHUNKED | MeterFlags::LENGTH) != 0;
+        let after_fin = self.fin_by_peer() && self.flags & MeterFlags::FIN_IN_RESPONSE == 0;
+        self.vantage == Vantage::Server as u8 && end == End::Closed && after_fin && !marked
+    }
+
+    #[inline(always)]
+    fn fin_by_peer(&self) -> bool {
+        self.flags & MeterFlags::PEER_FIN != 0
+    }
+
+    #[inline(always)]
+    fn cancel(&mut self, end: End, effects: &mut Effects) {
+        let (decode, reset) = if self.fin_by_peer() {
+            (self.flags & MeterFlags::FIN_IN_RESPONSE != 0, false)
+        } else {
+            (self.phase == Phase::Response as u8, end != End::Closed)
+        };
+        self.finish(Outcome::Canceled, effects);
+        if let Some(finished) = &mut effects.finished {
+            finished.cancel = Some(Cancel::new(decode, reset));
+        }
+    }
+
+    /// The present exchange is over.
+    #[inline(always)]
+    pub(super) fn finish(&mut self, outcome: Outcome, effects: &mut Effects) {
+        let plain = self.is_plain();
+        if self.exchange.first_token_ns == 0 && self.is_stream(plain) {
+            self.exchange.first_large_gap(effects);
+            self.withhold(effects);
+        }
+        let timed = self.flags & MeterFlags::UNTIMED == 0;
+        let first_byte = timed && self.flags & MeterFlags::TICKETS_NOW == 0;
+        effects.finished = Some(self.exchange.finished(outcome, self.status, timed, first_byte));
+        self.requests = self.requests.wrapping_add(1);
+        self.hold(0, 0, 0, effects);
+    }
+
+    /// Whether the exchange that ends now was a stream, so that its emissions were tokens.
+    #[inline(always)]
+    fn is_stream(&self, plain: bool) -> bool {
+        if plain {
+            // A stream of events whose tokens were not recognised, or another one in chunks.
+            self.flags & MeterFlags::CHUNKED != 0 && self.exchange.emissions >= 2
+        } else {
+            self.exchange.streams() || self.phase == Phase::Tail as u8 && self.exchange.emissions >= 2
+        }
+    }
+
+    /// Nothing has come for a while: ends what can only be ended by quiet. Called by the sweep.
+    #[inline(always)]
+    pub fn settle(&mut self, now: u64, effects: &mut Effects) {
+        if now.saturating_sub(self.last_ns) < QUIET_NS {
+            return;
+        }
+        let quiet_end = match Phase::from_raw(self.phase) {
+            Phase::Tail => true,
+            Phase::Response => self.seems_whole(),
+            _ => false,
+        };
+        if quiet_end {
+            self.finish(Outcome::Success, effects);
+            self.phase = Phase::Idle as u8;
+        }
+    }
+
+    /// Whether a response under TLS looks like one that was not streamed and is complete.
+    #[inline(always)]
+    fn seems_whole(&self) -> bool {
+        // A first burst that small may be session tickets.
+        let tickets = self.flags & MeterFlags::TICKETS_NOW != 0 && self.exchange.emissions < 2;
+        let least = WHOLE_BYTES << (2 * tickets as u32);
+        self.wire == Wire::Tls as u8 && self.exchange.emissions <= 2 && self.exchange.latest >= least
+    }
+
+    /// The stream `id` of an HTTP/2 connection begins.
+    #[inline(always)]
+    pub fn stream_opened(&mut self, id: u32, effects: &mut Effects) {
+        self.last_stream = id;
+        let open = self.open + 1;
+        self.hold(open, open, self.held_bytes, effects);
+    }
+
+    /// A stream of an HTTP/2 connection has ended, that had sent `request_bytes`.
+    #[inline(always)]
+    pub fn stream_closed(&mut self, request_bytes: u64, effects: &mut Effects) {
+        let open = self.open.saturating_sub(1);
+        let held = self.held_bytes.saturating_sub(request_bytes);
+        self.requests = self.requests.wrapping_add(1);
+        self.hold(open, open, held, effects);
+    }
+
+    /// A stream of an HTTP/2 connection sends `bytes` of its request.
+    #[inline(always)]
+    pub fn stream_request(&mut self, bytes: u32, effects: &mut Effects) {
+        self.hold(self.load, self.open, self.held_bytes + bytes as u64, effects);
+    }
+}
+
+/// A side of the connection.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Side {
+    Client,
+    Server,
+}

@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
+//! Server-sent events with tokens in JSON: whether a packet holds more than heartbeats, and whether it holds text.
+//!
+//! A packet *holds data* when a line of it begins with `data:` and goes on with anything but `[` (as in `[DONE]`), and the event
+//! is not named `ping`. It *holds a token* when one of the members that carry text (`content`, `reasoning_content`,
+//! `reasoning`, `thinking`, `text`, `arguments`) is a string that is not empty. A blank after a colon is skipped, so that every
+//! serialiser's habit matches. Invariant: a pattern that a packet cuts is missed, never invented.
+
+use super::{fact_if, same, word};
+use crate::meter::DownFacts;
+
+/// Most bytes of a packet that are searched for its first token.
+pub const SEARCHED: u32 = 1_024;
+/// The end of a response in chunks: the end of a chunk, and the last chunk (RFC 9112, section 7.1).
+pub const END: [u8; 7] = *b"\r\n0\r\n\r\n";
+
+/// The low six bytes of a window.
+const SIX: u64 = 0xffff_ffff_ffff;
+const DATA_LINE: u64 = word(b"\0\0\ndata:");
+const PING: u64 = word(b"ent:ping");
+
+/// A packet that is read byte by byte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Events {
+    /// The latest eight bytes, without blanks after colons.
+    recent: u64,
+    /// What was found: bits of [`DownFacts`].
+    facts: u16,
+    /// 1 while the present event is a named heartbeat.
+    ping: u64,
+}
+
+impl Events {
+    /// At the beginning of a line; `zero` as in [`super::head::Head::new`].
+    #[inline(always)]
+    pub fn new(zero: u64) -> Self {
+        Self {
+            recent: zero | b'\n' as u64,
+            facts: zero as u16,
+            ping: zero,
+        }
+    }
+
+    /// The next byte.
+    #[inline(always)]
+    pub fn byte(&mut self, byte: u8) {
+        let (recent, value) = (self.recent, byte as u64);
+        let last = recent & 0xff;
+        if last == b':' as u64 {
+            if same(value, b' ' as u64) != 0 {
+                return;
+            }
+            let line = same(recent & SIX, DATA_LINE);
+            let ends = same(value, b'[' as u64) | same(value, b'\n' as u64) | same(value, b'\r' as u64);
+            self.facts |= fact_if(line & !ends & !self.ping, DownFacts::DATA.0);
+            self.ping &= !line;
+        } else if last == b'"' as u64 {
+            let text = is_text(recent) & !same(value, b'"' as u64);
+            self.facts |= fact_if(text, DownFacts::TOKEN.0);
+        } else if last == b'g' as u64 {
+            self.ping |= same(recent, PING);
+        }
+        self.recent = recent << 8 | value;
+    }
+
+    /// What was found.
+    #[inline(always)]
+    pub const fn facts(&self) -> DownFacts {
+        DownFacts(self.facts)
+    }
+}
+
+/// 1 if `recent` ends with the beginning of a string that carries text.
+#[inline(always)]
+const fn is_text(recent: u64) -> u64 {
+    same(recent, word(b"ntent\":\""))
+        | same(recent, word(b"\"text\":\""))
+        | same(recent, word(b"nking\":\""))
+        | same(recent, word(b"oning\":\""))
+        | same(recent, word(b"ments\":\""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> (bool, bool) {
+        let mut events = Events::new(0);
+        for byte in text.bytes() {
+            events.byte(byte);
+        }
+        let facts = events.facts();
+        (facts.has(DownFacts::DATA), facts.has(DownFacts::TOKEN))
+    }
+
+    #[test]
+    fn a_token_is_text_that_is_not_empty() {
+        let serialisers = [
+            "5f\r\ndata: {\"choices\":[{\"delta\":{\"content\":\"Hi\"}}]}\n\n\r\n",
+            "5f\r\ndata: {\"choices\": [{\"delta\": {\"content\": \"Hi\"}}]}\n\n\r\n",
+            "data:{\"choices\":[{\"text\":\" x\"}]}\n\n",
+            "event: content_block_delta\ndata: {\"delta\":{\"type\":\"thinking_delta\",\"thinking\":\"so\"}}\n\n",
+            "data: {\"delta\":{\"reasoning\":\"so\"}}\n\n",
+            "data: {\"delta\":{\"reasoning_content\":\"so\"}}\n\n",
+            "data: {\"delta\":{\"tool_calls\":[{\"function\":{\"arguments\":\"{\"}}]}}\n\n",
+            "data: {\"delta\":{\"content\":\"\\\"\"}}\n\n",
+        ];
+        for text in serialisers {
+            assert_eq!(read(text), (true, true), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_role_prelude_is_data_without_a_token() {
+        assert_eq!(
+            read("data: {\"delta\":{\"role\":\"assistant\",\"content\":\"\"}}\n\n"),
+            (true, false)
+        );
+        assert_eq!(
+            read("data: {\"delta\": {\"role\": \"assistant\", \"content\": null}}\n\n"),
+            (true, false)
+        );
+    }
+
+    #[test]
+    fn heartbeats_and_end_marks_are_no_data() {
+        for text in [
+            "8\r\n: ping\n\n\r\n",
+            ":\n\n",
+            "e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n",
+            "event: ping\ndata: {\"type\": \"ping\"}\n\n",
+            "",
+        ] {
+            assert_eq!(read(text), (false, false), "{text}");
+        }
+    }
+
+    #[test]
+    fn data_after_a_heartbeat_is_found() {
+        assert_eq!(read(": ping\n\ndata: {\"content\":\"a\"}\n\n"), (true, true));
+        assert_eq!(
+            read("event: ping\ndata: {}\n\nevent: x\ndata: {\"text\":\"a\"}\n\n"),
+            (true, true)
+        );
+    }
+}

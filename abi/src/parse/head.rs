@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
+//! The head of an HTTP/1.x response: its status, where it ends, and what its headers say of the body (RFC 9112).
+//!
+//! Invariant: header names are matched from the beginning of their line, in any case.
+
+use super::{fact_if, same, within, word};
+use crate::meter::DownFacts;
+
+/// Bytes of a status line that [`status`] wants: `HTTP/1.1 200`.
+pub const STATUS_LINE: usize = 12;
+/// Longest body whose end is followed: sequence numbers cannot tell larger distances.
+const LONGEST_BODY: u64 = 1 << 30;
+
+/// The status of a response that begins with `bytes`, if one does.
+#[inline(always)]
+pub fn status(bytes: &[u8; STATUS_LINE]) -> Option<u16> {
+    let [h, t, t2, p, slash, one, dot, minor, space, a, b, c] = *bytes;
+    let is_http = [h, t, t2, p] == *b"HTTP" && [slash, one, dot, space] == *b"/1. ";
+    let digits = is_digit(minor) && is_digit(a) && is_digit(b) && is_digit(c);
+    (is_http && digits).then(|| (a - b'0') as u16 * 100 + (b - b'0') as u16 * 10 + (c - b'0') as u16)
+}
+
+/// A head that is read byte by byte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// The latest eight bytes, in lower case.
+    recent: u64,
+    /// The eight before them.
+    before: u64,
+    /// `Content-Length` as read so far.
+    length: u64,
+    /// Bytes of the head so far.
+    pub bytes: u32,
+    /// What was found: bits of [`DownFacts`].
+    facts: u16,
+    /// 1 while the value of `Content-Length` is read.
+    in_length: u64,
+}
+
+impl Head {
+    /// A head of which nothing was read. `zero` is 0: a number that the verifier does not know makes it walk the reader once for all
+    /// states instead of once for each.
+    #[inline(always)]
+    pub fn new(zero: u64) -> Self {
+        Self {
+            recent: zero,
+            before: zero,
+            length: zero,
+            bytes: zero as u32,
+            facts: zero as u16,
+            in_length: zero,
+        }
+    }
+
+    /// The next byte.
+    #[inline(always)]
+    pub fn byte(&mut self, byte: u8) {
+        self.bytes += 1;
+        if self.in_length & 1 != 0 {
+            self.digit(byte);
+        }
+        let lower = byte as u64 | within(byte, b'A', b'Z') << 5;
+        self.before = self.before << 8 | self.recent >> 56;
+        self.recent = self.recent << 8 | lower;
+        let (recent, before) = (self.recent, self.before);
+        if same(lower, b'\n' as u64) != 0 {
+            let end = same(recent & 0xffff_ffff, u32::from_be_bytes(*b"\r\n\r\n") as u64);
+            self.facts |= fact_if(end, DownFacts::HEADERS.0);
+        } else if same(lower, b':' as u64) != 0 {
+            self.in_length = same(recent, word(b"-length:")) & same(before, word(b"\ncontent"));
+        } else if same(lower, b'd' as u64) != 0 {
+            let chunked = same(recent, word(b" chunked")) | same(recent, word(b":chunked"));
+            self.facts |= fact_if(chunked, DownFacts::CHUNKED.0);
+        } else if same(lower, b'm' as u64) != 0 {
+            let events = same(recent, word(b"t-stream")) & same(before, word(b"ext/even"));
+            self.facts |= fact_if(events, DownFacts::EVENTS.0);
+        }
+    }
+
+    #[inline(always)]
+    fn digit(&mut self, byte: u8) {
+        let value = byte as u64;
+        let digit = within(byte, b'0', b'9');
+        self.length = self
+            .length
+            .wrapping_mul(1 + 9 * digit)
+            .wrapping_add(value.wrapping_sub(b'0' as u64).wrapping_mul(digit));
+        self.facts |= fact_if(digit, DownFacts::LENGTH.0);
+        self.in_length = digit | same(value, b' ' as u64) | same(value, b'\t' as u64);
+    }
+
+    /// Whether the end of the head was read.
+    #[inline(always)]
+    pub const fn is_complete(&self) -> bool {
+        self.facts & DownFacts::HEADERS.0 != 0
+    }
+
+    /// What the head says, for a response with `status`; and the length of its body, if it is among the facts.
+    #[inline(always)]
+    pub fn says(&self, status: u16) -> (DownFacts, u32) {
+        if status == 101 {
+            return (DownFacts::UPGRADED, 0);
+        }
+        if status < 200 {
+            return (DownFacts::INFORMATIONAL, 0);
+        }
+        let facts = DownFacts(self.facts).with(DownFacts::STATUS);
+        if status == 204 || status == 304 {
+            return (facts.with(DownFacts::LENGTH), 0);
+        }
+        // RFC 9112, section 6.3: a transfer coding overrides the length.
+        if facts.has(DownFacts::CHUNKED) || self.length > LONGEST_BODY {
+            return (DownFacts(facts.0 & !DownFacts::LENGTH.0), 0);
+        }
+        (facts, self.length as u32)
+    }
+}
+
+#[inline(always)]
+const fn is_digit(byte: u8) -> bool {
+    byte >= b'0' && byte <= b'9'
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Head {
+        let mut head = Head::new(0);
+        for byte in text.bytes() {
+            if !head.is_complete() {
+                head.byte(byte);
+            }
+        }
+        head
+    }
+
+    #[test]
+    fn a_status_line_has_a_status() {
+        assert_eq!(status(b"HTTP/1.1 200"), Some(200));
+        assert_eq!(status(b"HTTP/1.0 503"), Some(503));
+        assert_eq!(status(b"HTTP/2.0 200"), None);
+        assert_eq!(status(b"data: HTTP/1"), None);
+    }
+
+    #[test]
+    fn a_stream_of_events_in_chunks() {
+        let text = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello";
+        let head = read(text);
+        let (facts, _) = head.says(200);
+        assert!(facts.has(DownFacts::STATUS) && facts.has(DownFacts::HEADERS));
+        assert!(
+            facts.has(DownFacts::EVENTS) && facts.has(DownFacts::CHUNKED) && !facts.has(DownFacts::LENGTH)
+        );
+        assert_eq!(head.bytes as usize, text.find("5\r\nhello").expect("the body"));
+    }
+
+    #[test]
+    fn a_length_counts_only_at_the_beginning_of_its_line() {
+        assert_eq!(
+            read("HTTP/1.1 200 OK\r\ncontent-LENGTH:  1234\r\n\r\n")
+                .says(200)
+                .1,
+            1234
+        );
+        let (facts, _) = read("HTTP/1.1 200 OK\r\nX-Content-Length: 9\r\n\r\n").says(200);
+        assert!(!facts.has(DownFacts::LENGTH));
+    }
+
+    #[test]
+    fn chunks_override_a_length_and_some_statuses_have_no_body() {
+        let both = read("HTTP/1.1 200 OK\r\nContent-Length: 7\r\nTransfer-Encoding: chunked\r\n\r\n");
+        assert!(!both.says(200).0.has(DownFacts::LENGTH));
+        let (facts, length) = read("HTTP/1.1 204 No Content\r\n\r\n").says(204);
+        assert!(facts.has(DownFacts::LENGTH) && length == 0);
+    }
+
+    #[test]
+    fn interim_responses_are_not_the_response() {
+        assert_eq!(
+            read("HTTP/1.1 100 Continue\r\n\r\n").says(100).0,
+            DownFacts::INFORMATIONAL
+        );
+        assert_eq!(
+            read("HTTP/1.1 101 Switching Protocols\r\n\r\n").says(101).0,
+            DownFacts::UPGRADED
+        );
+    }
+
+    #[test]
+    fn a_length_that_no_sequence_number_can_reach_is_left_out() {
+        let (facts, _) = read("HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n").says(200);
+        assert!(!facts.has(DownFacts::LENGTH));
+    }
+}
