@@ -6,6 +6,8 @@
 
 use core::arch::asm;
 
+use crate::opaque::unknown;
+
 /// Adds `delta` (two's complement) to `*counter`.
 ///
 /// # Safety
@@ -14,6 +16,19 @@ use core::arch::asm;
 pub unsafe fn add(counter: *mut u64, delta: u64) {
     // SAFETY: the caller's pointer is valid and aligned; the verifier checks it again.
     unsafe { asm!("lock *(u64 *)({} + 0) += {}", in(reg) counter, in(reg) delta) };
+}
+
+/// Adds `delta` to the counter at `index`; nothing if there is none.
+///
+/// # Safety
+/// As the module says, for all of `counters`.
+#[inline(always)]
+pub unsafe fn add_at<const LEN: usize>(counters: *mut [u64; LEN], index: usize, delta: u64) {
+    let index = unknown(index as u64) as usize;
+    if index < LEN {
+        // SAFETY: inside the array.
+        unsafe { add(counters.cast::<u64>().add(index), delta) };
+    }
 }
 
 /// Adds `delta` to `*counter` and returns its former value.

@@ -6,27 +6,38 @@
 use core::ffi::c_void;
 
 use aya_ebpf::helpers::bpf_probe_read_kernel;
-use nodemesh_abi::{Ip16, Port, SockOffsets};
+use nodemesh_abi::{Ip16, Port, Protocol, SockOffsets};
 
 use crate::{maps, sock_addr::Endpoint};
 
+/// `AF_INET` of Linux.
+const AF_INET: u16 = 2;
+/// Bit of `sk_flags`: `SOCK_LINGER` of the kernel's `enum sock_flags`.
+const SOCK_LINGER: u64 = 1 << 4;
 /// `AF_INET6` of Linux.
 const AF_INET6: u16 = 10;
 
 /// A `struct sock`.
+#[derive(Clone, Copy)]
 pub struct KernelSock {
     sk: *const c_void,
-    offsets: SockOffsets,
+}
+
+/// Offset of a field on the running kernel; read alone, because a load of all of them is a load of each.
+macro_rules! offset {
+    ($field:ident) => {
+        // SAFETY: a field of read-only data that the loader has filled.
+        unsafe {
+            (&raw const (*(&raw const maps::SOCK_OFFSETS).cast::<SockOffsets>()).$field).read_volatile()
+        }
+    };
 }
 
 impl KernelSock {
     /// Wraps a socket that a tracepoint passed.
     #[inline(always)]
     pub fn new(sk: *const c_void) -> Self {
-        Self {
-            sk,
-            offsets: maps::SOCK_OFFSETS.load(),
-        }
+        Self { sk }
     }
 
     #[inline(always)]
@@ -35,23 +46,103 @@ impl KernelSock {
         unsafe { bpf_probe_read_kernel(self.sk.byte_add(offset as usize).cast::<T>()) }.unwrap_or_default()
     }
 
+    /// The socket that the `struct socket` at `socket` is the door to; for a pointer that the verifier knows.
+    ///
+    /// # Safety
+    /// `socket` is what `bpf_sock_from_file` returned, and not null.
+    #[inline(always)]
+    pub unsafe fn behind(socket: *mut c_void) -> *const c_void {
+        let offset = offset!(socket_sk) as usize;
+        // SAFETY: the caller's; the verifier checks the access.
+        unsafe { socket.byte_add(offset).cast::<*const c_void>().read_volatile() }
+    }
+
     /// `sk_err`: a positive errno or 0.
     #[inline(always)]
     pub fn err(&self) -> i32 {
-        self.read(self.offsets.err)
+        self.read(offset!(err))
     }
 
     /// The local address and port.
     #[inline(always)]
     pub fn local(&self) -> Endpoint {
-        let addr = if self.read::<u16>(self.offsets.family) == AF_INET6 {
-            Ip16::from_words(self.read(self.offsets.v6_rcv_saddr))
-        } else {
-            Ip16::from_v4_word(self.read(self.offsets.rcv_saddr))
-        };
         Endpoint {
-            addr,
-            port: Port::new(self.read(self.offsets.num)),
+            addr: self.addr(offset!(rcv_saddr), offset!(v6_rcv_saddr)),
+            port: Port::new(self.read(offset!(num))),
         }
+    }
+
+    /// The peer's address and port.
+    #[inline(always)]
+    pub fn peer(&self) -> Endpoint {
+        Endpoint {
+            addr: self.addr(offset!(daddr), offset!(v6_daddr)),
+            port: Port::from_be(self.read(offset!(dport))),
+        }
+    }
+
+    #[inline(always)]
+    fn addr(&self, v4: u32, v6: u32) -> Ip16 {
+        if self.family() == AF_INET6 {
+            Ip16::from_words(self.read(v6))
+        } else {
+            Ip16::from_v4_word(self.read(v4))
+        }
+    }
+
+    #[inline(always)]
+    fn family(&self) -> u16 {
+        self.read(offset!(family))
+    }
+
+    /// Whether this is a TCP socket over IPv4 or IPv6.
+    #[inline(always)]
+    pub fn is_tcp(&self) -> bool {
+        let family = self.family();
+        (family == AF_INET || family == AF_INET6) && self.protocol() == Protocol::Tcp as u16
+    }
+
+    /// IANA protocol number.
+    #[inline(always)]
+    fn protocol(&self) -> u16 {
+        self.read(offset!(protocol))
+    }
+
+    /// `sk_state`, a number of the kernel's `net/tcp_states.h`.
+    #[inline(always)]
+    pub fn state(&self) -> u8 {
+        self.read(offset!(state))
+    }
+
+    /// Sequence numbers of the next byte that the application sends and reads.
+    #[inline(always)]
+    pub fn sequence(&self) -> (u32, u32) {
+        (self.read(offset!(write_seq)), self.read(offset!(copied_seq)))
+    }
+
+    /// Bytes (and FIN) that have arrived and were not read.
+    #[inline(always)]
+    pub fn unread(&self) -> u32 {
+        let arrived: u32 = self.read(offset!(rcv_nxt));
+        arrived.wrapping_sub(self.read(offset!(copied_seq)))
+    }
+
+    /// Whether closing it now sends a RST: with unread data, or with a linger time of 0.
+    #[inline(always)]
+    pub fn close_resets(&self) -> bool {
+        let lingers = self.read::<u64>(offset!(flags)) & SOCK_LINGER != 0;
+        self.unread() != 0 || lingers && self.read::<u32>(offset!(lingertime)) == 0
+    }
+
+    /// Smoothed round-trip time, microseconds; 0 before the first sample.
+    #[inline(always)]
+    pub fn rtt_us(&self) -> u32 {
+        self.read::<u32>(offset!(srtt_us)) >> 3
+    }
+
+    /// Segments sent again.
+    #[inline(always)]
+    pub fn retransmits(&self) -> u32 {
+        self.read(offset!(total_retrans))
     }
 }

@@ -1,166 +1,131 @@
 // SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
-//! The life of a mesh socket: placed, established or failed, closed. Owns the records in `connections`.
+//! The life of a mesh socket: placed or accepted, established or failed, closed.
 //!
-//! Invariant: a backend's `active` is the number of records in state connecting or established; whoever takes a record out
-//! of these states by an atomic exchange, and nobody else, subtracts it.
+//! Invariant: a backend's `active` is the number of its clients' records in state connecting or established; whoever takes a
+//! record out of these states by an atomic exchange, and nobody else, subtracts it. What the meter holds is given back by
+//! [`Record::step`] with `end`, which gives nothing the second time.
 
 use core::{ffi::c_void, ptr};
 
 use aya_ebpf::{
     EbpfContext as _,
-    bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock},
-    helpers::generated::{bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_sk_storage_get},
+    bindings::bpf_sock,
+    helpers::generated::{bpf_get_socket_cookie, bpf_ktime_get_ns},
 };
 use nodemesh_abi::{
-    ConnectFailure, Connection, ConnectionState, InternalError, Ip16, Port, Protocol, Service,
+    ConnectFailure, ConnectionState, EndpointKey, InternalError, Ip16, Meter, Phase, Port, Protocol, Service,
+    Vantage, Wire,
+    meter::{End, MeterFlags},
 };
 
 use crate::{
-    atomic,
+    access,
     client::Client,
+    count::Subject,
     kernel_sock::KernelSock,
     maps,
     pick::Picked,
+    place::current_settings,
+    record::Record,
     sock_addr::{Endpoint, SockAddr},
-    stats::{self, End},
+    stats::{self, Ending},
     verdict::Verdict,
 };
 
-/// `TCP_ESTABLISHED` of the kernel's `net/tcp_states.h`.
-const TCP_ESTABLISHED: i32 = 1;
-/// `TCP_SYN_SENT`.
-const TCP_SYN_SENT: i32 = 2;
-/// `TCP_CLOSE`.
-const TCP_CLOSE: i32 = 7;
-
-/// The record of a socket, shared with programs on other CPUs: fields are read and written through the pointer, never
-/// borrowed.
-#[derive(Clone, Copy)]
-struct Record(*mut Connection);
-
-impl Record {
-    /// The record of `sk`, if it has one.
-    #[inline(always)]
-    fn of(sk: *mut c_void) -> Option<Self> {
-        let map = (&raw const maps::connections).cast_mut().cast();
-        // SAFETY: the verifier checks that `sk` is a socket; the record lives as long as it, which outlives the hook.
-        let record = unsafe { bpf_sk_storage_get(map, sk, ptr::null_mut(), 0) }.cast::<Connection>();
-        (!record.is_null()).then_some(Self(record))
-    }
-
-    /// The record of `sk`, with `fresh` in it, created if there is none; `None` if there is no memory.
-    #[inline(always)]
-    fn create(sk: *mut c_void, fresh: &mut Connection) -> Option<Self> {
-        let map = (&raw const maps::connections).cast_mut().cast();
-        let flags = u64::from(BPF_SK_STORAGE_GET_F_CREATE);
-        let value = ptr::from_mut(fresh).cast();
-        // SAFETY: as in `of`; the helper copies a whole record into a new one.
-        let record = unsafe { bpf_sk_storage_get(map, sk, value, flags) }.cast::<Connection>();
-        if record.is_null() {
-            return None;
-        }
-        // SAFETY: only a `connect` hook creates and overwrites records, and the kernel holds the socket's lock around it.
-        unsafe {
-            // A record left from an earlier `connect()` was not overwritten by the helper.
-            if (*record).opened_ns != fresh.opened_ns {
-                *record = *fresh;
-            }
-        }
-        Some(Self(record))
-    }
-
-    /// Exchanges the state and returns the former one.
-    #[inline(always)]
-    fn exchange(self, next: ConnectionState) -> ConnectionState {
-        // SAFETY: `state` is an aligned field of a live record, and all its writers use this exchange.
-        ConnectionState::from_raw(unsafe { atomic::exchange(&raw mut (*self.0).state, next as u32) })
-    }
-
-    /// Goes from connecting to established; false if the record was in another state.
-    #[inline(always)]
-    fn establish(self) -> bool {
-        let (from, to) = (
-            ConnectionState::Connecting as u32,
-            ConnectionState::Established as u32,
-        );
-        // SAFETY: as in `exchange`.
-        unsafe { atomic::replace_if(&raw mut (*self.0).state, from, to) }
-    }
-
-    #[inline(always)]
-    fn backend(self) -> u32 {
-        // SAFETY: a live record; the field is written only while the socket is not connected.
-        unsafe { (*self.0).backend }
-    }
-
-    /// Ends the record; `failure` is how, if it was not established.
-    #[inline(always)]
-    fn end(self, failure: ConnectFailure) {
-        match self.exchange(ConnectionState::Ended) {
-            ConnectionState::Ended => {}
-            ConnectionState::Connecting => stats::ended(self.backend(), End::Failed(failure)),
-            ConnectionState::Established => stats::ended(self.backend(), End::Closed),
-        }
-    }
+/// States of the kernel's `net/tcp_states.h`.
+mod tcp {
+    pub const ESTABLISHED: i32 = 1;
+    pub const SYN_SENT: i32 = 2;
+    pub const SYN_RECV: i32 = 3;
+    pub const CLOSE: i32 = 7;
+    pub const CLOSE_WAIT: i32 = 8;
 }
 
 /// A socket that may have been placed before calls `connect()` again.
 #[inline(always)]
 pub fn replaced(socket: &SockAddr<'_>) {
-    if let Some(record) = Record::of(socket.sk().cast()) {
-        record.end(ConnectFailure::Aborted);
+    let sk = socket.sk();
+    if let Some(record) = Record::of(sk.cast()) {
+        ended(record, None, ConnectFailure::Aborted);
+        if let Some(subject) = Subject::of(record) {
+            subject.discard(record.locked(Meter::discard));
+        }
     }
 }
 
 /// A socket was placed: writes its record and counts it.
 #[inline(always)]
 pub fn placed(socket: &SockAddr<'_>, service: &Service, client: &Client, dialled: Endpoint, picked: &Picked) {
-    let protocol = socket.protocol();
-    // A connected UDP socket has no handshake to wait for.
-    let state = if protocol == Protocol::Tcp as u8 {
-        ConnectionState::Connecting
-    } else {
-        ConnectionState::Established
-    };
-    let mut fresh = Connection {
-        service_addr: dialled.addr,
-        backend_addr: picked.endpoint.addr,
-        client_addr: Ip16::UNSPECIFIED,
-        // SAFETY: the helper takes the hook's own context.
-        cookie: unsafe { bpf_get_socket_cookie(socket.ctx.as_ptr()) },
-        cgroup: client.cgroup,
-        workload: client.workload,
-        // SAFETY: the helper takes no pointer.
-        opened_ns: unsafe { bpf_ktime_get_ns() },
-        service: service.id,
-        backend: picked.id,
-        service_port: dialled.port,
-        backend_port: picked.endpoint.port,
-        client_port: Port::new(0),
-        protocol: u16::from(protocol),
-        state: state as u32,
-        tgid: client.tgid,
-    };
-    if Record::create(socket.sk().cast(), &mut fresh).is_some() {
-        stats::opened(picked.id);
-    } else {
+    if !stats::take_place(current_settings().connection_limit) {
+        stats::internal_error(InternalError::ConnectionTable);
+        return;
+    }
+    let Some(record) = Record::create(socket.sk().cast()) else {
         stats::internal_error(InternalError::ConnectionRecord);
+        stats::give_place_back();
+        return;
+    };
+    let protocol = socket.protocol();
+    let connection = record.0;
+    // SAFETY: the record has ended or is new, and the kernel holds the socket's lock around `connect` hooks, the only ones that
+    // write these fields.
+    unsafe {
+        (*connection).service_addr = dialled.addr;
+        (*connection).backend_addr = picked.endpoint.addr;
+        (*connection).client_addr = Ip16::UNSPECIFIED;
+        (*connection).cookie = bpf_get_socket_cookie(socket.ctx.as_ptr());
+        (*connection).cgroup = client.cgroup;
+        (*connection).workload = client.workload;
+        (*connection).opened_ns = bpf_ktime_get_ns();
+        (*connection).service = service.id;
+        (*connection).backend = picked.id;
+        (*connection).service_port = dialled.port;
+        (*connection).backend_port = picked.endpoint.port;
+        (*connection).client_port = Port::new(0);
+        (*connection).protocol = u16::from(protocol);
+        (*connection).tgid = client.tgid;
+        (*connection).traffic = picked.traffic;
+        ptr::write_bytes(&raw mut (*connection).meter, 0, 1);
+        (*connection).meter.start(Vantage::Client, 0, 0);
+    }
+    stats::opened(picked.id);
+    if protocol == Protocol::Tcp as u8 {
+        record.exchange(ConnectionState::Connecting);
+    } else {
+        // A connected UDP socket has no handshake to wait for and no exchanges.
+        // SAFETY: as above.
+        unsafe {
+            (*connection).meter.wire = Wire::Other as u8;
+            (*connection).meter.phase = Phase::Opaque as u8;
+        }
+        record.exchange(ConnectionState::Established);
+        if let Some(subject) = Subject::of(record) {
+            subject.opened();
+        }
     }
 }
 
 /// The TCP state of any socket of the host changed.
 #[inline(always)]
 pub fn state_changed(sk: *const c_void, old: i32, new: i32) {
-    if old != TCP_SYN_SENT && new != TCP_CLOSE {
-        return;
-    }
-    let Some(record) = Record::of(sk.cast_mut()) else {
-        return;
-    };
-    if new == TCP_ESTABLISHED {
-        established(record, &KernelSock::new(sk));
-    } else if new == TCP_CLOSE {
-        record.end(ConnectFailure::from_sk_err(KernelSock::new(sk).err()));
+    match (old, new) {
+        (tcp::SYN_RECV, tcp::ESTABLISHED) => accepted(sk, 0),
+        (tcp::SYN_SENT, tcp::ESTABLISHED) => {
+            if let Some(record) = Record::of(sk.cast_mut()) {
+                established(record, &KernelSock::new(sk));
+            }
+        }
+        (_, tcp::CLOSE) => {
+            if let Some(record) = Record::of(sk.cast_mut()) {
+                closed(record, &KernelSock::new(sk));
+            }
+        }
+        (_, tcp::CLOSE_WAIT) => {
+            if let Some(record) = Record::of(sk.cast_mut()) {
+                record.locked(Meter::peer_fin);
+            }
+        }
+        _ => {}
     }
 }
 
@@ -172,39 +137,160 @@ fn established(record: Record, sk: &KernelSock) {
         return;
     }
     let local = sk.local();
-    // SAFETY: a live record; `establish` lets one program through.
+    let (up, down) = sk.sequence();
+    // SAFETY: a live record; `establish` lets one program through, and no byte event comes before it.
     unsafe {
         (*record.0).client_addr = local.addr;
         (*record.0).client_port = local.port;
+        (*record.0).meter.align(up, down);
         stats::established(
-            record.backend(),
+            (*record.0).backend,
             bpf_ktime_get_ns().wrapping_sub((*record.0).opened_ns),
         );
+    }
+    if let Some(subject) = Subject::of(record) {
+        subject.opened();
+    }
+}
+
+/// A socket was accepted, or had been before there was a meter (`flags` then says so): if a backend listens there, it is
+/// metered from now on.
+#[inline(always)]
+pub fn accepted(sk: *const c_void, flags: u16) {
+    let socket = KernelSock::new(sk);
+    let local = socket.local();
+    // SAFETY: copied at once.
+    let Some(endpoint) = (unsafe { maps::endpoints.get(EndpointKey::new(local.addr, local.port)) }).copied()
+    else {
+        return;
+    };
+    if !stats::take_place(current_settings().connection_limit) {
+        stats::internal_error(InternalError::ConnectionTable);
+        return;
+    }
+    let Some(record) = Record::create(sk.cast_mut()) else {
+        stats::internal_error(InternalError::ConnectionRecord);
+        stats::give_place_back();
+        return;
+    };
+    if record.is_live() {
+        // The program of a former agent, or the adoption, came first.
+        stats::give_place_back();
+        return;
+    }
+    let peer = socket.peer();
+    let (down, up) = socket.sequence();
+    let connection = record.0;
+    // SAFETY: the record is new and its socket has not been handed to the application.
+    unsafe {
+        (*connection).backend_addr = local.addr;
+        (*connection).backend_port = local.port;
+        (*connection).client_addr = peer.addr;
+        (*connection).client_port = peer.port;
+        (*connection).cookie = bpf_get_socket_cookie(sk.cast_mut());
+        (*connection).opened_ns = bpf_ktime_get_ns();
+        (*connection).service = endpoint.service;
+        (*connection).backend = endpoint.backend;
+        (*connection).protocol = Protocol::Tcp as u16;
+        (*connection).traffic = endpoint.traffic;
+        ptr::write_bytes(&raw mut (*connection).meter, 0, 1);
+        (*connection).meter.start(Vantage::Server, up, down);
+        (*connection).meter.flags = flags;
+    }
+    record.exchange(ConnectionState::Established);
+    if let Some(subject) = Subject::of(record) {
+        subject.opened();
+    }
+}
+
+/// A socket that was accepted before there was a meter.
+#[inline(always)]
+pub fn adopted(sk: *const c_void) {
+    let socket = KernelSock::new(sk);
+    let state = i32::from(socket.state());
+    if socket.is_tcp()
+        && (state == tcp::ESTABLISHED || state == tcp::CLOSE_WAIT)
+        && Record::of(sk.cast_mut()).is_none()
+    {
+        accepted(sk, MeterFlags::ADOPTED);
+    }
+}
+
+/// TCP is over.
+#[inline(always)]
+fn closed(record: Record, sk: &KernelSock) {
+    let errno = sk.err();
+    ended(record, Some(sk), ConnectFailure::from_sk_err(errno));
+    // After an orderly end the application may still have something to read: its close is the meter's end.
+    if errno != 0 {
+        meter_ended(record, sk, End::Reset);
     }
 }
 
 /// The last reference of an application to a socket is gone.
 #[inline(always)]
 pub fn released(sk: *mut bpf_sock) {
-    if let Some(record) = Record::of(sk.cast()) {
-        record.end(ConnectFailure::Aborted);
+    let Some(record) = Record::of(sk.cast()) else {
+        return;
+    };
+    let socket = KernelSock::new(sk.cast_const().cast());
+    let end = if socket.close_resets() {
+        End::Aborted
+    } else {
+        End::Closed
+    };
+    meter_ended(record, &socket, end);
+    ended(record, Some(&socket), ConnectFailure::Aborted);
+}
+
+/// Gives back what the meter holds.
+#[inline(always)]
+fn meter_ended(record: Record, sk: &KernelSock, end: End) {
+    if let Some(subject) = Subject::of(record) {
+        subject.step(
+            sk,
+            0,
+            #[inline(always)]
+            |meter, effects| meter.end(end, effects),
+        );
+    }
+}
+
+/// Ends the record; `failure` is how, if it was not established; `sk` is its socket, where the program may read it.
+#[inline(always)]
+fn ended(record: Record, sk: Option<&KernelSock>, failure: ConnectFailure) {
+    let ending = match record.exchange(ConnectionState::Ended) {
+        ConnectionState::Ended => return,
+        ConnectionState::Connecting => Ending::Failed(failure),
+        ConnectionState::Established => Ending::Closed,
+    };
+    stats::give_place_back();
+    // SAFETY: a live record; the fields are written only while the socket is not connected.
+    let (vantage, backend) = unsafe { ((*record.0).meter.vantage, (*record.0).backend) };
+    if vantage == Vantage::Client as u8 {
+        stats::ended(backend, ending);
+    }
+    if let (Ending::Closed, Some(subject)) = (ending, Subject::of(record)) {
+        subject.closed();
+        access::connection(record, sk);
     }
 }
 
 /// The service's address, if `endpoint` is where this socket was sent.
 #[inline(always)]
 pub fn service_endpoint(socket: &SockAddr<'_>, endpoint: Endpoint) -> Option<Endpoint> {
-    let Record(record) = Record::of(socket.sk().cast())?;
+    let record = Record::of(socket.sk().cast())?;
+    let connection = record.0;
     // SAFETY: a live record; these fields are written only while the socket is not connected.
     unsafe {
-        let live = (*record).state != ConnectionState::Ended as u32;
         let sent_to = Endpoint {
-            addr: (*record).backend_addr,
-            port: (*record).backend_port,
+            addr: (*connection).backend_addr,
+            port: (*connection).backend_port,
         };
-        (live && sent_to == endpoint).then_some(Endpoint {
-            addr: (*record).service_addr,
-            port: (*record).service_port,
+        let placed = (*connection).meter.vantage == Vantage::Client as u8;
+        (record.is_live() && placed && sent_to == endpoint).then_some(Endpoint {
+            addr: (*connection).service_addr,
+            port: (*connection).service_port,
         })
     }
 }

@@ -7,7 +7,9 @@
 //! sendmsg()  ─► sendmsg4/6 ──► datagram ─► pick ─► rewrite, record in flows
 //! recvmsg()  ─► recvmsg4/6 ──► datagram         ─► the service's address again
 //! getpeername() ─► getpeername4/6 ─► lifecycle  ─► the service's address again
-//! TCP state  ─► set_state ──► lifecycle         ─► established, failed, reset
+//! TCP state  ─► set_state ──► lifecycle         ─► accepted, established, failed, reset
+//! send(), recv() ─► send_length, recv_length ──► meter ─► requests, first tokens, gaps
+//! packets    ─► egress, ingress ──► packet      ─► what plaintext shows of them
 //! close()    ─► sock_release ► lifecycle        ─► no longer active
 //! ```
 //!
@@ -24,25 +26,34 @@
     reason = "the macros hand each entry point a context of its own"
 )]
 
+mod access;
+mod adopt;
 mod atomic;
 mod client;
+mod correct;
+mod count;
 mod datagram;
 mod kernel_sock;
 mod lifecycle;
 mod listing;
 mod log;
 mod maps;
+mod meter;
+mod opaque;
+mod packet;
 mod pick;
 mod place;
+mod record;
 mod sock_addr;
 mod stats;
 mod verdict;
 
 use aya_ebpf::{
     EbpfContext as _,
-    macros::{btf_tracepoint, cgroup_sock, cgroup_sock_addr},
-    programs::{BtfTracePointContext, RawTracePointContext, SockAddrContext, SockContext},
+    macros::{btf_tracepoint, cgroup_skb, cgroup_sock, cgroup_sock_addr},
+    programs::{BtfTracePointContext, RawTracePointContext, SkBuffContext, SockAddrContext, SockContext},
 };
+use meter::Way;
 use sock_addr::{Family, SockAddr};
 use verdict::{ALLOW, conclude};
 
@@ -107,11 +118,65 @@ pub fn set_state(ctx: BtfTracePointContext) -> i32 {
     0
 }
 
+/// `sock_send_length(struct sock *sk, int ret, int flags)`.
+#[btf_tracepoint(function = "sock_send_length")]
+pub fn send_length(ctx: BtfTracePointContext) -> i32 {
+    meter::transferred(ctx.arg(0), ctx.arg(1), Way::Sent);
+    0
+}
+
+/// `sock_recv_length(struct sock *sk, int ret, int flags)`; `ret` is 0 for `MSG_PEEK`.
+#[btf_tracepoint(function = "sock_recv_length")]
+pub fn recv_length(ctx: BtfTracePointContext) -> i32 {
+    meter::transferred(ctx.arg(0), ctx.arg(1), Way::Received);
+    0
+}
+
+/// `tcp_retransmit_skb(const struct sock *sk, const struct sk_buff *skb, ...)`.
+#[btf_tracepoint(function = "tcp_retransmit_skb")]
+pub fn retransmit(ctx: BtfTracePointContext) -> i32 {
+    meter::retransmitted(ctx.arg(0));
+    0
+}
+
+#[cgroup_skb(egress)]
+pub fn egress(ctx: SkBuffContext) -> i32 {
+    packet::seen(ctx.skb.skb, Way::Sent);
+    ALLOW
+}
+
+#[cgroup_skb(ingress)]
+pub fn ingress(ctx: SkBuffContext) -> i32 {
+    packet::seen(ctx.skb.skb, Way::Received);
+    ALLOW
+}
+
 /// One call per socket that has a record, one with a null socket at the end.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/bpf_sk_storage_map")]
 pub extern "C" fn list_conns(ctx: *mut core::ffi::c_void) -> i32 {
     listing::emit(ctx)
+}
+
+/// As `list_conns`, but settles quiet exchanges and lists connections with open requests only.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/bpf_sk_storage_map")]
+pub extern "C" fn sweep(ctx: *mut core::ffi::c_void) -> i32 {
+    listing::sweep(ctx)
+}
+
+/// One call per open file of each process, one with a null file at the end.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/task_file")]
+pub extern "C" fn adopt(ctx: *mut core::ffi::c_void) -> i32 {
+    adopt::file(ctx)
+}
+
+/// Never attached: run through `BPF_PROG_TEST_RUN` with (row, in flight, request bytes) as arguments.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "raw_tp/sys_enter")]
+pub extern "C" fn correct(ctx: *mut core::ffi::c_void) -> i32 {
+    correct::row(&RawTracePointContext::new(ctx.cast()))
 }
 
 /// Never attached: run once through `BPF_PROG_TEST_RUN` by the agent, in the agent's own context. Written without the macro,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
-//! Every map: what it holds, who writes it, who reads it. All are pinned, so that they outlive the agent.
+//! Every map: what it holds, who writes it, who reads it. All but `effects` are pinned, so that they outlive the agent.
 //!
 //! The static names are in lower case because they are the names of the maps in the kernel, in bpffs and in metrics.
 //! Invariant: a map is written by the agent or by the programs, never by both (`flows` and `affinity`, which the
@@ -9,12 +9,13 @@
 use aya_ebpf::{
     Global,
     bindings::BPF_F_INNER_MAP,
-    btf_maps::{Array, ArrayOfMaps, HashMap, LruHashMap, PerCpuArray, SkStorage},
+    btf_maps::{Array, ArrayOfMaps, HashMap, LruHashMap, PerCpuArray, RingBuf, SkStorage},
     macros::btf_map,
 };
 use nodemesh_abi::{
-    AffinityKey, AffinityValue, Backend, BackendState, CgroupEntry, Connection, FlowKey, FlowValue,
-    InternalError, Service, ServiceKey, ServiceState, Settings, Slot, SockOffsets, limits,
+    AccessRecord, AffinityKey, AffinityValue, Backend, BackendState, CgroupEntry, Connection, Effects,
+    Endpoint, EndpointKey, FlowKey, FlowValue, InternalError, Service, ServiceKey, ServiceState, Settings,
+    Slot, SockOffsets, Stream, StreamKey, TableState, Traffic, limits,
 };
 
 /// Virtual address to service. Agent writes; `connect`, `sendmsg` read. Sized by the number of service ports.
@@ -40,9 +41,34 @@ pub static backends: Array<Backend, { limits::BACKENDS as usize }> = Array::new(
 #[btf_map]
 pub static backend_states: Array<BackendState, { limits::BACKENDS as usize }> = Array::new();
 
-/// Socket to its record. Programs write; the iterator reads. Bounded by the number of sockets.
+/// Socket to its record. Programs write; the iterators read. Bounded by the number of sockets and `connection_limit`.
 #[btf_map]
 pub static connections: SkStorage<Connection> = SkStorage::new();
+
+/// How many records there are. Programs write; agent reads.
+#[btf_map]
+pub static conn_table: Array<TableState, 1> = Array::new();
+
+/// Address of a backend to what it is: tells the sockets that local model servers accept. Agent writes; `set_state` reads.
+#[btf_map]
+pub static endpoints: HashMap<EndpointKey, Endpoint, { limits::ENDPOINTS as usize }> = HashMap::new();
+
+/// Backend and vantage to what the meter counted. Programs write; agent reads.
+#[btf_map]
+pub static traffic: Array<Traffic, { limits::TRAFFIC_PAIRS as usize * 2 }> = Array::new();
+
+/// Open HTTP/2 streams in plaintext. Programs write and read.
+#[btf_map]
+pub static streams: LruHashMap<StreamKey, Stream, { limits::STREAMS as usize }> = LruHashMap::new();
+
+/// Finished requests and connections, while the access log is on. Programs write; agent reads.
+#[btf_map]
+pub static access: RingBuf<AccessRecord, { limits::ACCESS_BYTES as usize }> = RingBuf::new();
+
+/// What one step of a meter changes, while its lock is held. It lies in a map because the verifier, which follows each
+/// combination of constants on the stack on its own, does not follow what is in maps. Programs write and read.
+#[btf_map]
+pub static effects: PerCpuArray<[u64; size_of::<Effects>().div_ceil(8)], 1> = PerCpuArray::new();
 
 /// Unconnected UDP flows, both directions. `sendmsg` writes; `recvmsg` reads.
 #[btf_map]
@@ -73,4 +99,17 @@ pub static SOCK_OFFSETS: Global<SockOffsets> = Global::new(SockOffsets {
     num: 0,
     rcv_saddr: 0,
     v6_rcv_saddr: 0,
+    dport: 0,
+    daddr: 0,
+    v6_daddr: 0,
+    state: 0,
+    flags: 0,
+    lingertime: 0,
+    write_seq: 0,
+    rcv_nxt: 0,
+    copied_seq: 0,
+    srtt_us: 0,
+    total_retrans: 0,
+    protocol: 0,
+    socket_sk: 0,
 });

@@ -26,6 +26,8 @@ pub struct Picked {
     pub generation: u32,
     /// Where it is.
     pub endpoint: Endpoint,
+    /// Its pair of rows in `traffic`.
+    pub traffic: u32,
 }
 
 impl Picked {
@@ -39,6 +41,7 @@ impl Picked {
             id,
             generation: backend.generation,
             endpoint,
+            traffic: backend.traffic,
         }
     }
 
@@ -153,7 +156,7 @@ fn next_in_turn(table: &SlotTable, len: u32, service: u32) -> Option<u32> {
     Some(slot(table, position)?.choose(value))
 }
 
-/// Power of two choices (Mitzenmacher 2001) over active connections divided by weight.
+/// Power of two choices (Mitzenmacher 2001) over load divided by weight.
 #[inline(always)]
 fn less_loaded_of_two(table: &SlotTable, len: u32) -> Option<u32> {
     let first = draw(table, len)?;
@@ -161,9 +164,9 @@ fn less_loaded_of_two(table: &SlotTable, len: u32) -> Option<u32> {
     if first == second {
         return Some(first);
     }
-    let (active, weight) = load(first)?;
-    let (other_active, other_weight) = load(second)?;
-    Some(if less_loaded(active, weight, other_active, other_weight) {
+    let (first_load, weight) = load(first)?;
+    let (second_load, other_weight) = load(second)?;
+    Some(if less_loaded(first_load, weight, second_load, other_weight) {
         first
     } else {
         second
@@ -174,6 +177,6 @@ fn less_loaded_of_two(table: &SlotTable, len: u32) -> Option<u32> {
 fn load(id: u32) -> Option<(u64, u32)> {
     let state = stats::backend(id)?;
     // SAFETY: `state` is a map value; volatile because other CPUs count at the same time.
-    let active = unsafe { core::ptr::read_volatile(&raw const (*state).active) };
-    Some((active, maps::backends.get(id)?.weight))
+    let load = unsafe { core::ptr::read_volatile(&raw const (*state).load) };
+    Some((load, maps::backends.get(id)?.weight))
 }

@@ -5,7 +5,10 @@ use nodemesh_abi::{
     BackendState, ConnectFailure, InternalError, Refusal, ServiceState, backend::connect_bucket,
 };
 
-use crate::{atomic::add, maps};
+use crate::{
+    atomic::{add, fetch_add},
+    maps,
+};
 
 /// The counters of a service.
 #[inline(always)]
@@ -28,7 +31,7 @@ pub fn refused(service_id: u32, refusal: Refusal) {
     }
 }
 
-/// Counts a socket placed on a backend.
+/// Counts a socket placed on a backend, which weighs on it until its first request tells more.
 #[inline(always)]
 pub fn opened(backend_id: u32) {
     if let Some(state) = backend(backend_id) {
@@ -36,7 +39,32 @@ pub fn opened(backend_id: u32) {
         unsafe {
             add(&raw mut (*state).opened, 1);
             add(&raw mut (*state).active, 1);
+            add(&raw mut (*state).load, 1);
         }
+    }
+}
+
+/// Takes a place in the table of connections; false if all `limit` (0 for no limit) are taken.
+#[inline(always)]
+pub fn take_place(limit: u32) -> bool {
+    let Some(table) = maps::conn_table.get_ptr_mut(0) else {
+        return true;
+    };
+    // SAFETY: `table` is a map value.
+    let entries = unsafe { fetch_add(&raw mut (*table).entries, 1) };
+    if limit != 0 && entries >= u64::from(limit) {
+        give_place_back();
+        return false;
+    }
+    true
+}
+
+/// Gives a place in the table of connections back.
+#[inline(always)]
+pub fn give_place_back() {
+    if let Some(table) = maps::conn_table.get_ptr_mut(0) {
+        // SAFETY: `table` is a map value.
+        unsafe { add(&raw mut (*table).entries, u64::MAX) };
     }
 }
 
@@ -64,7 +92,7 @@ pub fn established(backend_id: u32, ns: u64) {
 
 /// How a socket left its backend.
 #[derive(Clone, Copy)]
-pub enum End {
+pub enum Ending {
     /// It was established.
     Closed,
     /// It was not.
@@ -73,14 +101,14 @@ pub enum End {
 
 /// Counts the end of a socket.
 #[inline(always)]
-pub fn ended(backend_id: u32, end: End) {
+pub fn ended(backend_id: u32, ending: Ending) {
     if let Some(state) = backend(backend_id) {
         // SAFETY: `state` is a map value; a failure's number is inside the array by `ConnectFailure::COUNT`.
         unsafe {
             add(&raw mut (*state).active, u64::MAX);
-            match end {
-                End::Closed => add(&raw mut (*state).closed, 1),
-                End::Failed(failure) => {
+            match ending {
+                Ending::Closed => add(&raw mut (*state).closed, 1),
+                Ending::Failed(failure) => {
                     add((&raw mut (*state).failed).cast::<u64>().add(failure as usize), 1);
                 }
             }

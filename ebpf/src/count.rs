@@ -1,0 +1,261 @@
+// SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
+//! Counts what the meter found: effects to rows of `traffic`, to the load of backends, and to the access log.
+//!
+//! Invariant: a row that is not there is not counted, and nothing here changes what traffic does.
+
+use nodemesh_abi::{
+    BackendState, Effects, Meter, Outcome, Traffic, Vantage,
+    effects::Finished,
+    meter::Held,
+    traffic::{self, Histogram, bucket},
+};
+
+use crate::{
+    access,
+    atomic::{add, add_at},
+    kernel_sock::KernelSock,
+    maps,
+    opaque::settled,
+    record::Record,
+    stats,
+};
+
+/// What the effects of one event are about.
+#[derive(Clone, Copy)]
+pub struct Subject {
+    record: Record,
+    row: *mut Traffic,
+}
+
+impl Subject {
+    /// The row that the connection of `record` counts in.
+    #[inline(always)]
+    pub fn of(record: Record) -> Option<Self> {
+        // SAFETY: a live record; the field is written before the record is.
+        let row = maps::traffic.get_ptr_mut(unsafe { (*record.0).traffic })?;
+        Some(Self { record, row })
+    }
+
+    /// Counts a connection that is metered from now on.
+    #[inline(always)]
+    pub fn opened(self) {
+        // SAFETY: a map value.
+        unsafe {
+            add(&raw mut (*self.row).connections, 1);
+            add(&raw mut (*self.row).connections_opened, 1);
+        }
+    }
+
+    /// Counts the end of such a connection.
+    #[inline(always)]
+    pub fn closed(self) {
+        // SAFETY: a map value.
+        unsafe { add(&raw mut (*self.row).connections, u64::MAX) };
+    }
+
+    /// Counts bytes in request direction.
+    #[inline(always)]
+    pub fn bytes_up(self, bytes: u32) {
+        // SAFETY: a map value.
+        unsafe { add(&raw mut (*self.row).bytes_up, u64::from(bytes)) };
+    }
+
+    /// Counts bytes in response direction.
+    #[inline(always)]
+    pub fn bytes_down(self, bytes: u32) {
+        // SAFETY: a map value.
+        unsafe { add(&raw mut (*self.row).bytes_down, u64::from(bytes)) };
+    }
+
+    /// Counts a segment that was sent again.
+    #[inline(always)]
+    pub fn retransmit(self) {
+        // SAFETY: a map value.
+        unsafe { add(&raw mut (*self.row).retransmits, 1) };
+    }
+
+    /// Steps the meter by `section`, counts what follows from it, and tells whether a request finished; `sk` is the socket, `stream` the
+    /// HTTP/2 stream or 0. `section` may call no helper: the lock is held, with interrupts off, so that the CPU's effects are
+    /// its own.
+    #[inline(always)]
+    pub fn step(self, sk: &KernelSock, stream: u32, section: impl FnOnce(&mut Meter, &mut Effects)) -> bool {
+        let Some(effects) = maps::effects.get_ptr_mut(0) else {
+            return false;
+        };
+        let effects = effects.cast::<Effects>();
+        let load = self.load_of_backend();
+        let finished = self.record.locked(
+            #[inline(always)]
+            |meter| {
+                // SAFETY: room for one value, and nobody else's as the comment above says.
+                unsafe {
+                    effects.write(Effects::default());
+                    section(meter, &mut *effects);
+                    let effects = &*settled(effects);
+                    self.count(effects, load);
+                    effects.finished
+                }
+            },
+        );
+        if let Some(finished) = &finished {
+            self.finished(finished, sk, stream);
+        }
+        finished.is_some()
+    }
+
+    /// Counts all but what finished.
+    #[inline(always)]
+    fn count(self, effects: &Effects, load: Option<*mut BackendState>) {
+        let row = self.row;
+        // SAFETY: map values in all of this function.
+        unsafe {
+            if effects.in_flight != 0 {
+                add(
+                    &raw mut (*row).in_flight,
+                    i64::from(effects.in_flight).cast_unsigned(),
+                );
+            }
+            if effects.request_bytes != 0 {
+                add(
+                    &raw mut (*row).request_bytes_in_flight,
+                    effects.request_bytes.cast_unsigned(),
+                );
+            }
+            if let Some(backend) = load {
+                add(&raw mut (*backend).load, i64::from(effects.load).cast_unsigned());
+            }
+            if effects.chunks != 0 {
+                add(&raw mut (*row).chunks, u64::from(effects.chunks));
+            }
+            if effects.ambiguous {
+                add(&raw mut (*row).ambiguous, 1);
+            }
+            if effects.dropped != 0 {
+                add(
+                    &raw mut (*row).requests[Outcome::Canceled as usize],
+                    u64::from(effects.dropped),
+                );
+            }
+        }
+        self.latencies(effects);
+    }
+
+    /// Takes back what a socket held whose end is not told apart.
+    #[inline(always)]
+    pub fn discard(self, held: Held) {
+        let row = self.row;
+        // SAFETY: a map value.
+        unsafe {
+            add(&raw mut (*row).in_flight, 0u64.wrapping_sub(u64::from(held.open)));
+            add(
+                &raw mut (*row).request_bytes_in_flight,
+                0u64.wrapping_sub(held.request_bytes),
+            );
+            add(
+                &raw mut (*row).requests[Outcome::Canceled as usize],
+                u64::from(held.open),
+            );
+        }
+        if let Some(backend) = self.load_of_backend() {
+            // SAFETY: a map value.
+            unsafe { add(&raw mut (*backend).load, 0u64.wrapping_sub(u64::from(held.load))) };
+        }
+    }
+
+    /// The backend whose load is that of this node's clients; `None` at the server's vantage.
+    #[inline(always)]
+    fn load_of_backend(self) -> Option<*mut BackendState> {
+        // SAFETY: a live record.
+        let (vantage, backend) = unsafe { ((*self.record.0).meter.vantage, (*self.record.0).backend) };
+        if vantage == Vantage::Client as u8 {
+            stats::backend(backend)
+        } else {
+            None
+        }
+    }
+
+    #[inline(always)]
+    fn latencies(self, effects: &Effects) {
+        // SAFETY: map values.
+        unsafe {
+            if effects.first_byte_ns != 0 {
+                observe(
+                    &raw mut (*self.row).first_byte,
+                    &traffic::FIRST_BOUNDS_NS,
+                    effects.first_byte_ns,
+                );
+            }
+            if effects.first_token_ns != 0 {
+                observe(
+                    &raw mut (*self.row).first_token,
+                    &traffic::FIRST_BOUNDS_NS,
+                    effects.first_token_ns,
+                );
+            }
+            let [a, b, c] = effects.gaps_ns;
+            if effects.gap_count > 0 {
+                observe(&raw mut (*self.row).gap, &traffic::GAP_BOUNDS_NS, a);
+            }
+            if effects.gap_count > 1 {
+                observe(&raw mut (*self.row).gap, &traffic::GAP_BOUNDS_NS, b);
+            }
+            if effects.gap_count > 2 {
+                observe(&raw mut (*self.row).gap, &traffic::GAP_BOUNDS_NS, c);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn finished(self, finished: &Finished, sk: &KernelSock, stream: u32) {
+        let row = self.row;
+        let rtt_us = sk.rtt_us();
+        // SAFETY: map values.
+        unsafe {
+            add_at(&raw mut (*row).requests, finished.outcome as usize, 1);
+            if let Some(cancel) = finished.cancel {
+                add_at(&raw mut (*row).cancels, cancel as usize, 1);
+            }
+            if finished.timed {
+                let duration = finished.end_ns.saturating_sub(finished.start_ns);
+                observe(&raw mut (*row).duration, &traffic::DURATION_BOUNDS_NS, duration);
+            }
+            observe(
+                &raw mut (*row).request_size,
+                &traffic::SIZE_BOUNDS,
+                finished.request_bytes,
+            );
+            observe(
+                &raw mut (*row).response_size,
+                &traffic::SIZE_BOUNDS,
+                finished.response_bytes,
+            );
+            if rtt_us != 0 {
+                observe(
+                    &raw mut (*row).rtt,
+                    &traffic::RTT_BOUNDS_NS,
+                    u64::from(rtt_us) * 1_000,
+                );
+            }
+        }
+        access::request(self.record, finished, sk, rtt_us, stream);
+    }
+}
+
+/// Adds `value` to a histogram in a map.
+///
+/// # Safety
+/// `histogram` points into a map value, and has the slots of `bounds`.
+#[inline(always)]
+unsafe fn observe<const BOUNDS: usize, const SLOTS: usize>(
+    histogram: *mut Histogram<SLOTS>,
+    bounds: &[u64; BOUNDS],
+    value: u64,
+) {
+    const { assert!(SLOTS == BOUNDS + 2) };
+    let slots = histogram.cast::<u64>();
+    // SAFETY: `bucket` is at most `BOUNDS`; the slot after it is the sum.
+    unsafe {
+        add(slots.add(bucket(bounds, value)), 1);
+        add(slots.add(BOUNDS + 1), value);
+    }
+}

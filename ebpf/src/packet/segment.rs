@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
+//! A TCP segment inside an `__sk_buff` at `cgroup_skb`, where packets begin with their IP header.
+//!
+//! Read through copies, so that paged data and offloaded segments of 64 KiB need no special case. Invariant: `at <= end`.
+
+use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_skb_load_bytes};
+use nodemesh_abi::Protocol;
+
+use crate::{opaque::unknown, record::Record};
+
+/// Bytes that are looked at with one copy.
+pub const WINDOW: usize = 16;
+
+/// Length of an IPv6 header (RFC 8200, section 3).
+const IPV6_HEADER: u32 = 40;
+
+/// A segment with a payload.
+#[derive(Clone, Copy)]
+pub struct Segment {
+    /// The packet.
+    pub skb: *mut __sk_buff,
+    /// Offset of the payload.
+    pub at: u32,
+    /// Offset of its end.
+    pub end: u32,
+    /// Sequence number of its first byte.
+    pub seq: u32,
+}
+
+/// What a segment adds to what was seen.
+#[derive(Clone, Copy)]
+pub struct Order {
+    /// It begins where the last one ended.
+    pub in_order: bool,
+    /// Bytes that were not seen before, those of a gap before it included.
+    pub new_bytes: u32,
+}
+
+impl Segment {
+    /// The segment in `skb`; `None` if there is no TCP payload in it.
+    #[inline(always)]
+    pub fn of(skb: *mut __sk_buff) -> Option<Self> {
+        let [version, ..] = load::<1>(skb, 0)?;
+        let (protocol, header) = if version >> 4 == 4 {
+            let [protocol] = load::<1>(skb, 9)?;
+            (protocol, u32::from(version & 0xf) * 4)
+        } else {
+            // Extension headers before TCP do not occur but for fragments, which hold no whole segment.
+            let [protocol] = load::<1>(skb, 6)?;
+            (protocol, IPV6_HEADER)
+        };
+        if protocol != Protocol::Tcp as u8 {
+            return None;
+        }
+        let [_, _, _, _, a, b, c, d, _, _, _, _, offset, _] = load::<14>(skb, header)?;
+        let at = header + u32::from(offset >> 4) * 4;
+        // SAFETY: the kernel's context.
+        let end = unsafe { (*skb).len };
+        (at < end).then_some(Self {
+            skb,
+            at,
+            end,
+            seq: u32::from_be_bytes([a, b, c, d]),
+        })
+    }
+
+    /// Sequence number after its last byte.
+    #[inline(always)]
+    pub fn seq_end(&self) -> u32 {
+        self.seq.wrapping_add(self.end - self.at)
+    }
+
+    /// Moves the parser of this direction to the segment's end, and tells what is new.
+    #[inline(always)]
+    pub fn advance(&self, record: Record, up: bool) -> Order {
+        // SAFETY: a live record. These fields are written by this program alone, and the packets of one direction of a
+        // connection come one after the other.
+        unsafe {
+            let meter = &raw mut (*record.0).meter;
+            let parsed = if up {
+                &raw mut (*meter).up_parsed
+            } else {
+                &raw mut (*meter).down_parsed
+            };
+            let end = self.seq_end();
+            let new = end.wrapping_sub(*parsed).cast_signed();
+            let in_order = *parsed == self.seq;
+            if new <= 0 {
+                return Order {
+                    in_order: false,
+                    new_bytes: 0,
+                };
+            }
+            *parsed = end;
+            Order {
+                in_order,
+                new_bytes: new.cast_unsigned(),
+            }
+        }
+    }
+
+    /// The first bytes of the payload; what is beyond its end is 0.
+    #[inline(always)]
+    pub fn start<const LEN: usize>(&self) -> [u8; LEN] {
+        let mut bytes = [0; LEN];
+        copy(self.skb, self.at, self.end, &mut bytes);
+        bytes
+    }
+}
+
+/// Copies what there is between `at` and `end`, `LEN` bytes at most, and returns how many these are; 0 as well if the packet is
+/// shorter than it says.
+#[inline(always)]
+pub fn copy<const LEN: usize>(skb: *mut __sk_buff, at: u32, end: u32, to: &mut [u8; LEN]) -> u32 {
+    let left = unknown(u64::from(end.saturating_sub(at)));
+    let length = if left > LEN as u64 { LEN as u64 } else { left };
+    if length == 0 {
+        return 0;
+    }
+    // SAFETY: `to` has room for `length` bytes; the helper checks the packet's bounds.
+    let failed =
+        unsafe { bpf_skb_load_bytes(skb.cast_const().cast(), at, to.as_mut_ptr().cast(), length as u32) };
+    if failed == 0 { length as u32 } else { 0 }
+}
+
+/// `LEN` bytes at offset `at`.
+#[inline(always)]
+pub fn load<const LEN: usize>(skb: *mut __sk_buff, at: u32) -> Option<[u8; LEN]> {
+    let mut bytes = [0; LEN];
+    // SAFETY: as in `copy`.
+    let failed =
+        unsafe { bpf_skb_load_bytes(skb.cast_const().cast(), at, bytes.as_mut_ptr().cast(), LEN as u32) };
+    (failed == 0).then_some(bytes)
+}

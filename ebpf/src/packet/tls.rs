@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
+//! The client's side of a TLS handshake: what its hello offers, and where its application's data begins.
+//!
+//! Invariant: once the application's data has begun, no packet is looked at any more.
+
+use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_loop};
+use nodemesh_abi::{
+    Wire,
+    meter::MeterFlags,
+    parse::tls::{self, HEADER, Record as Meaning},
+};
+
+use super::{
+    AppData, Shown,
+    cursor::Cursor,
+    segment::{Segment, load},
+};
+use crate::record::Record;
+
+/// Most records of one packet that are looked at: more are no handshake.
+const RECORDS: u32 = 16;
+/// Most extensions of a hello.
+const EXTENSIONS: u32 = 48;
+/// From the beginning of the record to the session id's length: two headers, version and random (RFC 8446, section 4.1.2).
+const SESSION_ID: u32 = 5 + 4 + 2 + 32;
+
+/// Reads ALPN in the client's hello, which begins the segment.
+#[inline(always)]
+pub fn hello(segment: &Segment, shown: &mut Shown) {
+    let Some(at) = extensions(segment) else {
+        return;
+    };
+    let mut reader = ExtensionReader {
+        skb: segment.skb,
+        at,
+        offers_http2: false,
+    };
+    // SAFETY: the callback takes what is passed as its context.
+    unsafe { bpf_loop(EXTENSIONS, extension as *mut _, (&raw mut reader).cast(), 0) };
+    if reader.offers_http2 {
+        shown.flags |= MeterFlags::OFFERS_HTTP2;
+    }
+}
+
+/// Where the extensions begin.
+#[inline(always)]
+fn extensions(segment: &Segment) -> Option<u32> {
+    let skb = segment.skb;
+    let [session] = load::<1>(skb, segment.at + SESSION_ID)?;
+    let suites_at = segment.at + SESSION_ID + 1 + u32::from(session);
+    let suites = u32::from(u16::from_be_bytes(load(skb, suites_at)?));
+    let compressions_at = suites_at + 2 + suites;
+    let [compressions] = load::<1>(skb, compressions_at)?;
+    Some(compressions_at + 1 + u32::from(compressions) + 2)
+}
+
+struct ExtensionReader {
+    skb: *mut __sk_buff,
+    at: u32,
+    offers_http2: bool,
+}
+
+unsafe extern "C" fn extension(_index: u32, reader: *mut ExtensionReader) -> i64 {
+    // SAFETY: `bpf_loop` passes the context of `hello`.
+    let reader = unsafe { &mut *reader };
+    let Some([a, b, c, d]) = load::<4>(reader.skb, reader.at) else {
+        return 1;
+    };
+    if u16::from_be_bytes([a, b]) == tls::ALPN {
+        // After the extension's header and the length of its list.
+        let names = load::<12>(reader.skb, reader.at + 6).or_else(|| {
+            load::<3>(reader.skb, reader.at + 6).map(|[x, y, z]| [x, y, z, 0, 0, 0, 0, 0, 0, 0, 0, 0])
+        });
+        reader.offers_http2 = names.is_some_and(|names| tls::offers_http2(&names));
+        return 1;
+    }
+    reader.at += 4 + u32::from(u16::from_be_bytes([c, d]));
+    0
+}
+
+/// Walks the records of a packet in request direction.
+#[inline(never)]
+pub fn records(segment: &Segment, record: Record, in_order: bool, shown: &mut Shown) {
+    if !in_order {
+        shown.wire = Wire::Other;
+        return;
+    }
+    // SAFETY: a live record; volatile because other programs write it.
+    let flags = unsafe { (&raw const (*record.0).meter.flags).read_volatile() };
+    let mut walk = Walk {
+        cursor: Cursor::new(segment, record, true),
+        flags: flags | shown.flags,
+        app: AppData::Unseen,
+        app_start: 0,
+        other: false,
+    };
+    // SAFETY: the callback takes what is passed as its context.
+    unsafe { bpf_loop(RECORDS, one as *mut _, (&raw mut walk).cast(), 0) };
+    if walk.other {
+        shown.wire = Wire::Other;
+    }
+    shown.flags |= walk.flags & MeterFlags::TLS12;
+    shown.app = walk.app;
+    shown.app_start = walk.app_start;
+    if shown.flags & MeterFlags::TLS12 != 0 {
+        // SAFETY: as above; only the packets of this direction set this flag, and `show` may have nothing else to tell.
+        unsafe { (*record.0).meter.flags |= MeterFlags::TLS12 };
+    }
+}
+
+struct Walk {
+    cursor: Cursor,
+    flags: u16,
+    app: AppData,
+    app_start: u32,
+    other: bool,
+}
+
+unsafe extern "C" fn one(_index: u32, walk: *mut Walk) -> i64 {
+    // SAFETY: `bpf_loop` passes the context of `records`.
+    let walk = unsafe { &mut *walk };
+    let Some(header) = walk.cursor.header::<HEADER>() else {
+        return 1;
+    };
+    // The header includes the first byte of the content.
+    let rest = u32::from(tls::length(&header)).saturating_sub(1);
+    // SAFETY: a field of a live record.
+    unsafe { *walk.cursor.skip = rest };
+    match tls::record(&header, walk.flags) {
+        Meaning::Handshake => return 0,
+        Meaning::Tls12 => {
+            walk.flags |= MeterFlags::TLS12;
+            return 0;
+        }
+        Meaning::Application => {
+            walk.app = AppData::Begins;
+            walk.app_start = walk.cursor.seq.wrapping_sub(HEADER as u32);
+        }
+        Meaning::Finished => {
+            walk.app = AppData::BeginsWithTickets;
+            walk.app_start = walk.cursor.seq.wrapping_add(rest);
+        }
+        Meaning::Other => walk.other = true,
+    }
+    1
+}
