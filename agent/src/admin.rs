@@ -2,10 +2,13 @@
 //! The agent's two listeners: the admin API on a unix socket, for the CLI of this node, and `/metrics`, `/healthz`, `/readyz`
 //! over HTTP, for Prometheus and the kubelet.
 //!
-//! Invariant: everything here reads snapshots; the one change it can ask for is the log level.
+//! Invariant: everything here reads snapshots; the one change it can ask for is that of the logs.
 
+pub mod connections;
 pub mod report;
 pub mod routes;
+mod status;
+mod traffic;
 
 use std::{
     io,

@@ -3,11 +3,18 @@
 //!
 //! Invariant: a field is added, never renamed or given another meaning. Times are seconds, addresses `ip:port`.
 
+mod connection;
+mod traffic;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::ProgramLogLevel;
+pub use self::{
+    connection::{Connection, ConnectionQuery, Phase, Sort, Vantage},
+    traffic::{Histogram, HistogramBounds, Traffic, TrafficReport},
+};
+use crate::config::{AccessLogFormat, ProgramLogLevel};
 
 /// Answer of `GET /v1/status`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -78,6 +85,29 @@ pub struct DatapathStatus {
     pub frontends_not_programmed: BTreeMap<String, String>,
     /// Configured cgroups that do not exist.
     pub cgroups_missing: Vec<String>,
+    /// What measures traffic.
+    pub meter: MeterStatus,
+}
+
+/// The meter's part of [`Status`].
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct MeterStatus {
+    /// Where its events come from: `tracepoint`, one per application read and write, or `packet`, one per packet.
+    pub path: String,
+    /// Connections that are tracked now.
+    pub connections: u64,
+    /// Most connections that are tracked at once; 0 for no limit.
+    pub connection_limit: u64,
+    /// Connections that found no room, ever.
+    pub connections_untracked: u64,
+    /// Connections older than this agent that it adopted at its start.
+    pub adopted: u64,
+    /// Requests that are in flight and have been silent for too long, as this node's clients see them.
+    pub stalled_client: u64,
+    /// The same, as this node's servers see them.
+    pub stalled_server: u64,
+    /// Rows whose number in flight was corrected since the agent started.
+    pub corrections: u64,
 }
 
 /// Fill of a map.
@@ -89,8 +119,8 @@ pub struct MapUsage {
     pub capacity: u64,
 }
 
-/// The log's part of [`Status`], and body of `PUT /v1/log`, where both fields are optional.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+/// The logs' part of [`Status`], and body of `PUT /v1/log`, where all fields are optional.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LogStatus {
     /// Filter of the agent's log.
@@ -99,6 +129,18 @@ pub struct LogStatus {
     /// Level of the programs' log.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub programs: Option<ProgramLogLevel>,
+    /// Form of the access log, or `off`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub access: Option<AccessLogFormat>,
+    /// One of this many finished requests and connections is in the access log; at least 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub access_sample: Option<u32>,
+    /// Lines that the access log has had since the agent started. Only told, never asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub access_records: Option<u64>,
+    /// Lines that the access log has lost. Only told, never asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub access_lost: Option<u64>,
 }
 
 /// One frontend, in the answer of `GET /v1/services`.
@@ -175,31 +217,11 @@ pub struct Backend {
     pub connections_failed: BTreeMap<String, u64>,
     /// Mean time from `connect()` to established; absent without a sample.
     pub connect_seconds_mean: Option<f64>,
-}
-
-/// One connection, in the answer of `GET /v1/connections`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Connection {
-    /// `namespace/name` of the service; the address that was dialled if the service is gone.
-    pub service: String,
-    /// `TCP` or `UDP`.
-    pub protocol: String,
-    /// The client's end; absent until established.
-    pub client: Option<String>,
-    /// Workload of the client, if one is configured for its cgroup.
-    pub client_workload: Option<String>,
-    /// Id of the client's cgroup.
-    pub client_cgroup: u64,
-    /// Process that connected, in the initial pid namespace.
-    pub client_pid: u32,
-    /// What the client dialled.
-    pub service_address: String,
-    /// Where it was sent.
-    pub backend: String,
-    /// `connecting` or `established`.
-    pub state: String,
-    /// Seconds since `connect()`.
-    pub age_seconds: f64,
+    /// Requests in flight: all of them if the backend runs on this node, else those of this node's clients. Absent if the
+    /// backend has no counters of its own.
+    pub requests_in_flight: Option<u64>,
+    /// Median time to the first token, since the backend was added, from the same vantage; absent without a sample.
+    pub time_to_first_token_seconds_p50: Option<f64>,
 }
 
 /// Body of every answer other than 200.

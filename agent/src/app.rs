@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Wires the parts together and owns the order of start and stop.
 //!
-//! Start: lock, configuration, bpf file system, maps and programs, rows, attachment, listeners. What can fail for the
+//! Start: lock, configuration, bpf file system, maps and programs, rows, attachment, adoption, listeners. What can fail for the
 //! operator's sake comes before the kernel is touched, and the rows before the programs that read them. Stop: listeners,
 //! then the reconciler; maps and links stay, so that no connection notices.
 
@@ -11,7 +11,7 @@ use std::{
     path::Path,
     sync::{Arc, Mutex, mpsc},
     thread,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, anyhow};
@@ -19,27 +19,39 @@ use aya::{
     Ebpf,
     sys::{Stats, enable_stats},
 };
-use nodemesh_abi::names::program;
+use nix::time::{ClockId, clock_gettime};
+use nodemesh_abi::{Settings, names::program};
 use tokio::{
     runtime,
     signal::unix::{SignalKind, signal},
+    sync::watch,
 };
 use tracing::{info, warn};
 
 use crate::{
+    access_log::{self, AccessLog, AccessReader},
     admin::{Listeners, Node},
     config::{AgentConfig, VERSION},
     datapath::{
-        MapReader, MapWriter, PinRoot, attach, host, listing::ConnectionLister, loader,
+        MapReader, MapWriter, PinRoot, attach, host,
+        listing::{self, ConnectionLister},
+        loader::{self, Loaded},
         program_log::ProgramLog,
     },
     lock::AgentLock,
     logging::LogFilter,
     metrics::Metrics,
-    reconcile::thread::{Command, Reconciler},
-    source::{Source, watch::SourceWatch},
+    reconcile::{
+        thread::{Command, Reconciler},
+        view::View,
+    },
+    source::{Source, SourceStatus, watch::SourceWatch},
     startup::{Progress, Step},
+    sweep::{correct::corrector, thread::Sweeper},
 };
+
+/// How long the agent waits at its end for the access log to be written.
+const LAST_LINES: Duration = Duration::from_secs(1);
 
 /// Runs the agent until it is told to end.
 pub fn run(config: &AgentConfig, log: LogFilter) -> Result<()> {
@@ -48,66 +60,127 @@ pub fn run(config: &AgentConfig, log: LogFilter) -> Result<()> {
     let _lock = AgentLock::acquire(&config.run_dir)?;
     progress.reached(Step::Locked);
     info!(version = VERSION, pid = std::process::id(), "nodemesh agent");
-
-    // Watching begins before the first read, so that no change falls between the two.
-    let watch = SourceWatch::new(&config.config);
-    let (source, source_status) = Source::load(&config.config)
-        .map_err(|errors| anyhow!("the configuration is invalid:\n  {}", errors.join("\n  ")))?;
-    let watch = watch.with_context(|| format!("watch {}", config.config.display()))?;
+    let (watch, source, source_status) = configuration(config)?;
+    access_log::check(config)?;
     progress.reached(Step::Configured);
 
     let cgroup = host::cgroup_root(config.cgroup.as_deref())?;
     let pins = prepare_pins(&config.pin_dir)?;
     progress.reached(Step::PinsReady);
 
-    let mut ebpf = load(config, &pins)?;
+    let mut loaded = load(config, &pins)?;
     progress.reached(Step::Loaded);
 
     // Kept open: the kernel measures while this descriptor is.
     let _stats = config.program_stats.then(program_stats).flatten();
 
-    let maps = MapWriter::open(&pins)?;
-    let tgid = loader::own_tgid(&ebpf).context("ask the kernel for the agent's process id")?;
-    let (mut reconciler, view) = Reconciler::new(maps, tgid, cgroup.clone(), config.exclude_cgroup.clone())?;
-    let (desired, generation) = source.desired();
-    reconciler.start(desired, generation, config.program_log.into());
+    let settings = settings(config, &loaded)?;
+    let (reconciler, view) = reconciler(config, &cgroup, &pins, settings, &source)?;
     progress.reached(Step::Reconciled);
 
-    attach_programs(&mut ebpf, &cgroup, &pins, progress)?;
+    attach_programs(&mut loaded, &cgroup, &pins, progress)?;
     progress.reached(Step::Attached);
 
+    let Loaded {
+        mut ebpf, meter_path, ..
+    } = loaded;
     let (commands, inbox) = mpsc::channel();
-    let logs = ProgramLog::open(&mut ebpf).context("open the programs' log")?;
-    let lister = lister(&ebpf, &pins)?;
+    let readers = Readers::open(&mut ebpf)?;
+    let [lister, open_requests] = listers(&ebpf, &pins)?;
+    let adopted = adopt(&ebpf, &lister);
+    let ebpf = Arc::new(Mutex::new(ebpf));
+    let correct = corrector(Arc::clone(&ebpf));
+    let (sweeper, sweep) = Sweeper::new(open_requests, MapReader::open(&pins)?, view.clone(), correct);
+    let access_log = Arc::new(AccessLog::new(config.access_log_file.clone(), view.clone())?);
     let node = Arc::new(Node {
         config: config.clone(),
         cgroup,
         started,
         maps: MapReader::open(&pins)?,
         lister,
-        ebpf: Mutex::new(ebpf),
+        ebpf,
         source: source_status,
         view,
+        sweep,
+        access_log: Arc::clone(&access_log),
+        meter_path,
+        connection_limit: settings.connection_limit,
+        adopted,
         log,
         program_log: Mutex::new(config.program_log),
         commands: commands.clone(),
         metrics: Metrics,
     });
-    let reconciler = thread::Builder::new()
-        .name("reconcile".into())
-        .spawn(move || reconciler.run(&inbox))?;
-    let runtime = runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()?;
-    runtime.block_on(serve(node, source, watch, commands, logs, progress))?;
-    // Drops the tasks and with them every sender of commands, which ends the reconciler.
-    drop(runtime);
-    reconciler
-        .join()
-        .map_err(|_| anyhow!("the reconciler panicked"))?;
+    node.switch_access_log(access_log::asked(config))?;
+    let reconciler = spawn("reconcile", move || reconciler.run(&inbox))?;
+    let (stop, stopped) = mpsc::channel();
+    let sweeper = spawn("sweep", move || sweeper.run(&stopped))?;
+    // The runtime's end drops the tasks and with them every sender of commands, which ends the reconciler.
+    runtime()?.block_on(serve(node, source, watch, commands, readers, progress))?;
+    drop(stop);
+    join(sweeper)?;
+    join(reconciler)?;
+    access_log.flush(LAST_LINES);
     info!("the agent ends; the data path stays");
     Ok(())
+}
+
+/// The reconciler, after its first round.
+fn reconciler(
+    config: &AgentConfig,
+    cgroup: &Path,
+    pins: &PinRoot,
+    settings: Settings,
+    source: &Source,
+) -> Result<(Reconciler, watch::Receiver<Arc<View>>)> {
+    let maps = MapWriter::open(pins)?;
+    let excluded = config.exclude_cgroup.clone();
+    let (mut reconciler, view) = Reconciler::new(maps, settings, cgroup.into(), excluded)?;
+    let (desired, generation) = source.desired();
+    reconciler.start(desired, generation, config.program_log.into());
+    Ok((reconciler, view))
+}
+
+/// What reads what the programs write.
+struct Readers {
+    logs: ProgramLog,
+    access: AccessReader,
+}
+
+impl Readers {
+    fn open(ebpf: &mut Ebpf) -> Result<Self> {
+        Ok(Self {
+            logs: ProgramLog::open(ebpf).context("open the programs' log")?,
+            access: AccessReader::open(ebpf).context("open the records of the access log")?,
+        })
+    }
+}
+
+fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<thread::JoinHandle<()>> {
+    let thread = thread::Builder::new().name(name.into());
+    thread
+        .spawn(work)
+        .with_context(|| format!("start the thread {name}"))
+}
+
+fn join(thread: thread::JoinHandle<()>) -> Result<()> {
+    let name = thread.thread().name().unwrap_or_default().to_owned();
+    thread.join().map_err(|_| anyhow!("the thread {name} panicked"))
+}
+
+fn runtime() -> Result<runtime::Runtime> {
+    let mut builder = runtime::Builder::new_multi_thread();
+    Ok(builder.worker_threads(2).enable_all().build()?)
+}
+
+/// The configuration, and what tells when it changes.
+fn configuration(config: &AgentConfig) -> Result<(SourceWatch, Source, watch::Receiver<Arc<SourceStatus>>)> {
+    // Watching begins before the first read, so that no change falls between the two.
+    let watch = SourceWatch::new(&config.config);
+    let (source, source_status) = Source::load(&config.config)
+        .map_err(|errors| anyhow!("the configuration is invalid:\n  {}", errors.join("\n  ")))?;
+    let watch = watch.with_context(|| format!("watch {}", config.config.display()))?;
+    Ok((watch, source, source_status))
 }
 
 fn prepare_pins(pin_dir: &Path) -> Result<PinRoot> {
@@ -118,12 +191,14 @@ fn prepare_pins(pin_dir: &Path) -> Result<PinRoot> {
     Ok(pins)
 }
 
-fn load(config: &AgentConfig, pins: &PinRoot) -> Result<Ebpf> {
+fn load(config: &AgentConfig, pins: &PinRoot) -> Result<Loaded> {
     let capacities = loader::Capacities {
         services: config.max_services,
         backends: config.max_backends,
+        metered_backends: config.max_metered_backends,
     };
-    let loaded = loader::load(pins, capacities)?;
+    let loaded = loader::load(pins, capacities, config.meter_path.into())?;
+    info!(path = loaded.meter_path.label(), "the meter sees bytes");
     for (name, cost) in &loaded.costs {
         tracing::debug!(
             program = name,
@@ -133,7 +208,17 @@ fn load(config: &AgentConfig, pins: &PinRoot) -> Result<Ebpf> {
             "loaded"
         );
     }
-    Ok(loaded.ebpf)
+    Ok(loaded)
+}
+
+/// What the programs are told for as long as this agent runs.
+fn settings(config: &AgentConfig, loaded: &Loaded) -> Result<Settings> {
+    Ok(Settings {
+        agent_tgid: loader::own_tgid(&loaded.ebpf).context("ask the kernel for the agent's process id")?,
+        meter_path: loaded.meter_path as u32,
+        connection_limit: config.connection_limit(host::memory()),
+        ..Settings::default()
+    })
 }
 
 /// Turns the programs' statistics on; an agent that may not do that has no such metrics and is well otherwise.
@@ -143,21 +228,66 @@ fn program_stats() -> Option<OwnedFd> {
         .ok()
 }
 
-fn attach_programs(ebpf: &mut Ebpf, cgroup: &Path, pins: &PinRoot, progress: Progress) -> Result<()> {
+fn attach_programs(loaded: &mut Loaded, cgroup: &Path, pins: &PinRoot, progress: Progress) -> Result<()> {
     let mut first = true;
-    attach::attach(ebpf, cgroup, pins, |_| {
+    attach::attach(loaded, cgroup, pins, |_| {
         if std::mem::take(&mut first) {
             progress.reached(Step::FirstAttached);
         }
     })?;
+    // Not before ours are attached, so that an upgrade leaves no gap.
+    match pins.remove_other_versions() {
+        Ok(0) => {}
+        Ok(removed) => info!(
+            removed,
+            "removed the programs and maps of an agent of another version"
+        ),
+        Err(error) => {
+            warn!(%error, "could not remove what an agent of another version left; `nodemesh cleanup` does it while no agent runs");
+        }
+    }
     Ok(())
 }
 
-fn lister(ebpf: &Ebpf, pins: &PinRoot) -> Result<ConnectionLister> {
-    let program = ebpf
-        .program(program::LIST_CONNECTIONS)
-        .context("the object lacks the connection iterator")?;
-    Ok(ConnectionLister::new(program.fd()?.try_clone()?, pins)?)
+/// Gives connections that this node's backends had accepted before the programs were attached their records; returns how many.
+fn adopt(ebpf: &Ebpf, lister: &ConnectionLister) -> u64 {
+    let adopt = || -> Result<u64> {
+        let since = Duration::from(clock_gettime(ClockId::CLOCK_MONOTONIC)?).as_nanos() as u64;
+        let program = ebpf
+            .program(program::ADOPT)
+            .context("the object lacks the iterator over files")?;
+        listing::adopt(program.fd()?)?;
+        let mut adopted = 0;
+        lister.scan(|listed| adopted += u64::from(listing::is_adopted(listed, since)))?;
+        Ok(adopted)
+    };
+    match adopt() {
+        Ok(adopted) => {
+            info!(
+                connections = adopted,
+                "adopted connections that were there before"
+            );
+            adopted
+        }
+        Err(error) => {
+            warn!(
+                error = format!("{error:#}"),
+                "connections that were there before are not metered at the server's end"
+            );
+            0
+        }
+    }
+}
+
+/// What lists all connections, and what lists those with open requests.
+fn listers(ebpf: &Ebpf, pins: &PinRoot) -> Result<[ConnectionLister; 2]> {
+    let lister = |name| -> Result<ConnectionLister> {
+        let program = ebpf
+            .program(name)
+            .with_context(|| format!("the object lacks the iterator {name}"))?;
+        Ok(ConnectionLister::new(program.fd()?.try_clone()?, pins)?)
+    };
+    Ok([lister(program::LIST_CONNECTIONS)?, lister(program::SWEEP)?])
 }
 
 async fn serve(
@@ -165,20 +295,28 @@ async fn serve(
     mut source: Source,
     mut watch: SourceWatch,
     commands: mpsc::Sender<Command>,
-    logs: ProgramLog,
+    readers: Readers,
     progress: Progress,
 ) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
     let listeners = Listeners::open(&node.config).await?;
     info!(http = %listeners.http_addr()?, admin = %node.config.run_dir.display(), "ready");
+    let access_log = Arc::clone(&node.access_log);
     let socket = listeners.serve(node);
-    tokio::spawn(logs.forward());
+    tokio::spawn(readers.logs.forward());
+    tokio::spawn(readers.access.forward(Arc::clone(&access_log)));
     progress.reached(Step::Serving);
     loop {
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
+            _ = hangup.recv() => {
+                if let Err(error) = access_log.reopen() {
+                    warn!(error = format!("{error:#}"), "the access log stays in the file that it is in");
+                }
+            }
             () = watch.changed() => {
                 if source.reload(&watch.unfinished()) {
                     let (desired, generation) = source.desired();

@@ -6,11 +6,15 @@
 mod backends;
 mod cleanup;
 mod client;
+mod columns;
 mod connections;
 mod log;
+mod screen;
 mod services;
 mod status;
 mod table;
+mod top;
+mod units;
 
 use std::path::PathBuf;
 
@@ -55,7 +59,9 @@ enum Verb {
     Backends(backends::Backends),
     /// List the live connections of this node.
     Connections(connections::Connections),
-    /// Show or change the log levels of the running agent and of its programs.
+    /// Show what each service and replica is doing: requests in flight, rates, time to first token, inter-token latency.
+    Top(top::Top),
+    /// Show or change the log levels of the running agent and of its programs, and the access log.
     Log(log::Log),
     /// Detach every program and remove every map, socket and folder of nodemesh. The agent must have ended.
     Cleanup(cleanup::Cleanup),
@@ -69,6 +75,7 @@ pub fn run(cli: &Cli) -> Result<bool> {
         Verb::Services => services::run(&agent, cli.output)?,
         Verb::Backends(backends) => backends.run(&agent, cli.output)?,
         Verb::Connections(connections) => connections.run(&agent, cli.output)?,
+        Verb::Top(top) => top.run(&agent, cli.output)?,
         Verb::Log(log) => log.run(&agent, cli.output)?,
         Verb::Cleanup(cleanup) => cleanup.run(&cli.run_dir)?,
     }

@@ -7,7 +7,7 @@
 use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, ValueEnum};
-use nodemesh_abi::{LogLevel, limits};
+use nodemesh_abi::{LogLevel, MeterPath, limits};
 
 use crate::{datapath::pins::DEFAULT_PIN_DIR, startup::Step};
 
@@ -21,9 +21,9 @@ pub const VERSION: &str = concat!(
     env!("CARGO_PKG_VERSION"),
     " (commit ",
     env!("NODEMESH_COMMIT"),
-    ", ABI 1)"
+    ", ABI 2)"
 );
-const _: () = assert!(nodemesh_abi::ABI_VERSION == 1, "VERSION above names the ABI");
+const _: () = assert!(nodemesh_abi::ABI_VERSION == 2, "VERSION above names the ABI");
 
 /// The mesh agent of this node.
 #[derive(Debug, Parser)]
@@ -80,6 +80,20 @@ pub struct AgentConfig {
           value_parser = clap::value_parser!(u32).range(1..=limits::MAX_BACKENDS as i64))]
     pub max_backends: u32,
 
+    /// Most backends with metrics of their own, set when the maps are created; 2.5 KiB each. Further ones share the backend "other".
+    #[arg(long, env = "NODEMESH_MAX_METERED_BACKENDS", default_value_t = limits::TRAFFIC_PAIRS - 1,
+          value_parser = clap::value_parser!(u32).range(0..=limits::MAX_BACKENDS as i64))]
+    pub max_metered_backends: u32,
+
+    /// Most connections that are tracked at once, 0 for no limit; further ones are placed but neither counted nor metered. By
+    /// default what a 64th of the machine's memory holds at 512 bytes each, between 65536 and 4194304.
+    #[arg(long, env = "NODEMESH_MAX_CONNECTIONS", value_name = "N")]
+    pub max_connections: Option<u32>,
+
+    /// Where the meter sees bytes: at the tracepoints of each send and receive (Linux 6.3), or in packets where these are missing.
+    #[arg(long, env = "NODEMESH_METER_PATH", value_enum, default_value_t = MeterPathChoice::Auto)]
+    pub meter_path: MeterPathChoice,
+
     /// Measure run count and time of the programs (`kernel.bpf_stats_enabled`, some 30 ns per run, host-wide).
     #[arg(long, env = "NODEMESH_PROGRAM_STATS", default_value_t = true, action = clap::ArgAction::Set)]
     pub program_stats: bool,
@@ -96,9 +110,59 @@ pub struct AgentConfig {
     #[arg(long, env = "NODEMESH_PROGRAM_LOG", value_enum, default_value_t = ProgramLogLevel::Error)]
     pub program_log: ProgramLogLevel,
 
+    /// Write one line per finished request and connection. Can be switched at run time by `nodemesh log --access`.
+    #[arg(long, env = "NODEMESH_ACCESS_LOG", value_enum, value_name = "FORMAT", default_value_t = AccessLogFormat::Off)]
+    pub access_log: AccessLogFormat,
+
+    /// Write one of this many lines, chosen at random.
+    #[arg(long, env = "NODEMESH_ACCESS_LOG_SAMPLE", value_name = "N", default_value_t = 1,
+          value_parser = clap::value_parser!(u32).range(1..))]
+    pub access_log_sample: u32,
+
+    /// File that the access log is appended to, opened anew on SIGHUP; standard output by default.
+    #[arg(long, env = "NODEMESH_ACCESS_LOG_FILE", value_name = "PATH")]
+    pub access_log_file: Option<PathBuf>,
+
     /// End as by SIGKILL after this step of the start: for the tests of crash recovery.
     #[arg(long, hide = true, value_enum)]
     pub crash_after: Option<Step>,
+}
+
+/// Memory of the machine per byte that tracked connections may take.
+const MEMORY_SHARE: u64 = 64;
+/// What a tracked connection takes: its record and the kernel's bookkeeping.
+const CONNECTION_BYTES: u64 = 512;
+/// Bounds of the default number of tracked connections.
+const CONNECTIONS: (u64, u64) = (1 << 16, 1 << 22);
+
+impl AgentConfig {
+    /// Most connections that are tracked at once on a machine with `memory` bytes; 0 for no limit.
+    pub fn connection_limit(&self, memory: u64) -> u32 {
+        let default =
+            || (memory / MEMORY_SHARE / CONNECTION_BYTES).clamp(CONNECTIONS.0, CONNECTIONS.1) as u32;
+        self.max_connections.unwrap_or_else(default)
+    }
+}
+
+/// [`MeterPath`] as people choose it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum MeterPathChoice {
+    /// The tracepoints if the kernel has them, else packets.
+    Auto,
+    /// The tracepoints `sock_send_length` and `sock_recv_length`.
+    Tracepoint,
+    /// Packets.
+    Packet,
+}
+
+impl From<MeterPathChoice> for Option<MeterPath> {
+    fn from(choice: MeterPathChoice) -> Self {
+        match choice {
+            MeterPathChoice::Auto => None,
+            MeterPathChoice::Tracepoint => Some(MeterPath::Tracepoint),
+            MeterPathChoice::Packet => Some(MeterPath::Packet),
+        }
+    }
 }
 
 /// Form of the log.
@@ -108,6 +172,18 @@ pub enum LogFormat {
     Text,
     /// One JSON object per event.
     Json,
+}
+
+/// Form of the access log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AccessLogFormat {
+    /// No access log.
+    Off,
+    /// One JSON object per line.
+    Json,
+    /// One line of `key=value` pairs.
+    Logfmt,
 }
 
 /// [`LogLevel`] as people write it.
@@ -138,5 +214,35 @@ impl From<ProgramLogLevel> for LogLevel {
             ProgramLogLevel::Debug => Self::Debug,
             ProgramLogLevel::Trace => Self::Trace,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(flags: &[&str]) -> AgentConfig {
+        let command = ["nodemesh-agent", "run", "--config", "mesh.yaml"];
+        let AgentCli::Run(config) = AgentCli::parse_from(command.iter().chain(flags));
+        config
+    }
+
+    #[test]
+    fn the_table_of_connections_follows_the_memory_within_bounds() {
+        let limit = |gib: u64| config(&[]).connection_limit(gib << 30);
+        assert_eq!(
+            [1, 4, 16, 64, 512].map(limit),
+            [65_536, 131_072, 524_288, 2_097_152, 4_194_304]
+        );
+        assert_eq!(config(&["--max-connections", "7"]).connection_limit(16 << 30), 7);
+        assert_eq!(config(&["--max-connections", "0"]).connection_limit(16 << 30), 0);
+    }
+
+    #[test]
+    fn the_meter_path_is_left_to_the_kernel_unless_it_is_asked_for() {
+        let path = |flags: &[&str]| Option::<MeterPath>::from(config(flags).meter_path);
+        assert_eq!(path(&[]), None);
+        assert_eq!(path(&["--meter-path", "packet"]), Some(MeterPath::Packet));
+        assert_eq!(path(&["--meter-path", "tracepoint"]), Some(MeterPath::Tracepoint));
     }
 }

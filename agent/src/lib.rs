@@ -10,6 +10,7 @@
 //!
 //! `app` wires these parts together and owns the order of start and stop.
 
+pub mod access_log;
 pub mod admin;
 pub mod api;
 pub mod app;
@@ -19,6 +20,9 @@ pub mod datapath;
 pub mod lock;
 pub mod logging;
 pub mod metrics;
+pub mod names;
+pub mod quantile;
 pub mod reconcile;
 pub mod source;
 pub mod startup;
+pub mod sweep;

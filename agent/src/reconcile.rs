@@ -11,8 +11,10 @@
 
 pub mod apply;
 pub mod clients;
+pub mod endpoints;
 pub mod ids;
 pub mod ledger;
+pub mod pairs;
 pub mod plan;
 pub mod retired;
 pub mod round;

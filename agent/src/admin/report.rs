@@ -3,7 +3,7 @@
 //! Called by the routes, for the CLI, the probes and the metrics.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     fs::File,
     net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, mpsc},
@@ -12,21 +12,21 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use aya::Ebpf;
-use nodemesh_abi::{
-    BackendState as Counters, ConnectFailure, ConnectionState, InternalError, Ip16, Port, Protocol, Refusal,
-    names::map,
-};
-use nodemesh_model::{BackendState, Frontend, Keyword as _};
+use nodemesh_abi::{BackendState as Counters, ConnectFailure, Ip16, MeterPath, Port, Protocol, Refusal};
+use nodemesh_model::{BackendState, Keyword as _};
 use tokio::sync::watch;
 
+use super::connections::{Describer, Selected};
 use crate::{
+    access_log::AccessLog,
     api,
-    config::{AgentConfig, ProgramLogLevel, VERSION},
+    config::{AgentConfig, ProgramLogLevel},
     datapath::{MapReader, attach, listing::ConnectionLister},
     logging::LogFilter,
     metrics::Metrics,
     reconcile::{ledger::Programmed, thread::Command, view::View},
     source::SourceStatus,
+    sweep::Sweep,
 };
 
 /// Everything that can be asked about this node.
@@ -38,7 +38,7 @@ pub struct Node {
     /// When the agent started.
     pub started: Instant,
     /// The programs; never locked across an await.
-    pub ebpf: Mutex<Ebpf>,
+    pub ebpf: Arc<Mutex<Ebpf>>,
     /// Counters.
     pub maps: MapReader,
     /// Connections.
@@ -47,6 +47,16 @@ pub struct Node {
     pub source: watch::Receiver<Arc<SourceStatus>>,
     /// What is programmed.
     pub view: watch::Receiver<Arc<View>>,
+    /// What the last pass over the open requests saw.
+    pub sweep: watch::Receiver<Arc<Sweep>>,
+    /// The access log.
+    pub access_log: Arc<AccessLog>,
+    /// Where the meter's events come from.
+    pub meter_path: MeterPath,
+    /// Most connections that are tracked at once; 0 for no limit.
+    pub connection_limit: u32,
+    /// Connections that were adopted at the start.
+    pub adopted: u64,
     /// The agent's log.
     pub log: LogFilter,
     /// Level of the programs' log.
@@ -66,6 +76,11 @@ impl Node {
     /// What is programmed.
     pub fn view(&self) -> Arc<View> {
         self.view.borrow().clone()
+    }
+
+    /// What the last pass over the open requests saw.
+    pub fn sweep(&self) -> Arc<Sweep> {
+        self.sweep.borrow().clone()
     }
 
     /// The metrics, in Prometheus' text format.
@@ -94,7 +109,7 @@ impl Node {
         problems
     }
 
-    fn attached(&self) -> Result<BTreeMap<String, bool>> {
+    pub(super) fn attached(&self) -> Result<BTreeMap<String, bool>> {
         let root = File::open(&self.cgroup).with_context(|| format!("open {}", self.cgroup.display()))?;
         let ebpf = self.ebpf.lock().expect("no holder panics");
         let programs = attach::effective(&ebpf, &root)?;
@@ -102,100 +117,6 @@ impl Node {
             .into_iter()
             .map(|(name, effective)| (name.to_owned(), effective))
             .collect())
-    }
-
-    /// Answer of `GET /v1/status`.
-    pub fn status(&self) -> api::Status {
-        let (source, view) = (self.source(), self.view());
-        let mut problems = self.not_ready();
-        let ready = problems.is_empty();
-        if !source.errors.is_empty() {
-            problems.push(
-                "the last reload of the configuration was refused; the one before it is in force".to_owned(),
-            );
-        }
-        api::Status {
-            version: VERSION.to_owned(),
-            pid: std::process::id(),
-            uptime_seconds: self.started.elapsed().as_secs(),
-            ready,
-            problems,
-            config: config_status(&source, &view),
-            datapath: self.datapath_status(&view),
-            log: self.log_status(),
-        }
-    }
-
-    fn datapath_status(&self, view: &View) -> api::DatapathStatus {
-        let uts = nix::sys::utsname::uname();
-        let rejected = view.rejected.iter().map(|rejected| {
-            (
-                rejected.frontend.to_string(),
-                format!("no room in {}: {} entries", rejected.map, rejected.capacity),
-            )
-        });
-        let failed = view
-            .failed
-            .iter()
-            .map(|(name, error)| (name.to_string(), error.clone()));
-        api::DatapathStatus {
-            kernel: uts.map_or_else(
-                |_| "unknown".into(),
-                |uts| uts.release().to_string_lossy().into_owned(),
-            ),
-            cgroup: self.cgroup.display().to_string(),
-            pin_dir: self.config.pin_dir.display().to_string(),
-            programs: self.attached().unwrap_or_default(),
-            maps: self.map_usage(view),
-            internal_errors: self.internal_errors(),
-            frontends_not_programmed: rejected.chain(failed).collect(),
-            cgroups_missing: view.cgroups_missing.clone(),
-        }
-    }
-
-    /// Fill of the maps.
-    pub fn map_usage(&self, view: &View) -> BTreeMap<String, api::MapUsage> {
-        let [services, backends] = view.usage;
-        let counted = [(map::SERVICES, services), (map::BACKENDS, backends)]
-            .map(|(name, (entries, capacity))| (name, (u64::from(entries), u64::from(capacity))));
-        let listed = self.maps.dynamic_usage();
-        counted
-            .into_iter()
-            .chain(listed)
-            .map(|(name, (entries, capacity))| (name.to_owned(), api::MapUsage { entries, capacity }))
-            .collect()
-    }
-
-    /// Internal errors by reason.
-    pub fn internal_errors(&self) -> BTreeMap<String, u64> {
-        let counts = self.maps.internal_errors().unwrap_or_default();
-        InternalError::ALL
-            .iter()
-            .zip(counts)
-            .map(|(error, count)| (error.label().to_owned(), count))
-            .collect()
-    }
-
-    fn log_status(&self) -> api::LogStatus {
-        let programs = *self.program_log.lock().expect("no holder panics");
-        api::LogStatus {
-            agent: Some(self.log.current()),
-            programs: Some(programs),
-        }
-    }
-
-    /// Changes log levels; what is absent stays.
-    pub fn change_log(&self, wanted: &api::LogStatus) -> Result<api::LogStatus> {
-        if let Some(filter) = &wanted.agent {
-            self.log.set(filter)?;
-        }
-        if let Some(level) = wanted.programs {
-            self.commands
-                .send(Command::LogLevel(level.into()))
-                .context("the reconciler has ended")?;
-            *self.program_log.lock().expect("no holder panics") = level;
-        }
-        Ok(self.log_status())
     }
 
     /// Answer of `GET /v1/services`.
@@ -249,7 +170,7 @@ impl Node {
                     workload: backend.workload.as_ref().map(ToString::to_string),
                     weight: backend.weight,
                     state: state(backend.state),
-                    ..counted(&self.maps.backend_state(place.id)?)
+                    ..self.counted(place.id, place.traffic)?
                 });
             }
         }
@@ -262,63 +183,30 @@ impl Node {
                 address: endpoint(retired.row.addr, retired.row.port),
                 weight: retired.row.weight,
                 state: api::BackendState::Draining,
-                ..counted(&self.maps.backend_state(*id)?)
+                ..self.counted(*id, retired.row.traffic)?
             });
         }
         Ok(backends)
     }
 
+    /// A backend of which only the counters are known.
+    fn counted(&self, id: u32, traffic: u32) -> Result<api::Backend> {
+        let (requests_in_flight, time_to_first_token_seconds_p50) = self.pace(traffic)?;
+        Ok(api::Backend {
+            requests_in_flight,
+            time_to_first_token_seconds_p50,
+            ..counted(&self.maps.backend_state(id)?)
+        })
+    }
+
     /// Answer of `GET /v1/connections`.
-    pub fn connections(&self) -> Result<Vec<api::Connection>> {
-        let view = self.view();
-        let services: HashMap<u32, &Arc<Frontend>> = view
-            .frontends
-            .iter()
-            .map(|programmed| (programmed.service_id, &programmed.frontend))
-            .collect();
-        let now = monotonic_ns()?;
-        let records = self.lister.list()?;
-        let describe = |record: &nodemesh_abi::Connection| {
-            let dialled = endpoint(record.service_addr, record.service_port);
-            let known = services
-                .get(&record.service)
-                .filter(|frontend| frontend.key.addr == record.service_addr);
-            let connecting = ConnectionState::from_raw(record.state) == ConnectionState::Connecting;
-            api::Connection {
-                service: known.map_or_else(|| dialled.clone(), |frontend| frontend.service.to_string()),
-                protocol: protocol(record.protocol as u8),
-                client: (record.client_port.get() != 0)
-                    .then(|| endpoint(record.client_addr, record.client_port)),
-                client_workload: view.workloads.get(&record.workload).map(ToString::to_string),
-                client_cgroup: record.cgroup,
-                client_pid: record.tgid,
-                service_address: dialled,
-                backend: endpoint(record.backend_addr, record.backend_port),
-                state: if connecting { "connecting" } else { "established" }.to_owned(),
-                age_seconds: now.saturating_sub(record.opened_ns) as f64 / 1e9,
-            }
-        };
-        Ok(records.iter().map(describe).collect())
+    pub fn connections(&self, query: api::ConnectionQuery) -> Result<Selected> {
+        let describer = Describer::new(query, self.view(), self.sweep(), monotonic_ns()?)?;
+        Selected::list(describer, &self.lister)
     }
 }
 
-fn config_status(source: &SourceStatus, view: &View) -> api::ConfigStatus {
-    api::ConfigStatus {
-        path: source.path.display().to_string(),
-        state: if source.errors.is_empty() {
-            api::ConfigState::Ok
-        } else {
-            api::ConfigState::Invalid
-        },
-        generation: source.generation,
-        applied_generation: view.generation,
-        loaded_at: unix_seconds(source.loaded_at),
-        errors: source.errors.clone(),
-        warnings: source.warnings.clone(),
-    }
-}
-
-/// A backend of which only the counters are known.
+/// A backend of which only the counters of its connections are known.
 fn counted(counters: &Counters) -> api::Backend {
     let established: u64 = counters.connect_buckets.iter().sum();
     api::Backend {
@@ -337,6 +225,8 @@ fn counted(counters: &Counters) -> api::Backend {
             .collect(),
         connect_seconds_mean: (established > 0)
             .then(|| counters.connect_ns as f64 / established as f64 / 1e9),
+        requests_in_flight: None,
+        time_to_first_token_seconds_p50: None,
     }
 }
 
@@ -345,7 +235,8 @@ pub fn endpoint(addr: Ip16, port: Port) -> String {
     SocketAddr::new(IpAddr::from(addr), port.get()).to_string()
 }
 
-fn protocol(number: u8) -> String {
+/// `TCP` or `UDP`.
+pub(super) fn protocol(number: u8) -> String {
     if number == Protocol::Udp as u8 {
         "UDP".to_owned()
     } else {
@@ -368,52 +259,14 @@ pub fn unix_seconds(time: SystemTime) -> u64 {
 }
 
 /// The clock of `bpf_ktime_get_ns`.
-fn monotonic_ns() -> Result<u64> {
+pub(super) fn monotonic_ns() -> Result<u64> {
     let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)?;
     Ok(now.tv_sec().cast_unsigned() * 1_000_000_000 + now.tv_nsec().cast_unsigned())
 }
 
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
-
     use super::*;
-
-    #[test]
-    fn an_invalid_reload_shows_what_is_in_force_and_why() {
-        let source = SourceStatus {
-            path: PathBuf::from("/etc/mesh.yaml"),
-            generation: 4,
-            loaded_at: UNIX_EPOCH + std::time::Duration::from_secs(1_700_000_000),
-            tried_at: SystemTime::now(),
-            errors: vec!["wrong".to_owned()],
-            warnings: vec!["odd".to_owned()],
-            reloads_ok: 4,
-            reloads_failed: 1,
-        };
-        let view = View {
-            generation: 3,
-            ..View::default()
-        };
-        let status = config_status(&source, &view);
-        assert_eq!(
-            (status.generation, status.applied_generation, status.loaded_at),
-            (4, 3, 1_700_000_000)
-        );
-        assert_eq!(
-            (status.state, status.errors, status.warnings),
-            (
-                api::ConfigState::Invalid,
-                source.errors.clone(),
-                source.warnings.clone()
-            )
-        );
-        let good = SourceStatus {
-            errors: Vec::new(),
-            ..source
-        };
-        assert_eq!(config_status(&good, &view).state, api::ConfigState::Ok);
-    }
 
     #[test]
     fn the_mean_is_over_established_connections_only() {

@@ -5,14 +5,18 @@ use std::sync::Arc;
 
 use axum::{
     Json, Router,
-    extract::State,
+    extract::{Query, State},
     http::{StatusCode, header},
     response::{IntoResponse, Response},
-    routing::{get, put},
+    routing::get,
 };
+use tokio::task::spawn_blocking;
 
 use super::report::Node;
-use crate::api::{LogStatus, Problem};
+use crate::{
+    api::{ConnectionQuery, LogStatus, Problem},
+    datapath::listing::ListError,
+};
 
 type Shared = State<Arc<Node>>;
 
@@ -31,11 +35,17 @@ pub fn admin(node: Arc<Node>) -> Router {
             "/v1/backends",
             get(|State(node): Shared| async move { answer(node.backends()) }),
         )
+        .route("/v1/connections", get(connections))
         .route(
-            "/v1/connections",
-            get(|State(node): Shared| async move { answer(node.connections()) }),
+            "/v1/traffic",
+            get(|State(node): Shared, Query(wanted): Query<Wanted>| async move {
+                answer(node.traffic(wanted.service.as_deref()))
+            }),
         )
-        .route("/v1/log", put(change_log))
+        .route(
+            "/v1/log",
+            get(|State(node): Shared| async move { Json(node.log_status()) }).put(change_log),
+        )
         .with_state(node)
 }
 
@@ -57,6 +67,24 @@ fn answer<T: serde::Serialize>(result: anyhow::Result<T>) -> Response {
 
 fn problem(status: StatusCode, error: String) -> Response {
     (status, Json(Problem { error })).into_response()
+}
+
+/// Query of `GET /v1/traffic`.
+#[derive(serde::Deserialize)]
+struct Wanted {
+    service: Option<String>,
+}
+
+/// Lists on a thread of its own, since that takes the kernel a while.
+async fn connections(State(node): Shared, Query(query): Query<ConnectionQuery>) -> Response {
+    let selected = spawn_blocking(move || node.connections(query)).await;
+    match selected.map_err(anyhow::Error::from).flatten() {
+        Ok(selected) => selected.into_response(),
+        Err(error) if error.is::<ListError>() => {
+            problem(StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}"))
+        }
+        Err(error) => problem(StatusCode::BAD_REQUEST, format!("{error:#}")),
+    }
 }
 
 async fn change_log(State(node): Shared, Json(wanted): Json<LogStatus>) -> Response {

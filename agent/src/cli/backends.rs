@@ -5,11 +5,12 @@ use anyhow::Result;
 use clap::Args;
 use comfy_table::Table;
 
-use super::{Output, client::AdminClient, table};
+use super::{Output, client::AdminClient, table, units};
 use crate::api;
 
-const HEADERS: [&str; 9] = [
-    "SERVICE", "ADDRESS", "WEIGHT", "STATE", "ACTIVE", "TOTAL", "FAILED", "CONNECT", "WORKLOAD",
+const HEADERS: [&str; 11] = [
+    "SERVICE", "ADDRESS", "WEIGHT", "STATE", "ACTIVE", "INFLIGHT", "TOTAL", "FAILED", "CONNECT", "TTFT50",
+    "WORKLOAD",
 ];
 
 /// Arguments of `nodemesh backends`.
@@ -38,7 +39,7 @@ impl Backends {
 }
 
 fn list(backends: Vec<api::Backend>) -> Table {
-    let mut rows = table::new(&HEADERS, &[2, 4, 5, 6, 7]);
+    let mut rows = table::new(&HEADERS, &[2, 4, 5, 6, 7, 8, 9]);
     for backend in backends {
         let connect = backend
             .connect_seconds_mean
@@ -49,9 +50,13 @@ fn list(backends: Vec<api::Backend>) -> Table {
             backend.weight.to_string(),
             backend.state.word().to_owned(),
             backend.active_connections.to_string(),
+            backend
+                .requests_in_flight
+                .map_or_else(|| "-".to_owned(), |requests| requests.to_string()),
             backend.connections_total.to_string(),
             backend.connections_failed.values().sum::<u64>().to_string(),
             connect,
+            units::maybe_seconds(backend.time_to_first_token_seconds_p50),
             backend.workload.unwrap_or_else(|| "-".to_owned()),
         ]);
     }
@@ -74,6 +79,8 @@ mod tests {
             connections_closed: 16,
             connections_failed: [("refused".to_owned(), 1), ("timeout".to_owned(), 2)].into(),
             connect_seconds_mean: Some(0.000_042_4),
+            requests_in_flight: Some(7),
+            time_to_first_token_seconds_p50: Some(0.25),
         }
     }
 
@@ -82,6 +89,8 @@ mod tests {
         let idle = api::Backend {
             workload: None,
             connect_seconds_mean: None,
+            requests_in_flight: None,
+            time_to_first_token_seconds_p50: None,
             ..backend()
         };
         let lines = table::text(&list(vec![backend(), idle]));
@@ -92,11 +101,11 @@ mod tests {
         assert_eq!(words[0], HEADERS);
         assert_eq!(
             words[1].join(" "),
-            "prod/chat [fd00::1]:8000 100 unhealthy 1 20 3 42 us prod/chat-0"
+            "prod/chat [fd00::1]:8000 100 unhealthy 1 7 20 3 42 us 250ms prod/chat-0"
         );
         assert_eq!(
             words[2].join(" "),
-            "prod/chat [fd00::1]:8000 100 unhealthy 1 20 3 - -"
+            "prod/chat [fd00::1]:8000 100 unhealthy 1 - 20 3 - - -"
         );
     }
 

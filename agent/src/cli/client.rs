@@ -34,16 +34,30 @@ impl AdminClient {
         self.call(Method::PUT, path, serde_json::to_vec(body)?.into())
     }
 
+    /// `GET path`, shown to `each` part by part as it comes.
+    pub(super) fn stream(&self, path: &str, mut each: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        let mut each = |chunk: Bytes| each(&chunk);
+        runtime()?.block_on(self.exchange(Method::GET, path, Bytes::new(), &mut each))
+    }
+
     fn call<T: DeserializeOwned>(&self, method: Method, path: &str, body: Bytes) -> Result<T> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
-        let answer = runtime.block_on(self.exchange(method, path, body))?;
+        let mut answer = Vec::new();
+        let mut gather = |chunk: Bytes| {
+            answer.extend_from_slice(&chunk);
+            Ok(())
+        };
+        runtime()?.block_on(self.exchange(method, path, body, &mut gather))?;
         serde_json::from_slice(&answer)
             .context("the agent's answer is not what this version of the CLI expects")
     }
 
-    async fn exchange(&self, method: Method, path: &str, body: Bytes) -> Result<Bytes> {
+    async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+        each: &mut dyn FnMut(Bytes) -> Result<()>,
+    ) -> Result<()> {
         let stream = UnixStream::connect(&self.socket).await.with_context(|| {
             format!(
                 "no agent answers at {}; start `nodemesh-agent run`, or name its folder with --run-dir",
@@ -60,14 +74,13 @@ impl AdminClient {
             .body(Full::new(body))?;
         let response = sender.send_request(request).await.context("ask the agent")?;
         let status = response.status();
-        let body = response
-            .into_body()
-            .collect()
-            .await
-            .context("read the agent's answer")?
-            .to_bytes();
-        driver.abort();
+        let mut body = response.into_body();
         if !status.is_success() {
+            let body = body
+                .collect()
+                .await
+                .context("read the agent's answer")?
+                .to_bytes();
             match serde_json::from_slice::<Problem>(&body) {
                 Ok(problem) => bail!("{}", problem.error),
                 Err(_) => bail!(
@@ -76,6 +89,18 @@ impl AdminClient {
                 ),
             }
         }
-        Ok(body)
+        while let Some(frame) = body.frame().await {
+            if let Ok(chunk) = frame.context("read the agent's answer")?.into_data() {
+                each(chunk)?;
+            }
+        }
+        driver.abort();
+        Ok(())
     }
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    Ok(tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?)
 }

@@ -1,21 +1,31 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `nodemesh connections`.
+//! `nodemesh connections`. The agent filters, sorts and limits; this shows.
+//!
+//! Invariant: memory and time grow with what is shown, a few hundred bytes and a microsecond for each connection.
 
-use std::time::Duration;
+#[cfg(test)]
+mod tests;
 
-use anyhow::Result;
+use std::{
+    io::{self, Write as _},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result};
 use clap::Args;
-use comfy_table::Table;
+use comfy_table::CellAlignment::{Left, Right};
 
-use super::{Output, client::AdminClient, table};
-use crate::api;
-
-const HEADERS: [&str; 8] = [
-    "SERVICE", "PROTOCOL", "CLIENT", "BACKEND", "STATE", "AGE", "WORKLOAD", "PID",
-];
+use super::{
+    Output,
+    client::AdminClient,
+    columns::{Column, Columns},
+    screen::Screen,
+    table, units,
+};
+use crate::api::{Connection, ConnectionQuery, Phase, Sort, Vantage};
 
 /// Arguments of `nodemesh connections`.
-#[derive(Args, Debug)]
+#[derive(Args, Debug, Default)]
 pub(super) struct Connections {
     /// Only those to this service (`namespace/name`).
     #[arg(long, value_name = "SERVICE")]
@@ -23,108 +33,203 @@ pub(super) struct Connections {
     /// Only those on this backend (`ip:port`).
     #[arg(long, value_name = "ADDRESS")]
     backend: Option<String>,
+    /// Only those in this phase.
+    #[arg(long, value_enum)]
+    phase: Option<Phase>,
+    /// Only those seen from this end; a connection within the node is listed once for each.
+    #[arg(long, value_enum)]
+    vantage: Option<Vantage>,
+    /// Only those opened longer ago than this, such as 30s or 5m.
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    older_than: Option<Duration>,
+    /// Only those with a request that has been silent for longer than its backend's usual pace allows.
+    #[arg(long)]
+    stalled: bool,
+    /// Order; the largest comes first.
+    #[arg(long, value_enum, default_value_t = Sort::Age)]
+    sort: Sort,
+    /// Only the first so many.
+    #[arg(long, value_name = "N")]
+    limit: Option<usize>,
+    /// More columns: the address that was dialled, the socket, and who connected.
+    #[arg(long)]
+    wide: bool,
+    /// Show them again and again, in place on a terminal.
+    #[arg(short, long)]
+    watch: bool,
+    /// Time between two looks.
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = humantime::parse_duration)]
+    interval: Duration,
 }
 
 impl Connections {
     pub(super) fn run(&self, agent: &AdminClient, output: Output) -> Result<()> {
-        let connections = self.select(agent.get("/v1/connections")?);
-        match output {
-            Output::Json => table::print_json(&connections),
-            Output::Table => table::print_table(&list(connections)),
-        }
-    }
-
-    /// Those that were asked for, the oldest first.
-    fn select(&self, mut connections: Vec<api::Connection>) -> Vec<api::Connection> {
-        connections.retain(|connection| {
-            self.service
-                .as_ref()
-                .is_none_or(|service| connection.service == *service)
-                && self
-                    .backend
-                    .as_ref()
-                    .is_none_or(|backend| connection.backend == *backend)
-        });
-        connections.sort_by(|a, b| b.age_seconds.total_cmp(&a.age_seconds));
-        connections
-    }
-}
-
-fn list(connections: Vec<api::Connection>) -> Table {
-    let mut rows = table::new(&HEADERS, &[5, 7]);
-    for connection in connections {
-        rows.add_row([
-            connection.service,
-            connection.protocol,
-            connection.client.unwrap_or_else(|| "-".to_owned()),
-            connection.backend,
-            connection.state,
-            age(connection.age_seconds),
-            connection.client_workload.unwrap_or_else(|| "-".to_owned()),
-            connection.client_pid.to_string(),
-        ]);
-    }
-    rows
-}
-
-/// An age in whole seconds.
-fn age(seconds: f64) -> String {
-    let age = Duration::try_from_secs_f64(seconds).unwrap_or_default();
-    humantime::format_duration(Duration::from_secs(age.as_secs())).to_string()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn connection(service: &str, backend: &str, age_seconds: f64) -> api::Connection {
-        api::Connection {
-            service: service.into(),
-            protocol: "TCP".into(),
-            client: None,
-            client_workload: None,
-            client_cgroup: 7,
-            client_pid: 42,
-            service_address: "10.96.0.10:80".into(),
-            backend: backend.into(),
-            state: "connecting".into(),
-            age_seconds,
-        }
-    }
-
-    #[test]
-    fn the_oldest_comes_first_and_filters_combine() {
-        let all = vec![
-            connection("a/b", "10.0.0.1:80", 1.0),
-            connection("a/b", "10.0.0.2:80", 3.0),
-            connection("c/d", "10.0.0.1:80", 2.0),
-        ];
-        let ages = |service: Option<&str>, backend: Option<&str>| -> Vec<f64> {
-            let filter = Connections {
-                service: service.map(str::to_owned),
-                backend: backend.map(str::to_owned),
+        if !self.watch {
+            return match output {
+                Output::Json => pass_on(agent, &self.path(None, false)?),
+                Output::Table => table::print(&self.look(agent, None)?.render()),
             };
-            filter
-                .select(all.clone())
-                .iter()
-                .map(|connection| connection.age_seconds)
-                .collect()
+        }
+        let mut screen = Screen::new();
+        loop {
+            if output == Output::Json {
+                pass_on(agent, &self.path(None, false)?)?;
+            } else {
+                // A title and the headers.
+                let room = screen.lines().map(|lines| lines.saturating_sub(2));
+                let connections = self.look(agent, room)?;
+                let title = format!(
+                    "{} connections, every {}",
+                    connections.rows(),
+                    units::seconds(self.interval.as_secs_f64())
+                );
+                if !screen.draw(&title, &connections.render())? {
+                    return Ok(());
+                }
+            }
+            Screen::pause(self.interval)?;
+        }
+    }
+
+    /// What to ask the agent for; at most `room` connections.
+    fn path(&self, room: Option<usize>, lines: bool) -> Result<String> {
+        let limits = [self.limit, room];
+        let query = ConnectionQuery {
+            service: self.service.clone(),
+            backend: self.backend.clone(),
+            phase: self.phase,
+            vantage: self.vantage,
+            older_than: self.older_than.map(|age| age.as_secs_f64()),
+            stalled: self.stalled,
+            sort: self.sort,
+            limit: limits.into_iter().flatten().min(),
+            lines,
         };
-        assert_eq!(ages(None, None), [3.0, 2.0, 1.0]);
-        assert_eq!(ages(Some("a/b"), None), [3.0, 1.0]);
-        assert_eq!(ages(Some("a/b"), Some("10.0.0.1:80")), [1.0]);
-        assert!(ages(Some("a"), None).is_empty());
+        let query = serde_urlencoded::to_string(&query).context("encode the query")?;
+        Ok(format!("/v1/connections?{query}"))
     }
 
-    #[test]
-    fn what_is_not_known_yet_is_a_dash() {
-        let lines = table::text(&list(vec![connection("a/b", "10.0.0.1:80", 61.9)]));
-        let words: Vec<&str> = lines.lines().nth(1).unwrap().split_whitespace().collect();
-        assert_eq!(words.join(" "), "a/b TCP - 10.0.0.1:80 connecting 1m 1s - 42");
-    }
-
-    #[test]
-    fn an_age_that_is_no_time_is_none() {
-        assert_eq!([age(0.4), age(-1.0), age(f64::NAN)], ["0s"; 3]);
+    fn look(&self, agent: &AdminClient, room: Option<usize>) -> Result<Columns> {
+        let mut rows = Rows::new(self.wide);
+        agent.stream(&self.path(room, true)?, |chunk| rows.append(chunk))?;
+        rows.finish()
     }
 }
+
+/// Copies the agent's JSON to standard output; a reader that went away is no error.
+fn pass_on(agent: &AdminClient, path: &str) -> Result<()> {
+    let mut stdout = io::stdout().lock();
+    let copied = agent.stream(path, |chunk| Ok(stdout.write_all(chunk)?));
+    match copied.and_then(|()| Ok(stdout.flush()?)) {
+        Err(error)
+            if error.downcast_ref::<io::Error>().map(io::Error::kind) == Some(io::ErrorKind::BrokenPipe) =>
+        {
+            Ok(())
+        }
+        result => result,
+    }
+}
+
+/// Turns lines of JSON into rows while they come.
+struct Rows {
+    columns: Columns,
+    wide: bool,
+    /// Beginning of a line whose end has not come yet.
+    rest: Vec<u8>,
+}
+
+impl Rows {
+    fn new(wide: bool) -> Self {
+        let shown = if wide { &COLUMNS[..] } else { &COLUMNS[..NARROW] };
+        Self {
+            columns: Columns::new(shown.to_vec()),
+            wide,
+            rest: Vec::new(),
+        }
+    }
+
+    fn append(&mut self, chunk: &[u8]) -> Result<()> {
+        let Some(end) = chunk.iter().rposition(|byte| *byte == b'\n') else {
+            self.rest.extend_from_slice(chunk);
+            return Ok(());
+        };
+        let (lines, rest) = chunk.split_at(end + 1);
+        let mut whole = std::mem::take(&mut self.rest);
+        whole.extend_from_slice(lines);
+        self.rest = rest.to_vec();
+        for line in whole.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+            let connection = serde_json::from_slice(line)
+                .context("the agent's answer is not what this version of the CLI expects")?;
+            self.row(&connection);
+        }
+        Ok(())
+    }
+
+    fn finish(self) -> Result<Columns> {
+        anyhow::ensure!(
+            self.rest.is_empty(),
+            "the agent's answer broke off; it may have ended"
+        );
+        Ok(self.columns)
+    }
+
+    fn row(&mut self, connection: &Connection) {
+        let columns = &mut self.columns;
+        columns.cell(&connection.service);
+        columns.cell(connection.client.as_deref().unwrap_or("-"));
+        columns.cell(&connection.backend);
+        columns.cell(connection.vantage.word());
+        columns.cell(&connection.wire);
+        columns.cell(connection.phase.word());
+        columns.cell(if connection.stalled { "stalled" } else { "-" });
+        columns.cell(units::maybe_seconds(connection.request_age_seconds));
+        columns.cell(units::maybe_seconds(connection.quiet_seconds));
+        columns.cell(units::seconds(connection.age_seconds));
+        columns.cell(units::bytes(connection.request_bytes));
+        columns.cell(units::bytes(connection.response_bytes));
+        columns.cell(connection.requests_total);
+        columns.cell(units::maybe_seconds(connection.rtt_seconds));
+        if self.wide {
+            columns.cell(&connection.service_address);
+            columns.cell(&connection.protocol);
+            columns.cell(&connection.tcp_state);
+            columns.cell(connection.retransmits);
+            columns.cell(connection.unread_bytes);
+            columns.cell(connection.client_workload.as_deref().unwrap_or("-"));
+            columns.cell(connection.client_pid);
+            columns.cell(connection.cookie);
+        }
+    }
+}
+
+const fn column(header: &'static str, alignment: comfy_table::CellAlignment) -> Column {
+    Column { header, alignment }
+}
+
+/// Columns that are shown without `--wide`.
+const NARROW: usize = 14;
+
+const COLUMNS: [Column; 22] = [
+    column("SERVICE", Left),
+    column("CLIENT", Left),
+    column("BACKEND", Left),
+    column("VANTAGE", Left),
+    column("WIRE", Left),
+    column("PHASE", Left),
+    column("STALL", Left),
+    column("REQUEST", Right),
+    column("QUIET", Right),
+    column("AGE", Right),
+    column("UP", Right),
+    column("DOWN", Right),
+    column("REQS", Right),
+    column("RTT", Right),
+    column("DIALLED", Left),
+    column("PROTOCOL", Left),
+    column("STATE", Left),
+    column("RETRANS", Right),
+    column("UNREAD", Right),
+    column("WORKLOAD", Left),
+    column("PID", Right),
+    column("COOKIE", Right),
+];

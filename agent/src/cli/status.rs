@@ -5,8 +5,8 @@ use std::{fmt::Write as _, time::Duration};
 
 use anyhow::Result;
 
-use super::{Output, client::AdminClient, table};
-use crate::api::{ConfigState, Status};
+use super::{Output, client::AdminClient, log, table};
+use crate::api::{ConfigState, MeterStatus, Status};
 
 /// Prints the status; the result is whether there are no problems.
 pub(super) fn run(agent: &AdminClient, output: Output) -> Result<bool> {
@@ -34,6 +34,8 @@ fn describe(status: &Status) -> Result<String> {
     }
     describe_config(&mut text, status)?;
     describe_datapath(&mut text, status)?;
+    describe_meter(&mut text, &status.datapath.meter)?;
+    writeln!(text, "access   {}", log::access(&status.log))?;
     Ok(text)
 }
 
@@ -98,6 +100,31 @@ fn describe_datapath(text: &mut String, status: &Status) -> Result<()> {
     Ok(())
 }
 
+fn describe_meter(text: &mut String, meter: &MeterStatus) -> Result<()> {
+    let limit = match meter.connection_limit {
+        0 => String::new(),
+        limit => format!("/{limit}"),
+    };
+    writeln!(
+        text,
+        "meter    by {}, connections {}{limit} ({} adopted, {} without room), stalled {} as client, {} as server",
+        meter.path,
+        meter.connections,
+        meter.adopted,
+        meter.connections_untracked,
+        meter.stalled_client,
+        meter.stalled_server
+    )?;
+    if meter.corrections > 0 {
+        writeln!(
+            text,
+            "  - the number in flight was corrected {} times",
+            meter.corrections
+        )?;
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use crate::api::{ConfigStatus, DatapathStatus, LogStatus, MapUsage};
@@ -136,6 +163,16 @@ mod tests {
                 internal_errors: [("backend".to_owned(), 0), ("slot_table".to_owned(), 3)].into(),
                 frontends_not_programmed: [("a/b".to_owned(), "no room".to_owned())].into(),
                 cgroups_missing: vec!["pods/gone".into()],
+                meter: MeterStatus {
+                    path: "tracepoint".into(),
+                    connections: 12,
+                    connection_limit: 200,
+                    connections_untracked: 1,
+                    adopted: 3,
+                    stalled_client: 4,
+                    stalled_server: 5,
+                    corrections: 6,
+                },
             },
             log: LogStatus::default(),
         }
@@ -154,6 +191,9 @@ mod tests {
             "errors   slot_table 3",
             "  ! a/b: no room",
             "  - the configured cgroup pods/gone does not exist (yet)",
+            "meter    by tracepoint, connections 12/200 (3 adopted, 1 without room), stalled 4 as client, 5 as server",
+            "  - the number in flight was corrected 6 times",
+            "access   off",
         ];
         assert_eq!(text.lines().collect::<Vec<_>>(), expected);
     }

@@ -2,7 +2,8 @@
 //! Attaches the loaded programs, or puts them in the place of those that a former agent left attached.
 //!
 //! Invariant: between a former agent's program and ours there is no moment without one: links at cgroup hooks are
-//! updated in place, and a tracepoint's new link is pinned over the old one only after it is attached.
+//! updated in place, and a tracepoint's new link is pinned over the old one only after it is attached. An agent of the same build
+//! finds the same programs at the tracepoints and leaves them there, so that no byte is metered twice.
 
 use std::{
     fs::{self, File},
@@ -15,13 +16,16 @@ use aya::{
     Ebpf,
     pin::PinError,
     programs::{
-        CgroupAttachMode, Program, ProgramError,
+        CgroupAttachMode, CgroupSkbAttachType, Program, ProgramError,
         links::{FdLink, LinkError},
     },
 };
+use aya_obj::generated::bpf_attach_type;
 use tracing::{debug, info};
 
+pub use super::sys::Runs;
 use super::{
+    loader::Loaded,
     pins::PinRoot,
     programs::{Hook, PROGRAMS, ProgramSpec},
     sys,
@@ -56,6 +60,14 @@ pub enum AttachError {
         /// Why not.
         cause: PinError,
     },
+    /// It could not be noted of which build the programs are.
+    #[error("note in {path} of which build the attached programs are: {cause}")]
+    Build {
+        /// The folder for pins.
+        path: PathBuf,
+        /// Why not.
+        cause: io::Error,
+    },
     /// A pinned link could not be handled.
     #[error("{op} the link of {program}: {cause}")]
     Link {
@@ -78,9 +90,9 @@ pub enum AttachError {
     },
 }
 
-/// Attaches every program to `cgroup` and to its tracepoint; `step` is told of each as it is done.
+/// Attaches every program to `cgroup` or to its tracepoint; `step` is told of each as it is done.
 pub fn attach(
-    ebpf: &mut Ebpf,
+    loaded: &mut Loaded,
     cgroup: &Path,
     pins: &PinRoot,
     mut step: impl FnMut(&'static str),
@@ -89,18 +101,66 @@ pub fn attach(
         path: cgroup.into(),
         cause,
     })?;
+    let build_error = |cause| AttachError::Build {
+        path: pins.path().into(),
+        cause,
+    };
+    let same_build = pins.is_of(loaded.build);
+    if !same_build {
+        pins.forget_build().map_err(build_error)?;
+    }
     for spec in PROGRAMS {
-        let Some(program) = ebpf.program_mut(spec.name) else {
+        if !spec.is_used(loaded.meter_path) {
+            detach(spec, pins)?;
+            continue;
+        }
+        let Some(program) = loaded.ebpf.program_mut(spec.name) else {
             continue;
         };
         match spec.hook {
             Hook::Cgroup(_) => attach_cgroup(program, spec, &root, cgroup, pins)?,
+            Hook::Tracepoint(_) if same_build && is_linked(spec, pins)? => {
+                debug!(
+                    program = spec.name,
+                    "left the program of a pinned link, which is the same"
+                );
+            }
             Hook::Tracepoint(name) => attach_tracepoint(program, spec, name, pins)?,
             Hook::Iterator(_) | Hook::TestRun => continue,
         }
         step(spec.name);
     }
-    verify(ebpf, &root, cgroup)
+    verify(&loaded.ebpf, &root, cgroup)?;
+    pins.remember_build(loaded.build).map_err(build_error)
+}
+
+/// Takes away what a former agent attached and this one does not use.
+fn detach(spec: &ProgramSpec, pins: &PinRoot) -> Result<(), AttachError> {
+    match fs::remove_file(pins.link(spec.name)) {
+        Ok(()) => info!(program = spec.name, "detached"),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(cause) => {
+            return Err(AttachError::Link {
+                op: "unpin",
+                program: spec.name,
+                cause,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Whether a link of the program is pinned.
+fn is_linked(spec: &ProgramSpec, pins: &PinRoot) -> Result<bool, AttachError> {
+    match sys::object_get(&pins.link(spec.name)) {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(cause) => Err(AttachError::Link {
+            op: "open",
+            program: spec.name,
+            cause,
+        }),
+    }
 }
 
 fn attach_cgroup(
@@ -120,7 +180,7 @@ fn attach_cgroup(
         target: cgroup.display().to_string(),
         cause,
     };
-    let link = cgroup_link(program, root).map_err(refused)?;
+    let link = cgroup_link(program, spec.hook, root).map_err(refused)?;
     link.pin(&pin).map_err(|cause| AttachError::Pin {
         program: spec.name,
         cause,
@@ -130,7 +190,7 @@ fn attach_cgroup(
 }
 
 /// Attaches with `BPF_LINK_CREATE` and no flags, which for cgroups always means "beside the programs of others".
-fn cgroup_link(program: &mut Program, root: &File) -> Result<FdLink, ProgramError> {
+fn cgroup_link(program: &mut Program, hook: Hook, root: &File) -> Result<FdLink, ProgramError> {
     let from_link = |_: LinkError| ProgramError::UnexpectedProgramType;
     match program {
         Program::CgroupSockAddr(program) => {
@@ -139,6 +199,14 @@ fn cgroup_link(program: &mut Program, root: &File) -> Result<FdLink, ProgramErro
         }
         Program::CgroupSock(program) => {
             let id = program.attach(root, CgroupAttachMode::Single)?;
+            program.take_link(id)?.try_into().map_err(from_link)
+        }
+        Program::CgroupSkb(program) => {
+            let direction = match hook {
+                Hook::Cgroup(bpf_attach_type::BPF_CGROUP_INET_EGRESS) => CgroupSkbAttachType::Egress,
+                _ => CgroupSkbAttachType::Ingress,
+            };
+            let id = program.attach(root, direction, CgroupAttachMode::Single)?;
             program.take_link(id)?.try_into().map_err(from_link)
         }
         _ => Err(ProgramError::UnexpectedProgramType),
@@ -220,6 +288,23 @@ fn attach_tracepoint(
     fs::rename(&next, pins.link(spec.name)).map_err(failed("rename"))?;
     info!(program = spec.name, tracepoint, "attached");
     Ok(())
+}
+
+/// What each program cost so far, by name, while the kernel measured: also for a program that a former agent attached.
+pub fn runs(ebpf: &Ebpf, pins: &PinRoot) -> Vec<(String, Runs)> {
+    let of_link = |name| sys::object_get(&pins.link(name)).and_then(|link| sys::link_runs(link.as_fd()));
+    let of_program = |program: &Program| {
+        program.info().ok().map(|info| Runs {
+            count: info.run_count(),
+            time: info.run_time(),
+        })
+    };
+    ebpf.programs()
+        .filter_map(|(name, program)| {
+            let runs = of_link(name).ok().or_else(|| of_program(program))?;
+            Some((name.to_owned(), runs))
+        })
+        .collect()
 }
 
 /// Asks the kernel which programs really run for sockets of the cgroup.

@@ -11,6 +11,7 @@ use std::{
 use nix::{
     mount::{MsFlags, mount},
     sys::statfs::{BPF_FS_MAGIC, CGROUP2_SUPER_MAGIC, statfs},
+    unistd::{SysconfVar, sysconf},
 };
 use tracing::info;
 
@@ -82,6 +83,13 @@ fn first_cgroup2(mounts: &str) -> Option<PathBuf> {
     })
 }
 
+/// Bytes of memory that this machine has; 0 if it does not tell.
+pub fn memory() -> u64 {
+    let ask = |variable| sysconf(variable).ok().flatten().unwrap_or_default();
+    let bytes = ask(SysconfVar::_PHYS_PAGES).saturating_mul(ask(SysconfVar::PAGE_SIZE));
+    bytes.unsigned_abs()
+}
+
 /// Sees to it that `pin_dir` can hold pins: creates it, and mounts bpffs at its usual place if nothing is there.
 pub fn ensure_bpffs(pin_dir: &Path) -> Result<(), HostError> {
     if !on_bpffs(pin_dir) {
@@ -125,6 +133,13 @@ mod tests {
         let escaped = "none /mnt/c\\040g cgroup2 rw 0 0";
         assert_eq!(first_cgroup2(escaped).unwrap(), Path::new("/mnt/c g"));
         assert_eq!(first_cgroup2("proc /proc proc rw 0 0"), None);
+    }
+
+    #[test]
+    fn the_memory_is_that_of_procfs() {
+        let text = fs::read_to_string("/proc/meminfo").unwrap();
+        let total = text.lines().next().unwrap().split_whitespace().nth(1).unwrap();
+        assert_eq!(memory() / 1024, total.parse::<u64>().unwrap());
     }
 
     #[test]

@@ -1,16 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Lists the live mesh connections of the node, in every network namespace, by running the iterator program over the
-//! sockets' own records. Called by the admin API.
+//! Lists the mesh connections of the node, in every network namespace, by running an iterator program over the sockets' own
+//! records. Called by the admin API (`list_conns`) and by the sweep (`sweep`); the same way, `adopt` is run over the open files of
+//! all processes.
 //!
 //! Invariant: costs nothing while nobody lists; what it lists is what the counters count.
 
-use std::{io::Read as _, os::fd::AsFd as _};
+use std::{
+    fs::File,
+    io::{self, Read as _},
+    os::fd::AsFd as _,
+};
 
 use aya::{maps::MapData, programs::ProgramFd};
-use nodemesh_abi::{Connection, names::map};
-use zerocopy::FromBytes as _;
+use nodemesh_abi::{ListedConnection, Vantage, meter::MeterFlags, names::map};
+use zerocopy::{FromZeros as _, IntoBytes as _};
 
 use super::{pins::PinRoot, sys};
+
+/// Records read by one call: more than the kernel's own buffer of 32 KiB holds.
+const BATCH: usize = 128;
 
 /// A handle that lists connections.
 #[derive(Debug)]
@@ -27,7 +35,40 @@ pub enum ListError {
     Map(aya::maps::MapError),
     /// The iterator could not be run.
     #[error("iterate over the map of connections: {0}")]
-    Iterate(std::io::Error),
+    Iterate(io::Error),
+    /// The iterator over files could not be run.
+    #[error("iterate over the open files of all processes: {0}")]
+    Files(io::Error),
+}
+
+/// Reads from an iterator's output; 0 bytes at its end.
+fn read(output: &mut File, buffer: &mut [u8]) -> io::Result<usize> {
+    loop {
+        match output.read(buffer) {
+            // After a million objects without output the kernel lets the reader go on later.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            result => return result,
+        }
+    }
+}
+
+/// Runs `program` over the open files of all processes that this one can see: each socket that a backend of this node accepted
+/// before there was a meter gets its record.
+pub fn adopt(program: &ProgramFd) -> Result<(), ListError> {
+    let mut output = sys::iterate_all(program.as_fd()).map_err(ListError::Files)?;
+    // It writes nothing, so that the first read runs it to the end.
+    while read(&mut output, &mut [0; 64]).map_err(ListError::Files)? > 0 {}
+    Ok(())
+}
+
+/// Whether [`adopt`] made this record, at `since` or later (nanoseconds of `CLOCK_MONOTONIC`).
+pub fn is_adopted(listed: &ListedConnection, since: u64) -> bool {
+    // The first request that is seen turns the one flag into the other.
+    const FLAGS: u16 = MeterFlags::ADOPTED | MeterFlags::UNTIMED;
+    let connection = &listed.connection;
+    connection.meter.vantage == Vantage::Server as u8
+        && connection.opened_ns >= since
+        && connection.meter.flags & FLAGS != 0
 }
 
 impl ConnectionLister {
@@ -39,16 +80,25 @@ impl ConnectionLister {
         })
     }
 
-    /// Every connection that is connecting or established, in no particular order.
-    pub fn list(&self) -> Result<Vec<Connection>, ListError> {
+    /// Shows `visit` every connection that the program lists, in no particular order.
+    pub fn scan(&self, mut visit: impl FnMut(&ListedConnection)) -> Result<(), ListError> {
         let mut output = sys::iterate_map(self.program.as_fd(), self.connections.fd().as_fd())
             .map_err(ListError::Iterate)?;
-        let mut bytes = Vec::new();
-        output.read_to_end(&mut bytes).map_err(ListError::Iterate)?;
-        let (records, _) = bytes.as_chunks::<{ size_of::<Connection>() }>();
-        Ok(records
-            .iter()
-            .filter_map(|record| Connection::read_from_bytes(record).ok())
-            .collect())
+        let mut records = vec![ListedConnection::new_zeroed(); BATCH];
+        let mut filled = 0;
+        loop {
+            let read =
+                read(&mut output, &mut records.as_mut_bytes()[filled..]).map_err(ListError::Iterate)?;
+            if read == 0 {
+                return Ok(());
+            }
+            filled += read;
+            let whole = filled / size_of::<ListedConnection>();
+            records[..whole].iter().for_each(&mut visit);
+            // A read may end within a record.
+            let rest = whole * size_of::<ListedConnection>();
+            records.as_mut_bytes().copy_within(rest..filled, 0);
+            filled -= rest;
+        }
     }
 }

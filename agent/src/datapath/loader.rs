@@ -4,23 +4,29 @@
 //! Invariant: a map whose pin has another shape than this object's is never adopted, and a failed load leaves what is
 //! attached as it is.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+};
 
 use aya::{
     Btf, Ebpf, EbpfLoader,
     maps::{MapData, MapError},
     programs::{Program, ProgramError, RawTracePointRunOptions, TestRun as _},
 };
+use aya_obj::btf::BtfKind;
 use nodemesh_abi::{
-    AffinityKey, AffinityValue, Backend, BackendState, CgroupEntry, Connection, FlowKey, FlowValue, Service,
-    ServiceKey, ServiceState, Settings, limits,
+    AffinityKey, AffinityValue, Backend, BackendState, CgroupEntry, Connection, Endpoint, EndpointKey,
+    FlowKey, FlowValue, MeterPath, Service, ServiceKey, ServiceState, Settings, SockOffsets, Stream,
+    StreamKey, TableState, Traffic, limits,
     names::{self, map, program},
 };
+use zerocopy::IntoBytes as _;
 
 use super::{
     offsets::{OffsetError, sock_offsets},
     pins::PinRoot,
-    programs::{Hook, PROGRAMS},
+    programs::{Hook, PROGRAMS, byte_event_tracepoints},
 };
 
 /// Capacities that the operator may choose.
@@ -30,6 +36,8 @@ pub struct Capacities {
     pub services: u32,
     /// Backends.
     pub backends: u32,
+    /// Backends with rows of their own in `traffic`.
+    pub metered_backends: u32,
 }
 
 impl Default for Capacities {
@@ -37,6 +45,7 @@ impl Default for Capacities {
         Self {
             services: limits::SERVICES,
             backends: limits::BACKENDS,
+            metered_backends: limits::TRAFFIC_PAIRS - 1,
         }
     }
 }
@@ -80,6 +89,11 @@ pub enum LoadError {
         /// Why not.
         cause: MapError,
     },
+    /// A tracepoint that was asked for does not exist.
+    #[error(
+        "this kernel has no tracepoint {0}, which Linux 6.3 introduced; run with --meter-path packet or auto"
+    )]
+    NoTracepoint(&'static str),
     /// The object has no such program.
     #[error("the object has no program {0}; it is not from this source tree: run `cargo xtask build`")]
     NoProgram(&'static str),
@@ -105,6 +119,10 @@ pub struct Loaded {
     pub ebpf: Ebpf,
     /// What loading each program cost.
     pub costs: BTreeMap<&'static str, ProgramCost>,
+    /// Where the meter's byte events come from.
+    pub meter_path: MeterPath,
+    /// Stands for these programs: programs of another build, or loaded for another kernel, have another number.
+    pub build: u64,
 }
 
 /// What the kernel says of a loaded program.
@@ -118,32 +136,79 @@ pub struct ProgramCost {
     pub load_time: std::time::Duration,
 }
 
-/// Loads everything, with the maps pinned below `pins`.
-pub fn load(pins: &PinRoot, capacities: Capacities) -> Result<Loaded, LoadError> {
+/// Loads everything, with the maps pinned below `pins`; byte events come from `meter_path`, by default from the best that the
+/// kernel has.
+pub fn load(
+    pins: &PinRoot,
+    capacities: Capacities,
+    meter_path: Option<MeterPath>,
+) -> Result<Loaded, LoadError> {
     let btf = Btf::from_sys_fs().map_err(LoadError::Btf)?;
-    let mut ebpf = open_object(&btf, pins, capacities)?;
+    let meter_path = choose_meter_path(&btf, meter_path)?;
+    let offsets = sock_offsets()?;
+    let mut ebpf = open_object(&btf, &offsets, pins, capacities)?;
     check_shapes(pins)?;
     warn_of_other_capacities(pins, capacities);
-    let costs = load_programs(&mut ebpf, &btf)?;
-    Ok(Loaded { ebpf, costs })
+    let costs = load_programs(&mut ebpf, &btf, meter_path)?;
+    Ok(Loaded {
+        ebpf,
+        costs,
+        meter_path,
+        build: build_number(&offsets),
+    })
 }
 
-fn open_object(btf: &Btf, pins: &PinRoot, capacities: Capacities) -> Result<Ebpf, LoadError> {
-    let offsets = sock_offsets()?;
+/// The path asked for, if this kernel has it.
+fn choose_meter_path(btf: &Btf, asked: Option<MeterPath>) -> Result<MeterPath, LoadError> {
+    // For each tracepoint there is a type of this name: what the programs attach to.
+    let exists = |name: &&str| {
+        btf.id_by_type_name_kind(&format!("btf_trace_{name}"), BtfKind::Typedef)
+            .is_ok()
+    };
+    let missing = byte_event_tracepoints().find(|name| !exists(name));
+    match (asked, missing) {
+        (Some(MeterPath::Tracepoint), Some(name)) => Err(LoadError::NoTracepoint(name)),
+        (Some(path), _) => Ok(path),
+        (None, Some(_)) => Ok(MeterPath::Packet),
+        (None, None) => Ok(MeterPath::Tracepoint),
+    }
+}
+
+fn build_number(offsets: &SockOffsets) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    OBJECT.hash(&mut hasher);
+    offsets.as_bytes().hash(&mut hasher);
+    hasher.finish()
+}
+
+/// Rows of `traffic`: a pair for each metered backend and the shared one.
+fn traffic_rows(metered_backends: u32) -> u32 {
+    metered_backends.saturating_add(1).saturating_mul(2)
+}
+
+fn open_object(
+    btf: &Btf,
+    offsets: &SockOffsets,
+    pins: &PinRoot,
+    capacities: Capacities,
+) -> Result<Ebpf, LoadError> {
     let mut loader = EbpfLoader::new();
     loader
         .btf(Some(btf))
-        .override_global(names::SOCK_OFFSETS, &offsets, true);
+        .override_global(names::SOCK_OFFSETS, offsets, true);
     for name in [map::SERVICES, map::SLOT_TABLES, map::SERVICE_STATES] {
         loader.map_max_entries(name, capacities.services);
     }
-    for name in [map::BACKENDS, map::BACKEND_STATES] {
+    for name in [map::BACKENDS, map::BACKEND_STATES, map::ENDPOINTS] {
         loader.map_max_entries(name, capacities.backends);
     }
+    loader.map_max_entries(map::TRAFFIC, traffic_rows(capacities.metered_backends));
     for shape in SHAPES {
         loader.map_pin_path(shape.name, pins.map(shape.name));
     }
-    loader.map_pin_path(map::LOGS, pins.map(map::LOGS));
+    for name in [map::LOGS, map::ACCESS] {
+        loader.map_pin_path(name, pins.map(name));
+    }
     loader.load(OBJECT).map_err(LoadError::Object)
 }
 
@@ -174,6 +239,10 @@ const SHAPES: &[Shape] = &[
     shape::<u64, CgroupEntry>(map::CGROUPS),
     shape::<u32, Settings>(map::SETTINGS),
     shape::<u32, u64>(map::ERRORS),
+    shape::<EndpointKey, Endpoint>(map::ENDPOINTS),
+    shape::<u32, Traffic>(map::TRAFFIC),
+    shape::<StreamKey, Stream>(map::STREAMS),
+    shape::<u32, TableState>(map::CONN_TABLE),
 ];
 
 /// Names of the pinned maps whose fill is worth knowing.
@@ -204,6 +273,7 @@ fn warn_of_other_capacities(pins: &PinRoot, capacities: Capacities) {
     let asked = [
         (map::SERVICES, capacities.services),
         (map::BACKENDS, capacities.backends),
+        (map::TRAFFIC, traffic_rows(capacities.metered_backends)),
     ];
     for (name, asked) in asked {
         let pinned = MapData::from_pin(pins.map(name))
@@ -223,9 +293,13 @@ fn warn_of_other_capacities(pins: &PinRoot, capacities: Capacities) {
     }
 }
 
-fn load_programs(ebpf: &mut Ebpf, btf: &Btf) -> Result<BTreeMap<&'static str, ProgramCost>, LoadError> {
+fn load_programs(
+    ebpf: &mut Ebpf,
+    btf: &Btf,
+    meter_path: MeterPath,
+) -> Result<BTreeMap<&'static str, ProgramCost>, LoadError> {
     let mut costs = BTreeMap::new();
-    for spec in PROGRAMS {
+    for spec in PROGRAMS.iter().filter(|spec| spec.is_used(meter_path)) {
         let program = ebpf
             .program_mut(spec.name)
             .ok_or(LoadError::NoProgram(spec.name))?;
@@ -247,6 +321,7 @@ fn load_program(program: &mut Program, hook: Hook, btf: &Btf) -> Result<(), Prog
     match (program, hook) {
         (Program::CgroupSockAddr(program), Hook::Cgroup(_)) => program.load(),
         (Program::CgroupSock(program), Hook::Cgroup(_)) => program.load(),
+        (Program::CgroupSkb(program), Hook::Cgroup(_)) => program.load(),
         (Program::BtfTracePoint(program), Hook::Tracepoint(name)) => program.load(name, btf),
         (Program::Iter(program), Hook::Iterator(kind)) => program.load(kind, btf),
         (Program::RawTracePoint(program), Hook::TestRun) => program.load(),

@@ -9,8 +9,9 @@ use std::{io, os::fd::AsFd as _, os::fd::AsRawFd as _};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
 use aya_obj::generated::bpf_map_type;
 use nodemesh_abi::{
-    AffinityKey, AffinityValue, Backend, BackendState, CgroupEntry, FlowKey, FlowValue, InternalError,
-    Service, ServiceKey, ServiceState, Settings, Slot, limits, names::map,
+    AffinityKey, AffinityValue, Backend, BackendState, CgroupEntry, Endpoint, EndpointKey, FlowKey,
+    FlowValue, InternalError, Service, ServiceKey, ServiceState, Settings, Slot, Stream, StreamKey,
+    TableState, Traffic, Vantage, limits, names::map,
 };
 
 use super::{pins::PinRoot, sys};
@@ -60,6 +61,8 @@ pub struct MapWriter {
     backend_states: Array<MapData, BackendState>,
     cgroups: HashMap<MapData, u64, CgroupEntry>,
     settings: Array<MapData, Settings>,
+    endpoints: HashMap<MapData, EndpointKey, Endpoint>,
+    traffic: Array<MapData, Traffic>,
 }
 
 impl MapWriter {
@@ -74,6 +77,8 @@ impl MapWriter {
             backend_states: open(pins, map::BACKEND_STATES)?,
             cgroups: open(pins, map::CGROUPS)?,
             settings: open(pins, map::SETTINGS)?,
+            endpoints: open(pins, map::ENDPOINTS)?,
+            traffic: open(pins, map::TRAFFIC)?,
         })
     }
 
@@ -85,6 +90,11 @@ impl MapWriter {
     /// Number of backend ids.
     pub fn backend_capacity(&self) -> u32 {
         self.backends.len()
+    }
+
+    /// Number of pairs of rows in `traffic`, the shared one included.
+    pub fn traffic_pairs(&self) -> u32 {
+        self.traffic.len() / 2
     }
 
     /// Every row of `services`.
@@ -100,12 +110,49 @@ impl MapWriter {
         self.backends.get(&id, 0).map_err(failed("read", map::BACKENDS))
     }
 
-    /// Sockets counted on a backend id.
-    pub fn active(&self, id: u32) -> Result<u64, MapOpError> {
+    /// Live state of a backend id.
+    pub fn backend_state(&self, id: u32) -> Result<BackendState, MapOpError> {
         self.backend_states
             .get(&id, 0)
-            .map(|state| state.active)
             .map_err(failed("read", map::BACKEND_STATES))
+    }
+
+    /// Both rows of a pair in `traffic`, by [`Vantage`].
+    pub fn traffic(&self, pair: u32) -> Result<[Traffic; 2], MapOpError> {
+        let read = |vantage: Vantage| self.traffic.get(&vantage.row(pair), 0);
+        let [client, server] =
+            Vantage::ALL.map(|vantage| read(vantage).map_err(failed("read", map::TRAFFIC)));
+        Ok([client?, server?])
+    }
+
+    /// Zeroes a pair of rows in `traffic`; only for a pair in which no connection is counted.
+    pub fn reset_traffic(&mut self, pair: u32) -> Result<(), MapOpError> {
+        for vantage in Vantage::ALL {
+            self.traffic
+                .set(vantage.row(pair), Traffic::default(), 0)
+                .map_err(failed("reset", map::TRAFFIC))?;
+        }
+        Ok(())
+    }
+
+    /// Every row of `endpoints`.
+    pub fn endpoints(&self) -> Result<Vec<(EndpointKey, Endpoint)>, MapOpError> {
+        self.endpoints
+            .iter()
+            .collect::<Result<_, _>>()
+            .map_err(failed("list", map::ENDPOINTS))
+    }
+
+    /// Makes the endpoint at `key` `row`.
+    pub fn put_endpoint(&mut self, key: &EndpointKey, row: &Endpoint) -> Result<(), MapOpError> {
+        self.endpoints
+            .insert(key, row, 0)
+            .map_err(failed("write", map::ENDPOINTS))
+    }
+
+    /// Removes the endpoint at `key`, if it is there.
+    pub fn delete_endpoint(&mut self, key: &EndpointKey) -> Result<(), MapOpError> {
+        ignore_missing(self.endpoints.remove(key)).map_err(failed("delete", map::ENDPOINTS))
     }
 
     /// Writes the row of a backend.
@@ -214,6 +261,9 @@ pub struct MapReader {
     flows: HashMap<MapData, FlowKey, FlowValue>,
     affinity: HashMap<MapData, AffinityKey, AffinityValue>,
     cgroups: HashMap<MapData, u64, CgroupEntry>,
+    traffic: Array<MapData, Traffic>,
+    streams: HashMap<MapData, StreamKey, Stream>,
+    table: Array<MapData, TableState>,
 }
 
 impl MapReader {
@@ -226,7 +276,20 @@ impl MapReader {
             flows: open(pins, map::FLOWS)?,
             affinity: open(pins, map::AFFINITY)?,
             cgroups: open(pins, map::CGROUPS)?,
+            traffic: open(pins, map::TRAFFIC)?,
+            streams: open(pins, map::STREAMS)?,
+            table: open(pins, map::CONN_TABLE)?,
         })
+    }
+
+    /// What the meter counted in a row of `traffic`.
+    pub fn traffic(&self, row: u32) -> Result<Traffic, MapOpError> {
+        self.traffic.get(&row, 0).map_err(failed("read", map::TRAFFIC))
+    }
+
+    /// How full the table of connections is.
+    pub fn table(&self) -> Result<TableState, MapOpError> {
+        self.table.get(&0, 0).map_err(failed("read", map::CONN_TABLE))
     }
 
     /// Live state of a backend id.
@@ -257,11 +320,15 @@ impl MapReader {
     }
 
     /// Entries and capacity of the maps that programs or cgroups fill. Counts by walking them.
-    pub fn dynamic_usage(&self) -> [(&'static str, (u64, u64)); 3] {
+    pub fn dynamic_usage(&self) -> [(&'static str, (u64, u64)); 4] {
         [
             (
                 map::FLOWS,
                 (self.flows.keys().count() as u64, u64::from(limits::FLOWS)),
+            ),
+            (
+                map::STREAMS,
+                (self.streams.keys().count() as u64, u64::from(limits::STREAMS)),
             ),
             (
                 map::AFFINITY,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Reads from the running kernel's BTF where the fields of `struct sock` are. Called once, by the loader.
+//! Reads from the running kernel's BTF where the fields of a socket are. Called once, by the loader.
 //!
 //! Invariant: either every offset is known or the error names the field that is not.
 
@@ -32,18 +32,32 @@ const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 /// Reads the offsets of the running kernel.
 pub fn sock_offsets() -> Result<SockOffsets, OffsetError> {
     let bytes = fs::read(VMLINUX)?;
-    let btf = Btf::parse(&bytes)?;
-    let sock = structure(&btf, "sock")?;
-    let common = structure(&btf, "sock_common")?;
-    let in_sock = |name| field(&btf, sock, name);
-    // `sock` begins with its `sock_common`.
-    let in_common = |name| field(&btf, common, name);
+    let btf = &Btf::parse(&bytes)?;
+    let fields = |name| structure(btf, name).map(|within| move |name| field(btf, within, name));
+    let sock = fields("sock")?;
+    // Each of these begins with the one before, a `tcp_sock` by way of `inet_connection_sock` and `inet_sock`.
+    let common = fields("sock_common")?;
+    let tcp = fields("tcp_sock")?;
+    let socket = fields("socket")?;
     Ok(SockOffsets {
-        err: in_sock("sk_err")?,
-        family: in_common("skc_family")?,
-        num: in_common("skc_num")?,
-        rcv_saddr: in_common("skc_rcv_saddr")?,
-        v6_rcv_saddr: in_common("skc_v6_rcv_saddr")?,
+        err: sock("sk_err")?,
+        family: common("skc_family")?,
+        num: common("skc_num")?,
+        rcv_saddr: common("skc_rcv_saddr")?,
+        v6_rcv_saddr: common("skc_v6_rcv_saddr")?,
+        dport: common("skc_dport")?,
+        daddr: common("skc_daddr")?,
+        v6_daddr: common("skc_v6_daddr")?,
+        state: common("skc_state")?,
+        flags: common("skc_flags")?,
+        lingertime: sock("sk_lingertime")?,
+        write_seq: tcp("write_seq")?,
+        rcv_nxt: tcp("rcv_nxt")?,
+        copied_seq: tcp("copied_seq")?,
+        srtt_us: tcp("srtt_us")?,
+        total_retrans: tcp("total_retrans")?,
+        protocol: sock("sk_protocol")?,
+        socket_sk: socket("sk")?,
     })
 }
 
@@ -70,7 +84,20 @@ mod tests {
         let offsets = sock_offsets().unwrap();
         // `__sk_common` leads `struct sock`, and its first fields have not moved since Linux 3.
         assert_eq!((offsets.rcv_saddr, offsets.num, offsets.family), (4, 14, 16));
+        assert_eq!((offsets.daddr, offsets.dport, offsets.state), (0, 12, 18));
         assert!(offsets.err > offsets.v6_rcv_saddr && offsets.v6_rcv_saddr > offsets.family);
+        assert!(offsets.v6_rcv_saddr == offsets.v6_daddr + 16);
+        // What is TCP's own comes after what every socket has.
+        let of_sock = offsets.err.max(offsets.lingertime).max(offsets.protocol);
+        for of_tcp in [
+            offsets.write_seq,
+            offsets.rcv_nxt,
+            offsets.copied_seq,
+            offsets.srtt_us,
+            offsets.total_retrans,
+        ] {
+            assert!(of_tcp > of_sock && of_tcp.is_multiple_of(4), "{offsets:?}");
+        }
     }
 
     #[test]

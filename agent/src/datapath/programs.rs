@@ -5,7 +5,7 @@
 //! Invariant: the table and the object file name the same programs; the loader fails if they do not.
 
 use aya_obj::generated::bpf_attach_type;
-use nodemesh_abi::names::program;
+use nodemesh_abi::{MeterPath, names::program};
 
 /// How a program meets the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +29,27 @@ pub struct ProgramSpec {
     pub hook: Hook,
 }
 
+impl ProgramSpec {
+    /// Whether it is loaded and attached where the meter's byte events take `path`.
+    pub fn is_used(&self, path: MeterPath) -> bool {
+        match path {
+            MeterPath::Tracepoint => true,
+            MeterPath::Packet => !BYTE_EVENTS.contains(&self.name),
+        }
+    }
+}
+
+/// Programs that see the meter's byte events at tracepoints of their own.
+const BYTE_EVENTS: [&str; 2] = [program::SEND_LENGTH, program::RECV_LENGTH];
+
+/// The tracepoints of [`MeterPath::Tracepoint`].
+pub fn byte_event_tracepoints() -> impl Iterator<Item = &'static str> {
+    PROGRAMS.iter().filter_map(|spec| match spec.hook {
+        Hook::Tracepoint(name) if BYTE_EVENTS.contains(&spec.name) => Some(name),
+        _ => None,
+    })
+}
+
 macro_rules! specs {
     ($($name:ident: $hook:expr),+ $(,)?) => { &[$(ProgramSpec { name: program::$name, hook: $hook }),+] };
 }
@@ -36,8 +57,16 @@ macro_rules! specs {
 /// All programs, in the order of attachment: whoever ends a record is there before whoever begins one.
 pub const PROGRAMS: &[ProgramSpec] = specs! {
     WHOAMI: Hook::TestRun,
+    CORRECT: Hook::TestRun,
     LIST_CONNECTIONS: Hook::Iterator("bpf_sk_storage_map"),
+    SWEEP: Hook::Iterator("bpf_sk_storage_map"),
+    ADOPT: Hook::Iterator("task_file"),
     SOCK_RELEASE: Hook::Cgroup(bpf_attach_type::BPF_CGROUP_INET_SOCK_RELEASE),
+    SEND_LENGTH: Hook::Tracepoint("sock_send_length"),
+    RECV_LENGTH: Hook::Tracepoint("sock_recv_length"),
+    EGRESS: Hook::Cgroup(bpf_attach_type::BPF_CGROUP_INET_EGRESS),
+    INGRESS: Hook::Cgroup(bpf_attach_type::BPF_CGROUP_INET_INGRESS),
+    RETRANSMIT: Hook::Tracepoint("tcp_retransmit_skb"),
     SET_STATE: Hook::Tracepoint("inet_sock_set_state"),
     GETPEERNAME4: Hook::Cgroup(bpf_attach_type::BPF_CGROUP_INET4_GETPEERNAME),
     GETPEERNAME6: Hook::Cgroup(bpf_attach_type::BPF_CGROUP_INET6_GETPEERNAME),

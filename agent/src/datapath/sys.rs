@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The commands of `bpf(2)` that aya does not offer: link update, effective programs of a cgroup, batched map update and
-//! iterators over one map. Called by `attach`, `maps` and `listing` only.
+//! The commands of `bpf(2)` that aya does not offer: link update, effective programs of a cgroup, batched map update,
+//! iterators over one map, and what a link's program cost. Called by the rest of `datapath` only.
 //!
 //! Invariant: every pointer handed to the kernel is to memory that outlives the call.
 
@@ -8,9 +8,10 @@ use std::{
     fs::File,
     io,
     os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+    time::Duration,
 };
 
-use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info};
+use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info, bpf_prog_info};
 use zerocopy::{Immutable, IntoBytes};
 
 /// `BPF_F_QUERY_EFFECTIVE` of `linux/bpf.h`: include programs inherited from ancestors.
@@ -73,17 +74,27 @@ pub fn object_get(path: &std::path::Path) -> io::Result<OwnedFd> {
     bpf_fd(bpf_cmd::BPF_OBJ_GET, &mut attr)
 }
 
-/// Id of the cgroup that a link attaches to (`BPF_OBJ_GET_INFO_BY_FD`).
+/// Id of the cgroup that a link attaches to.
 pub fn link_cgroup(link: BorrowedFd<'_>) -> io::Result<u64> {
-    // SAFETY: `bpf_link_info` is a struct of integers and unions of them, for which zero is valid.
-    let mut info: bpf_link_info = unsafe { std::mem::zeroed() };
-    let mut attr = zeroed();
-    attr.info.bpf_fd = raw(link);
-    attr.info.info = (&raw mut info) as u64;
-    attr.info.info_len = size_of::<bpf_link_info>() as u32;
-    bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
+    let info = link_info(link)?;
     // SAFETY: the caller asks only about cgroup links, for which the kernel fills this member.
     Ok(unsafe { info.__bindgen_anon_1.cgroup.cgroup_id })
+}
+
+fn link_info(link: BorrowedFd<'_>) -> io::Result<bpf_link_info> {
+    // SAFETY: `bpf_link_info` is a struct of integers and unions of them, for which zero is valid.
+    let mut info: bpf_link_info = unsafe { std::mem::zeroed() };
+    object_info(link, &mut info)?;
+    Ok(info)
+}
+
+/// Fills the description of an object (`BPF_OBJ_GET_INFO_BY_FD`): `T` is the kernel's type for objects of its kind.
+fn object_info<T>(object: BorrowedFd<'_>, info: &mut T) -> io::Result<()> {
+    let mut attr = zeroed();
+    attr.info.bpf_fd = raw(object);
+    attr.info.info = std::ptr::from_mut(info) as u64;
+    attr.info.info_len = size_of::<T>() as u32;
+    bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr).map(drop)
 }
 
 /// Ids of the programs that run at `attach_type` for sockets of `cgroup`, inherited ones included.
@@ -133,14 +144,48 @@ pub fn iterate_map(program: BorrowedFd<'_>, map: BorrowedFd<'_>) -> io::Result<F
         map_fd: raw(map),
         pad: [0; 3],
     };
+    iterate(program, Some(&info))
+}
+
+/// Starts an iterator program over all that it can see of its kind, and opens its output.
+pub fn iterate_all(program: BorrowedFd<'_>) -> io::Result<File> {
+    iterate(program, None)
+}
+
+fn iterate(program: BorrowedFd<'_>, info: Option<&IterLinkInfo>) -> io::Result<File> {
     let mut attr = zeroed();
     attr.link_create.__bindgen_anon_1.prog_fd = raw(program);
     attr.link_create.attach_type = bpf_attach_type::BPF_TRACE_ITER as u32;
-    attr.link_create.__bindgen_anon_3.__bindgen_anon_1.iter_info = (&raw const info) as u64;
-    attr.link_create.__bindgen_anon_3.__bindgen_anon_1.iter_info_len = size_of::<IterLinkInfo>() as u32;
+    if let Some(info) = info {
+        attr.link_create.__bindgen_anon_3.__bindgen_anon_1.iter_info = std::ptr::from_ref(info) as u64;
+        attr.link_create.__bindgen_anon_3.__bindgen_anon_1.iter_info_len = size_of::<IterLinkInfo>() as u32;
+    }
     let link = bpf_fd(bpf_cmd::BPF_LINK_CREATE, &mut attr)?;
 
     let mut attr = zeroed();
     attr.iter_create.link_fd = raw(&link);
     Ok(bpf_fd(bpf_cmd::BPF_ITER_CREATE, &mut attr)?.into())
+}
+
+/// Runs of a program and the time that they took, while statistics were on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Runs {
+    /// How often it ran.
+    pub count: u64,
+    /// How long that took in all.
+    pub time: Duration,
+}
+
+/// [`Runs`] of the program that a link runs.
+pub fn link_runs(link: BorrowedFd<'_>) -> io::Result<Runs> {
+    let mut attr = zeroed();
+    attr.__bindgen_anon_6.__bindgen_anon_1.prog_id = link_info(link)?.prog_id;
+    let program = bpf_fd(bpf_cmd::BPF_PROG_GET_FD_BY_ID, &mut attr)?;
+    // SAFETY: `bpf_prog_info` is a struct of integers, for which zero is valid.
+    let mut info: bpf_prog_info = unsafe { std::mem::zeroed() };
+    object_info(program.as_fd(), &mut info)?;
+    Ok(Runs {
+        count: info.run_cnt,
+        time: Duration::from_nanos(info.run_time_ns),
+    })
 }

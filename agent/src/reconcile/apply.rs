@@ -20,7 +20,7 @@ pub type Failures = BTreeMap<FrontendName, MapOpError>;
 pub struct Applied {
     /// What could not be written.
     pub failures: Failures,
-    /// What could not be removed.
+    /// What could not be removed, and endpoints that could not be written.
     pub left_over: Vec<MapOpError>,
     /// Number of service ids that became free.
     pub released: usize,
@@ -35,7 +35,9 @@ pub fn apply(plan: &Plan, ledger: &mut Ledger, rows: &mut impl KernelRows) -> Ap
         held: HashSet::new(),
     };
     run.retire(plan);
+    run.deleted_endpoints(plan);
     run.backends(plan);
+    run.endpoints(plan);
     run.tables(plan);
     run.services(plan);
     run.deletions(plan);
@@ -65,7 +67,7 @@ impl<R: KernelRows> Run<'_, R> {
             .is_ok()
     }
 
-    /// Runs one write of what belongs to no frontend any more; whether it was done.
+    /// Runs one write whose failure is no frontend's; whether it was done.
     fn remove(&mut self, write: impl FnOnce(&mut R) -> Result<(), MapOpError>) -> bool {
         write(self.rows)
             .map_err(|error| self.applied.left_over.push(error))
@@ -93,10 +95,40 @@ impl<R: KernelRows> Run<'_, R> {
                 if put.fresh {
                     rows.reset_backend(put.id)?;
                 }
+                if put.fresh_traffic {
+                    rows.reset_traffic(put.row.traffic)?;
+                }
                 rows.put_backend(put.id, &put.row)
             });
             if done {
                 self.ledger.unwritten_backends.remove(&put.id);
+                self.ledger.pairs.mark_written(put.row.traffic);
+            }
+        }
+    }
+
+    fn deleted_endpoints(&mut self, plan: &Plan) {
+        for key in &plan.endpoints.deleted {
+            if self.remove(|rows| rows.delete_endpoint(key)) {
+                self.ledger.endpoints.remove(key);
+            }
+        }
+    }
+
+    /// Writes endpoints. One that cannot be written keeps nobody from being served: its connections are not metered.
+    fn endpoints(&mut self, plan: &Plan) {
+        for (key, row) in &plan.endpoints.put {
+            let Ledger {
+                unwritten_backends,
+                pairs,
+                ..
+            } = &*self.ledger;
+            if unwritten_backends.contains(&row.backend) || pairs.is_unwritten(row.traffic) {
+                // Its frontend failed, and is tried again.
+                continue;
+            }
+            if self.remove(|rows| rows.put_endpoint(key, row)) {
+                self.ledger.endpoints.insert(*key, *row);
             }
         }
     }
@@ -172,11 +204,12 @@ const EMPTY: &[Slot] = &[Slot::EMPTY];
 /// Frees the ids of retired backends on which no socket is counted any more, and of services whose last backend that was;
 /// returns how many.
 ///
-/// A backend that a table may still name is left alone, since a program could be about to count a socket on it.
+/// A backend that a table or an endpoint may still name is left alone, since a program could be about to count a socket on it.
 pub fn sweep(ledger: &mut Ledger, rows: &mut impl KernelRows) -> usize {
     let idle: Vec<u32> = ledger
         .unreachable()
-        .filter(|id| rows.active(*id).is_ok_and(|active| active == 0))
+        .filter(|(id, row)| rows.is_used(*id, row.traffic).is_ok_and(|used| !used))
+        .map(|(id, _)| id)
         .collect();
     let mut freed = 0;
     for id in idle {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Hands out indices into the kernel's arrays. Used by the ledger for service ids and backend ids.
+//! Hands out indices into the kernel's arrays. Used by the ledger for service ids, backend ids and pairs of
+//! rows in `traffic`.
 //!
 //! Invariant: an id is out at most once; the lowest free one goes first, so the arrays stay dense.
 
@@ -47,6 +48,11 @@ impl IdPool {
         true
     }
 
+    /// Whether an id is out.
+    pub fn is_out(&self, id: u32) -> bool {
+        id < self.fresh && !self.returned.contains(&id)
+    }
+
     /// Gives an id back.
     pub fn give_back(&mut self, id: u32) {
         debug_assert!(id < self.fresh, "id {id} was never handed out");
@@ -85,6 +91,7 @@ mod tests {
     fn a_claimed_id_is_not_handed_out() {
         let mut pool = IdPool::new(4);
         assert!(pool.claim(2) && pool.claim(2));
+        assert_eq!([0, 2, 3].map(|id| pool.is_out(id)), [false, true, false]);
         assert!(!pool.claim(4));
         assert_eq!(pool.in_use(), 1);
         assert_eq!(

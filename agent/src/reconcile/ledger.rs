@@ -2,19 +2,23 @@
 //! The agent's book of what is in the kernel: which frontend has which service id, which backend which id. Written by
 //! `plan` and `apply`, rebuilt from the pinned maps at start by [`Ledger::adopt`].
 //!
-//! Invariant: a backend id is given back only when no table names it and the kernel counts no socket on it; a service id only
-//! when no service row names it and no backend id of it is left.
+//! Invariant: a backend id is given back, with its pair of rows in `traffic`, only when neither a table nor an endpoint names it
+//! and the kernel counts no socket on it; a service id only when no service row names it and no backend id of it is left.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
     sync::Arc,
 };
 
-use nodemesh_abi::{Backend, BackendFlags, Ip16, Port, Service, ServiceKey};
+use nodemesh_abi::{
+    Backend, BackendFlags, Endpoint, EndpointKey, Ip16, Port, Service, ServiceKey, traffic::SHARED_PAIR,
+};
 use nodemesh_model::{Frontend, FrontendName};
 
 use super::{
+    endpoints::Endpoints,
     ids::IdPool,
+    pairs::TrafficPairs,
     retired::{Retired, RetiredBackends},
     service_rows::ServiceRows,
 };
@@ -26,6 +30,19 @@ pub struct BackendId {
     pub id: u32,
     /// Incarnation of that id.
     pub generation: u32,
+    /// Pair of rows in `traffic`; [`SHARED_PAIR`] if it has none of its own.
+    pub traffic: u32,
+}
+
+/// How many ids there are of each kind.
+#[derive(Clone, Copy, Debug)]
+pub struct Room {
+    /// Service ids.
+    pub services: u32,
+    /// Backend ids.
+    pub backends: u32,
+    /// Pairs of rows in `traffic`, the shared one included.
+    pub traffic_pairs: u32,
 }
 
 /// A frontend as it is programmed.
@@ -67,12 +84,14 @@ pub struct Ledger {
     pub(super) unwritten_services: HashSet<u32>,
     pub(super) service_ids: IdPool,
     pub(super) backend_ids: IdPool,
+    pub(super) pairs: TrafficPairs,
+    pub(super) endpoints: Endpoints,
     next_generation: u32,
 }
 
 impl Ledger {
     /// The book of an empty kernel.
-    pub fn new(service_capacity: u32, backend_capacity: u32) -> Self {
+    pub fn new(room: Room) -> Self {
         Self {
             programmed: BTreeMap::new(),
             retired: RetiredBackends::default(),
@@ -84,22 +103,26 @@ impl Ledger {
             stale: BTreeSet::new(),
             unwritten_backends: HashSet::new(),
             unwritten_services: HashSet::new(),
-            service_ids: IdPool::new(service_capacity),
-            backend_ids: IdPool::new(backend_capacity),
+            service_ids: IdPool::new(room.services),
+            backend_ids: IdPool::new(room.backends),
+            pairs: TrafficPairs::new(room.traffic_pairs),
+            endpoints: Endpoints::default(),
             next_generation: 1,
         }
     }
 
-    /// The book of a kernel that a former agent left: `services` are all service rows, `backends` all rows in use.
+    /// The book of a kernel that a former agent left: `services` are all service rows, `backends` all rows in use, `endpoints`
+    /// all endpoints.
     ///
     /// Backends of no service (their agent died between two writes, or they were draining) are retired.
     pub fn adopt(
-        service_capacity: u32,
-        backend_capacity: u32,
+        room: Room,
         services: impl IntoIterator<Item = (ServiceKey, Service)>,
         backends: impl IntoIterator<Item = (u32, Backend)>,
+        endpoints: impl IntoIterator<Item = (EndpointKey, Endpoint)>,
     ) -> Self {
-        let mut ledger = Self::new(service_capacity, backend_capacity);
+        let mut ledger = Self::new(room);
+        ledger.endpoints = Endpoints::adopt(endpoints);
         for (key, row) in services {
             if ledger.service_ids.claim(row.id) {
                 // Two rows may name one id: the former agent died while it moved a service to another address.
@@ -118,21 +141,28 @@ impl Ledger {
 
     fn adopt_backend(&mut self, id: u32, row: Backend) {
         self.next_generation = self.next_generation.max(following(row.generation));
+        let traffic = if self.pairs.adopt(row.traffic) {
+            row.traffic
+        } else {
+            SHARED_PAIR
+        };
         let place = BackendId {
             id,
             generation: row.generation,
+            traffic,
         };
         let endpoint = (row.addr, row.port);
+        let own = Backend { traffic, ..row };
         match self.adopted.get_mut(&row.service) {
             Some(backends) if !backends.contains_key(&endpoint) => {
                 backends.insert(endpoint, (place, row));
             }
-            Some(_) => self.retire(id, row, None),
+            Some(_) => self.retire(id, own, None),
             None => {
                 if self.service_ids.claim(row.service) {
                     self.defunct.insert(row.service);
                 }
-                self.retire(id, row, None);
+                self.retire(id, own, None);
             }
         }
     }
@@ -179,17 +209,27 @@ impl Ledger {
         [&self.service_ids, &self.backend_ids].map(|pool| (pool.in_use(), pool.capacity()))
     }
 
-    /// Retired backends that no table names any more: only sockets that were placed before keep them.
-    pub(super) fn unreachable(&self) -> impl Iterator<Item = u32> {
-        let unreachable = |(id, retired): (u32, &Retired)| {
-            (!self.outdated_tables.contains(&retired.row.service)).then_some(id)
-        };
-        self.retired.iter().filter_map(unreachable)
+    /// Rows of `traffic` and of `endpoints`: (in use, capacity) of each.
+    pub fn meter_usage(&self) -> [(u32, u32); 2] {
+        let (pairs, most) = self.pairs.usage();
+        let endpoints = self.endpoints.len() as u32;
+        [(pairs * 2, most * 2), (endpoints, self.backend_ids.capacity())]
     }
 
-    /// A retired backend's last socket is gone and its row is cleared: its id is free again.
+    /// Retired backends that neither a table nor an endpoint names any more, with their rows: only sockets that were placed or
+    /// accepted before keep them.
+    pub(super) fn unreachable(&self) -> impl Iterator<Item = (u32, &Backend)> {
+        let is_named = |(id, retired): &(u32, &Retired)| {
+            self.outdated_tables.contains(&retired.row.service) || self.endpoints.names(*id, &retired.row)
+        };
+        let unreachable = self.retired.iter().filter(move |retired| !is_named(retired));
+        unreachable.map(|(id, retired)| (id, &retired.row))
+    }
+
+    /// A retired backend's last socket is gone and its row is cleared: its id and its pair are free again.
     pub(super) fn release(&mut self, backend_id: u32) {
-        if self.retired.remove(backend_id).is_some() {
+        if let Some(retired) = self.retired.remove(backend_id) {
+            self.pairs.give_back(retired.row.traffic);
             self.unwritten_backends.remove(&backend_id);
             self.backend_ids.give_back(backend_id);
         }

@@ -13,7 +13,10 @@ use std::{cell::LazyCell, collections::HashSet, sync::Arc};
 use nodemesh_abi::{Backend, BackendFlags, Service, ServiceKey, Slot, names::map};
 use nodemesh_model::{BackendState, Desired, Frontend, FrontendName};
 
-use super::ledger::{BackendRows, Ledger, Programmed};
+use super::{
+    endpoints::Differences,
+    ledger::{BackendRows, Ledger, Programmed},
+};
 use placement::Place;
 
 /// A row of a backend that is gone: no longer available, kept until its last socket is closed.
@@ -38,6 +41,8 @@ pub struct PutBackend {
     pub row: Backend,
     /// Whether the id was not in use, so that its counters must start from zero.
     pub fresh: bool,
+    /// Whether its pair of rows in `traffic` was not in use, likewise.
+    pub fresh_traffic: bool,
 }
 
 /// A slot table to put in place.
@@ -82,7 +87,10 @@ pub struct Plan {
     pub retired: Vec<RetireBackend>,
     /// Then the other backends: nothing refers to new ones yet.
     pub backends: Vec<PutBackend>,
-    /// Then the tables that name them.
+    /// The endpoints, which name backends: those of nobody are removed after the rows of retired backends and those of others
+    /// written after their backends, so that the swap of tables waits also for the programs that use the former ones.
+    pub endpoints: Differences,
+    /// Then the tables that name the backends.
     pub tables: Vec<SwapTable>,
     /// Then the services that name the tables.
     pub services: Vec<PutService>,
@@ -102,12 +110,12 @@ impl Plan {
 
     /// Number of rows and tables for what is configured.
     pub fn writes(&self) -> usize {
-        self.backends.len() + self.tables.len() + self.services.len()
+        self.backends.len() + self.endpoints.put.len() + self.tables.len() + self.services.len()
     }
 
     /// Number of rows and tables of what is no longer configured.
     pub fn removals(&self) -> usize {
-        self.retired.len() + self.deleted.len() + self.emptied.len()
+        self.retired.len() + self.endpoints.deleted.len() + self.deleted.len() + self.emptied.len()
     }
 }
 
@@ -127,6 +135,7 @@ impl Ledger {
         self.retire_unclaimed();
         self.plan_deletions(&mut plan);
         self.plan_emptied(&mut plan);
+        plan.endpoints = self.endpoints.differences();
         plan
     }
 
@@ -171,7 +180,8 @@ impl Ledger {
         let Some((frontend, backends)) = placed else {
             return self.vacate(&place);
         };
-        if !dirty && former.as_ref().is_some_and(|former| former.frontend == frontend) {
+        let is_same = |former: &Arc<Programmed>| former.frontend == frontend && former.backends == backends;
+        if !dirty && former.as_ref().is_some_and(is_same) {
             return;
         }
         if let Some(former) = former.filter(|former| former.frontend.key != frontend.key) {
@@ -199,8 +209,14 @@ impl Ledger {
             self.retire(backend.id, *row, Some(&programmed));
         }
         self.emit(&programmed, place, dirty, plan);
-        self.programmed
-            .insert(programmed.name.clone(), Arc::new(programmed));
+        let programmed = Arc::new(programmed);
+        let former = self
+            .programmed
+            .insert(programmed.name.clone(), programmed.clone());
+        if let Some(former) = former {
+            self.endpoints.disclaim(&former);
+        }
+        self.endpoints.claim(&programmed);
     }
 
     /// Adds the rows of a frontend that differ from the kernel's.
@@ -209,13 +225,15 @@ impl Ledger {
         self.emit_retired(programmed.service_id, Some(name), plan);
         for (endpoint, (backend, row)) in rows_of(programmed) {
             let fresh = self.unwritten_backends.contains(&backend.id);
+            let fresh_traffic = self.pairs.is_unwritten(backend.traffic);
             let former = place.backends.get(&endpoint).map(|(_, row)| row);
-            if dirty || fresh || former != Some(&row) {
+            if dirty || fresh || fresh_traffic || former != Some(&row) {
                 plan.backends.push(PutBackend {
                     frontend: name.clone(),
                     id: backend.id,
                     row,
                     fresh,
+                    fresh_traffic,
                 });
             }
         }
@@ -273,6 +291,7 @@ fn rows_of(programmed: &Programmed) -> BackendRows {
                 weight: backend.weight,
                 generation: place.generation,
                 service: programmed.service_id,
+                traffic: place.traffic,
             };
             ((backend.addr, backend.port), (*place, row))
         })

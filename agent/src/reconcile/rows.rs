@@ -3,7 +3,9 @@
 //!
 //! Invariant: each method is one visible change; the order between calls is the caller's.
 
-use nodemesh_abi::{Backend, Service, ServiceKey, Slot};
+use nodemesh_abi::{
+    Backend, Endpoint, EndpointKey, Service, ServiceKey, Slot, Traffic, traffic::SHARED_PAIR,
+};
 
 use crate::datapath::{MapWriter, maps::MapOpError};
 
@@ -22,8 +24,15 @@ pub trait KernelRows {
     fn put_service(&mut self, key: &ServiceKey, row: &Service) -> Result<(), MapOpError>;
     /// Removes a service row.
     fn delete_service(&mut self, key: &ServiceKey) -> Result<(), MapOpError>;
-    /// Sockets counted on a backend id.
-    fn active(&self, id: u32) -> Result<u64, MapOpError>;
+    /// Zeroes a pair of rows in `traffic` that is about to be used anew.
+    fn reset_traffic(&mut self, pair: u32) -> Result<(), MapOpError>;
+    /// Writes the row of an endpoint.
+    fn put_endpoint(&mut self, key: &EndpointKey, row: &Endpoint) -> Result<(), MapOpError>;
+    /// Removes the row of an endpoint.
+    fn delete_endpoint(&mut self, key: &EndpointKey) -> Result<(), MapOpError>;
+    /// Whether sockets are counted on a backend id, or on its pair of rows in `traffic` if that is its own, or hold anything of
+    /// what these count.
+    fn is_used(&self, id: u32, pair: u32) -> Result<bool, MapOpError>;
 }
 
 impl KernelRows for MapWriter {
@@ -51,7 +60,28 @@ impl KernelRows for MapWriter {
         Self::delete_service(self, key)
     }
 
-    fn active(&self, id: u32) -> Result<u64, MapOpError> {
-        Self::active(self, id)
+    fn reset_traffic(&mut self, pair: u32) -> Result<(), MapOpError> {
+        Self::reset_traffic(self, pair)
+    }
+
+    fn put_endpoint(&mut self, key: &EndpointKey, row: &Endpoint) -> Result<(), MapOpError> {
+        Self::put_endpoint(self, key, row)
+    }
+
+    fn delete_endpoint(&mut self, key: &EndpointKey) -> Result<(), MapOpError> {
+        Self::delete_endpoint(self, key)
+    }
+
+    fn is_used(&self, id: u32, pair: u32) -> Result<bool, MapOpError> {
+        let state = self.backend_state(id)?;
+        // A socket whose TCP is over but which the application has not closed holds its load and its request.
+        if state.active != 0 || state.load != 0 {
+            return Ok(true);
+        }
+        if pair == SHARED_PAIR {
+            return Ok(false);
+        }
+        let is_used = |row: &Traffic| row.connections != 0 || row.in_flight != 0;
+        Ok(self.traffic(pair)?.iter().any(is_used))
     }
 }

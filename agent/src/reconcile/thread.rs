@@ -18,7 +18,7 @@ use tracing::{debug, error, info, warn};
 use super::{
     apply::sweep,
     clients::{self, CgroupTable},
-    ledger::Ledger,
+    ledger::{Ledger, Room},
     plan::Rejected,
     round::{self, Round},
     view::View,
@@ -40,6 +40,8 @@ pub enum Command {
     },
     /// Change the level of the programs' log.
     LogLevel(LogLevel),
+    /// Write one of this many finished requests and connections to the access log; 0 for none.
+    AccessSample(u32),
 }
 
 /// The thread's state.
@@ -62,10 +64,10 @@ pub struct Reconciler {
 }
 
 impl Reconciler {
-    /// Takes over the rows in `maps`, whoever wrote them.
+    /// Takes over the rows in `maps`, whoever wrote them. Of `settings`, what the configuration says is filled in later.
     pub fn new(
         maps: MapWriter,
-        agent_tgid: u32,
+        settings: Settings,
         cgroup_root: PathBuf,
         excluded: Vec<PathBuf>,
     ) -> Result<(Self, watch::Receiver<Arc<View>>), MapOpError> {
@@ -81,21 +83,17 @@ impl Reconciler {
                 "adopted the rows of a former agent"
             );
         }
-        let ledger = Ledger::adopt(
-            maps.service_capacity(),
-            maps.backend_capacity(),
-            services,
-            backends,
-        );
+        let room = Room {
+            services: maps.service_capacity(),
+            backends: maps.backend_capacity(),
+            traffic_pairs: maps.traffic_pairs(),
+        };
+        let ledger = Ledger::adopt(room, services, backends, maps.endpoints()?);
         let (published, receiver) = watch::channel(Arc::default());
         let reconciler = Self {
             maps,
             ledger,
-            settings: Settings {
-                agent_tgid,
-                log_level: LogLevel::Error as u32,
-                ..Settings::default()
-            },
+            settings,
             settings_written: None,
             cgroup_root,
             excluded,
@@ -142,6 +140,10 @@ impl Reconciler {
             match command {
                 Command::Apply { desired, generation } => newest = Some((desired, generation)),
                 Command::LogLevel(level) => self.change_log_level(level),
+                Command::AccessSample(sample) => {
+                    self.settings.access_sample = sample;
+                    self.sync_settings();
+                }
             }
         }
         if let Some((desired, generation)) = newest {
@@ -258,10 +260,11 @@ impl Reconciler {
         self.sync_settings();
     }
 
-    /// The agent goes: its process id means nothing any more and nobody reads the programs' log.
+    /// The agent goes: its process id means nothing any more and nobody reads the programs' logs.
     fn finish(mut self) {
         self.settings.agent_tgid = 0;
         self.settings.log_level = LogLevel::Off as u32;
+        self.settings.access_sample = 0;
         if let Err(error) = self.maps.put_settings(&self.settings) {
             warn!(%error, "could not write the settings for the time without an agent");
         }
@@ -289,6 +292,6 @@ fn report(round: &Round) {
         error!(%frontend, %error, "could not program a frontend; trying again");
     }
     for error in &round.left_over {
-        warn!(%error, "could not remove what is no longer configured; trying again");
+        warn!(%error, "a row is not up to date; trying again");
     }
 }

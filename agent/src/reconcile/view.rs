@@ -29,6 +29,8 @@ pub struct View {
     pub failed: BTreeMap<FrontendName, String>,
     /// Service ids and backend ids: (in use, capacity) of each.
     pub usage: [(u32, u32); 2],
+    /// Rows of `traffic` and of `endpoints`: (in use, capacity) of each.
+    pub meter_usage: [(u32, u32); 2],
     /// Workloads by the hash that stands for them in the kernel.
     pub workloads: HashMap<u64, ResourceName>,
     /// Configured cgroup paths that do not exist (yet).
@@ -46,6 +48,7 @@ impl View {
                 .map(|(id, retired)| (id, retired.clone()))
                 .collect(),
             usage: ledger.usage(),
+            meter_usage: ledger.meter_usage(),
             ..Self::default()
         }
     }

@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 
-use nodemesh_abi::{Backend, BackendFlags, Ip16, Port, ServiceKey};
+use nodemesh_abi::{Backend, BackendFlags, Ip16, Port, Protocol, ServiceKey, traffic::SHARED_PAIR};
 use nodemesh_model::{BackendState, Frontend, FrontendBackend};
 
 use super::{BackendRows, rows_of};
@@ -75,6 +75,7 @@ fn configured(row: &Backend) -> FrontendBackend {
 #[derive(Default)]
 struct Handed {
     taken: Vec<u32>,
+    pairs: Vec<u32>,
     revived: Vec<(u32, Retired)>,
 }
 
@@ -129,13 +130,23 @@ impl Ledger {
             let id = known
                 .or_else(|| self.revive(place, endpoint, &mut handed))
                 .or_else(|| self.new_backend(&mut handed));
-            let Some(id) = id else {
+            let Some(mut id) = id else {
                 self.take_back(handed, place);
                 return None;
             };
+            if id.traffic == SHARED_PAIR && frontend.key.protocol == Protocol::Tcp as u8 {
+                id.traffic = self.new_pair(&mut handed);
+            }
             places.push(id);
         }
         Some(places)
+    }
+
+    /// A pair of rows in `traffic`, the shared one if there is no other. Sockets that were counted in the shared one stay there.
+    fn new_pair(&mut self, handed: &mut Handed) -> u32 {
+        let pair = self.pairs.take();
+        handed.pairs.extend(pair);
+        pair.unwrap_or(SHARED_PAIR)
     }
 
     /// A backend that comes back before its last socket is gone keeps its id, so that these sockets stay counted.
@@ -150,6 +161,7 @@ impl Ledger {
         let backend = BackendId {
             id,
             generation: retired.row.generation,
+            traffic: retired.row.traffic,
         };
         place.backends.insert(endpoint, (backend, retired.row));
         handed.revived.push((id, retired));
@@ -163,6 +175,7 @@ impl Ledger {
         Some(BackendId {
             id,
             generation: self.generation(),
+            traffic: SHARED_PAIR,
         })
     }
 
@@ -170,6 +183,9 @@ impl Ledger {
         for id in handed.taken {
             self.unwritten_backends.remove(&id);
             self.backend_ids.give_back(id);
+        }
+        for pair in handed.pairs {
+            self.pairs.give_back(pair);
         }
         for (id, retired) in handed.revived {
             place.backends.remove(&(retired.row.addr, retired.row.port));

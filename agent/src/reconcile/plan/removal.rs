@@ -27,6 +27,7 @@ impl Ledger {
             };
             self.dirty.remove(&name);
             self.stale.insert(programmed.frontend.key);
+            self.endpoints.disclaim(&programmed);
             self.retire_service(programmed.service_id, rows_of(&programmed), Some(&programmed));
         }
     }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The agent dies, at any moment; its successor finds rows, sockets and perhaps half a change.
 
-use nodemesh_abi::{Backend, Service};
+use nodemesh_abi::{Backend, Endpoint, EndpointKey, Ip16, Port, Service};
 
 use super::{
     Node,
@@ -156,13 +156,20 @@ fn rows_that_no_agent_can_have_written_do_no_harm() {
         generation: u32::MAX,
         weight: 1,
         service,
+        traffic: u32::MAX,
         ..Backend::UNUSED
     };
     let services = [(key(1), service(u32::MAX)), (key(2), service(3))];
     let backends = [(0, backend(u32::MAX)), (1, backend(7)), (u32::MAX, backend(0))];
     let mut node = Node::new(16, 8);
     node.kernel.backends[..2].copy_from_slice(&[backends[0].1, backends[1].1]);
-    node.ledger = Ledger::adopt(16, 8, services, backends);
+    let nowhere = Endpoint {
+        service: u32::MAX,
+        backend: u32::MAX,
+        traffic: u32::MAX,
+    };
+    let endpoints = [(EndpointKey::new(Ip16::UNSPECIFIED, Port::new(0)), nowhere)];
+    node.ledger = Ledger::adopt(node.room, services, backends, endpoints);
     assert_eq!(node.ledger.usage().map(|(used, _)| used), [2, 2]);
     let desired = three().desired();
     node.reconcile(&desired);

@@ -2,7 +2,8 @@
 //! A model of the kernel's maps and of the sockets that the programs place.
 //!
 //! After every write it checks what the programs rely on: each service row names a table, each slot of that table a backend of
-//! that service, and a backend with sockets stays who it is.
+//! that service, each endpoint a backend at its address, no two backends the same pair of rows in `traffic`, and a backend with
+//! sockets stays who it is.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -10,7 +11,10 @@ use std::{
 };
 
 use aya::maps::MapError;
-use nodemesh_abi::{Backend, Service, ServiceKey, Slot, slot::scale};
+use nodemesh_abi::{
+    Backend, BackendFlags, Endpoint, EndpointKey, Ip16, Port, Service, ServiceKey, Slot, slot::scale,
+    traffic::SHARED_PAIR,
+};
 
 use crate::{datapath::maps::MapOpError, reconcile::rows::KernelRows};
 
@@ -23,6 +27,9 @@ pub(super) enum Op {
     SwapTable(u32),
     PutService(ServiceKey),
     DeleteService(ServiceKey),
+    ResetTraffic(u32),
+    PutEndpoint(EndpointKey),
+    DeleteEndpoint(EndpointKey),
 }
 
 /// Writes that fail.
@@ -36,11 +43,21 @@ pub(super) enum Fault {
     Each(fn(Op) -> bool),
 }
 
-/// A socket that was placed on a backend.
+/// A socket that was placed on a backend, or accepted by one.
 #[derive(Clone, Copy, Debug)]
 struct Socket {
     id: u32,
     backend: Backend,
+    /// The pair of rows in `traffic` that it is counted in.
+    pair: u32,
+    accepted: bool,
+}
+
+impl Socket {
+    /// Whether the backend's id waits for it: the shared pair does not tell of which backend its connections are.
+    fn is_told_apart(&self) -> bool {
+        !self.accepted || self.pair != SHARED_PAIR
+    }
 }
 
 /// The maps.
@@ -49,6 +66,9 @@ pub(super) struct FakeKernel {
     pub(super) services: HashMap<ServiceKey, Service>,
     pub(super) tables: BTreeMap<u32, Vec<Slot>>,
     pub(super) backends: Vec<Backend>,
+    pub(super) endpoints: HashMap<EndpointKey, Endpoint>,
+    /// Connections counted in each pair of rows in `traffic` since it was reset.
+    pub(super) metered: BTreeMap<u32, u64>,
     /// Connections placed on each backend id since its counters were reset.
     pub(super) opened: Vec<u64>,
     /// Connections placed under each service id since its counters were reset.
@@ -109,11 +129,25 @@ impl FakeKernel {
         let id = slot.choose(draw.wrapping_mul(0x9e37_79b9));
         self.opened[id as usize] += 1;
         *self.picks.entry(row.id).or_default() += 1;
+        self.meter(id, self.backends[id as usize].traffic, false);
+        Some(id)
+    }
+
+    /// A server on this node accepts a connection: the endpoint that it is metered under.
+    pub(super) fn accept(&mut self, addr: Ip16, port: Port) -> Option<Endpoint> {
+        let endpoint = *self.endpoints.get(&EndpointKey::new(addr, port))?;
+        self.meter(endpoint.backend, endpoint.traffic, true);
+        Some(endpoint)
+    }
+
+    fn meter(&mut self, id: u32, pair: u32, accepted: bool) {
+        *self.metered.entry(pair).or_default() += 1;
         self.sockets.push(Socket {
             id,
             backend: self.backends[id as usize],
+            pair,
+            accepted,
         });
-        Some(id)
     }
 
     /// The oldest socket but `index`, in turn, is closed.
@@ -128,7 +162,16 @@ impl FakeKernel {
     }
 
     fn sockets_on(&self, id: u32) -> u64 {
-        self.sockets.iter().filter(|socket| socket.id == id).count() as u64
+        let counted = |socket: &&Socket| socket.id == id && !socket.accepted;
+        self.sockets.iter().filter(counted).count() as u64
+    }
+
+    fn sockets_in(&self, pair: u32) -> usize {
+        self.sockets.iter().filter(|socket| socket.pair == pair).count()
+    }
+
+    pub(super) fn endpoint_rows(&self) -> Vec<(EndpointKey, Endpoint)> {
+        self.endpoints.iter().map(|(key, row)| (*key, *row)).collect()
     }
 
     fn write(&mut self, op: Op, effect: impl FnOnce(&mut Self)) -> Result<(), MapOpError> {
@@ -181,7 +224,8 @@ impl FakeKernel {
                 }
             }
         }
-        for Socket { id, backend } in &self.sockets {
+        self.check_meter(op);
+        for Socket { id, backend, .. } in self.sockets.iter().filter(|socket| socket.is_told_apart()) {
             let now = &self.backends[*id as usize];
             let who = |row: &Backend| (row.addr, row.port, row.generation, row.service);
             assert_eq!(
@@ -189,6 +233,35 @@ impl FakeKernel {
                 who(backend),
                 "{op:?}: backend {id} has sockets and became another"
             );
+        }
+    }
+}
+
+impl FakeKernel {
+    fn check_meter(&self, op: Op) {
+        for (key, endpoint) in &self.endpoints {
+            let backend = &self.backends[endpoint.backend as usize];
+            assert_eq!(
+                (backend.addr, backend.port, backend.service),
+                (key.addr, key.port, endpoint.service),
+                "{op:?}: the endpoint {key:?} leads elsewhere"
+            );
+            assert_ne!(
+                backend.generation, 0,
+                "{op:?}: {key:?} leads to an unused backend"
+            );
+        }
+        let mut owners = HashMap::new();
+        for (id, row) in self.backend_rows() {
+            if row.traffic != SHARED_PAIR
+                && let Some(other) = owners.insert(row.traffic, id)
+            {
+                panic!("{op:?}: backends {id} and {other} have the pair {}", row.traffic);
+            }
+        }
+        for socket in self.sockets.iter().filter(|socket| socket.pair != SHARED_PAIR) {
+            let now = self.backends[socket.id as usize].traffic;
+            assert_eq!(now, socket.pair, "{op:?}: backend {} lost its pair", socket.id);
         }
     }
 }
@@ -236,7 +309,30 @@ impl KernelRows for FakeKernel {
         })
     }
 
-    fn active(&self, id: u32) -> Result<u64, MapOpError> {
-        Ok(self.sockets_on(id))
+    fn reset_traffic(&mut self, pair: u32) -> Result<(), MapOpError> {
+        assert_eq!(self.sockets_in(pair), 0, "pair {pair} reset under its sockets");
+        let leads_here = |row: &Backend| row.traffic == pair && row.flags & BackendFlags::AVAILABLE != 0;
+        let named = self.backends.iter().any(leads_here)
+            || self.endpoints.values().any(|endpoint| endpoint.traffic == pair);
+        assert!(!named, "pair {pair} reset while connections may come to it");
+        self.write(Op::ResetTraffic(pair), |kernel| {
+            kernel.metered.remove(&pair);
+        })
+    }
+
+    fn put_endpoint(&mut self, key: &EndpointKey, row: &Endpoint) -> Result<(), MapOpError> {
+        self.write(Op::PutEndpoint(*key), |kernel| {
+            kernel.endpoints.insert(*key, *row);
+        })
+    }
+
+    fn delete_endpoint(&mut self, key: &EndpointKey) -> Result<(), MapOpError> {
+        self.write(Op::DeleteEndpoint(*key), |kernel| {
+            kernel.endpoints.remove(key);
+        })
+    }
+
+    fn is_used(&self, id: u32, pair: u32) -> Result<bool, MapOpError> {
+        Ok(self.sockets_on(id) > 0 || pair != SHARED_PAIR && self.sockets_in(pair) > 0)
     }
 }

@@ -9,6 +9,7 @@ use super::{
     kernel::Fault,
     mesh::{Mesh, backend, key},
 };
+use crate::reconcile::ledger::Room;
 
 #[derive(Clone, Debug)]
 enum Event {
@@ -18,6 +19,7 @@ enum Event {
     Retry,
     Sweep,
     Connect(u8, u32),
+    Accept(u8),
     Close(usize),
     Restart,
 }
@@ -53,7 +55,8 @@ fn event() -> impl Strategy<Value = Event> {
         2 => Just(Event::Retry),
         2 => Just(Event::Sweep),
         6 => (0..7_u8, any::<u32>()).prop_map(|(address, draw)| Event::Connect(address, draw)),
-        4 => any::<usize>().prop_map(Event::Close),
+        3 => (0..8_u8).prop_map(Event::Accept),
+        5 => any::<usize>().prop_map(Event::Close),
         1 => Just(Event::Restart),
     ]
 }
@@ -80,6 +83,10 @@ fn play(node: &mut Node, events: &[Event]) {
             Event::Retry => drop(node.round(&current.desired())),
             Event::Sweep => drop(node.sweep()),
             Event::Connect(address, draw) => drop(node.kernel.connect(key(*address), *draw)),
+            Event::Accept(number) => {
+                let backend = backend(*number);
+                node.kernel.accept(backend.addr, backend.port);
+            }
             Event::Close(index) => node.kernel.close(*index),
             Event::Restart => {
                 node.restart();
@@ -104,7 +111,7 @@ proptest! {
 
     #[test]
     fn with_too_little_room(events in prop::collection::vec(event(), 1..30), last in mesh()) {
-        let mut node = Node::new(5, 12);
+        let mut node = Node::with_room(Room { services: 5, backends: 12, traffic_pairs: 6 });
         play(&mut node, &events);
         // The last configuration fits once the sockets are gone.
         let last = (0..5).fold(last.with("s0", 0, &[]), |mesh, index| {

@@ -1,0 +1,225 @@
+// SPDX-License-Identifier: Apache-2.0
+//! How the node is: the answer of `GET /v1/status`, and the logs, which are part of it.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context as _, Result};
+use nodemesh_abi::{InternalError, names::map};
+
+use super::report::{Node, unix_seconds};
+use crate::{
+    access_log::Setting,
+    api,
+    config::VERSION,
+    reconcile::{thread::Command, view::View},
+    source::SourceStatus,
+};
+
+impl Node {
+    /// Answer of `GET /v1/status`.
+    pub fn status(&self) -> api::Status {
+        let (source, view) = (self.source(), self.view());
+        let mut problems = self.not_ready();
+        let ready = problems.is_empty();
+        if !source.errors.is_empty() {
+            problems.push(
+                "the last reload of the configuration was refused; the one before it is in force".to_owned(),
+            );
+        }
+        api::Status {
+            version: VERSION.to_owned(),
+            pid: std::process::id(),
+            uptime_seconds: self.started.elapsed().as_secs(),
+            ready,
+            problems,
+            config: config_status(&source, &view),
+            datapath: self.datapath_status(&view),
+            log: self.log_status(),
+        }
+    }
+
+    fn datapath_status(&self, view: &View) -> api::DatapathStatus {
+        let uts = nix::sys::utsname::uname();
+        let rejected = view.rejected.iter().map(|rejected| {
+            (
+                rejected.frontend.to_string(),
+                format!("no room in {}: {} entries", rejected.map, rejected.capacity),
+            )
+        });
+        let failed = view
+            .failed
+            .iter()
+            .map(|(name, error)| (name.to_string(), error.clone()));
+        api::DatapathStatus {
+            kernel: uts.map_or_else(
+                |_| "unknown".into(),
+                |uts| uts.release().to_string_lossy().into_owned(),
+            ),
+            cgroup: self.cgroup.display().to_string(),
+            pin_dir: self.config.pin_dir.display().to_string(),
+            programs: self.attached().unwrap_or_default(),
+            maps: self.map_usage(view),
+            internal_errors: self.internal_errors(),
+            frontends_not_programmed: rejected.chain(failed).collect(),
+            cgroups_missing: view.cgroups_missing.clone(),
+            meter: self.meter_status(),
+        }
+    }
+
+    fn meter_status(&self) -> api::MeterStatus {
+        let sweep = self.sweep();
+        let [client, server] = sweep.stalled();
+        api::MeterStatus {
+            path: self.meter_path.label().to_owned(),
+            connections: self.maps.table().map(|table| table.entries).unwrap_or_default(),
+            connection_limit: self.connection_limit.into(),
+            connections_untracked: self.internal_error(InternalError::ConnectionTable),
+            adopted: self.adopted,
+            stalled_client: client,
+            stalled_server: server,
+            corrections: sweep.corrections,
+        }
+    }
+
+    fn internal_error(&self, error: InternalError) -> u64 {
+        self.maps.internal_errors().unwrap_or_default()[error as usize]
+    }
+
+    /// Records of the access log that were lost, by the programs or by the agent.
+    pub fn access_lost(&self) -> u64 {
+        self.internal_error(InternalError::AccessRecord) + self.access_log.lost()
+    }
+
+    /// Fill of the maps.
+    pub fn map_usage(&self, view: &View) -> BTreeMap<String, api::MapUsage> {
+        let ([services, backends], [traffic, endpoints]) = (view.usage, view.meter_usage);
+        let counted = [
+            (map::SERVICES, services),
+            (map::BACKENDS, backends),
+            (map::TRAFFIC, traffic),
+            (map::ENDPOINTS, endpoints),
+        ]
+        .map(|(name, (entries, capacity))| (name, (u64::from(entries), u64::from(capacity))));
+        let listed = self.maps.dynamic_usage();
+        counted
+            .into_iter()
+            .chain(listed)
+            .map(|(name, (entries, capacity))| (name.to_owned(), api::MapUsage { entries, capacity }))
+            .collect()
+    }
+
+    /// Internal errors by reason.
+    pub fn internal_errors(&self) -> BTreeMap<String, u64> {
+        let counts = self.maps.internal_errors().unwrap_or_default();
+        InternalError::ALL
+            .iter()
+            .zip(counts)
+            .map(|(error, count)| (error.label().to_owned(), count))
+            .collect()
+    }
+
+    /// Answer of `GET /v1/log`.
+    pub fn log_status(&self) -> api::LogStatus {
+        let programs = *self.program_log.lock().expect("no holder panics");
+        let access = self.access_log.setting();
+        api::LogStatus {
+            agent: Some(self.log.current()),
+            programs: Some(programs),
+            access: Some(access.format),
+            access_sample: Some(access.sample),
+            access_records: Some(self.access_log.written()),
+            access_lost: Some(self.access_lost()),
+        }
+    }
+
+    /// Changes log levels and the access log; what is absent stays.
+    pub fn change_log(&self, wanted: &api::LogStatus) -> Result<api::LogStatus> {
+        if let Some(filter) = &wanted.agent {
+            self.log.set(filter)?;
+        }
+        if let Some(level) = wanted.programs {
+            self.command(Command::LogLevel(level.into()))?;
+            *self.program_log.lock().expect("no holder panics") = level;
+        }
+        if wanted.access.is_some() || wanted.access_sample.is_some() {
+            let now = self.access_log.setting();
+            self.switch_access_log(Setting {
+                format: wanted.access.unwrap_or(now.format),
+                sample: wanted.access_sample.unwrap_or(now.sample).max(1),
+            })?;
+        }
+        Ok(self.log_status())
+    }
+
+    /// Changes the access log, and tells the programs.
+    pub fn switch_access_log(&self, setting: Setting) -> Result<()> {
+        self.access_log.set(setting)?;
+        self.command(Command::AccessSample(setting.kernel_sample()))
+    }
+
+    fn command(&self, command: Command) -> Result<()> {
+        self.commands.send(command).context("the reconciler has ended")
+    }
+}
+
+fn config_status(source: &SourceStatus, view: &View) -> api::ConfigStatus {
+    api::ConfigStatus {
+        path: source.path.display().to_string(),
+        state: if source.errors.is_empty() {
+            api::ConfigState::Ok
+        } else {
+            api::ConfigState::Invalid
+        },
+        generation: source.generation,
+        applied_generation: view.generation,
+        loaded_at: unix_seconds(source.loaded_at),
+        errors: source.errors.clone(),
+        warnings: source.warnings.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        path::PathBuf,
+        time::{SystemTime, UNIX_EPOCH},
+    };
+
+    use super::*;
+
+    #[test]
+    fn an_invalid_reload_shows_what_is_in_force_and_why() {
+        let source = SourceStatus {
+            path: PathBuf::from("/etc/mesh.yaml"),
+            generation: 4,
+            loaded_at: UNIX_EPOCH + std::time::Duration::from_secs(1_700_000_000),
+            tried_at: SystemTime::now(),
+            errors: vec!["wrong".to_owned()],
+            warnings: vec!["odd".to_owned()],
+            reloads_ok: 4,
+            reloads_failed: 1,
+        };
+        let view = View {
+            generation: 3,
+            ..View::default()
+        };
+        let status = config_status(&source, &view);
+        assert_eq!(
+            (status.generation, status.applied_generation, status.loaded_at),
+            (4, 3, 1_700_000_000)
+        );
+        assert_eq!(
+            (status.state, status.errors, status.warnings),
+            (
+                api::ConfigState::Invalid,
+                source.errors.clone(),
+                source.warnings.clone()
+            )
+        );
+        let good = SourceStatus {
+            errors: Vec::new(),
+            ..source
+        };
+        assert_eq!(config_status(&good, &view).state, api::ConfigState::Ok);
+    }
+}

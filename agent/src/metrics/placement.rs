@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the placement of connections counted, per backend and per service. Called on each scrape.
+//!
+//! Invariant: counters of one service and backend (two ports with the same backend) are added up, so that no series is given
+//! twice.
+
+use std::{collections::BTreeMap, sync::LazyLock};
+
+use anyhow::Result;
+use nodemesh_abi::{BackendState, ConnectFailure, Refusal, backend::CONNECT_BOUNDS_NS};
+use nodemesh_model::ResourceName;
+use zerocopy::{FromBytes as _, IntoBytes as _};
+
+use super::{
+    family::{self, PLACED},
+    text::{Bounds, Labels, Scrape},
+};
+use crate::{
+    admin::{Node, report},
+    reconcile::view::View,
+};
+
+/// With more backends than this on a node, those that it has never used have no counters: a scrape must not grow with the
+/// cluster.
+const MOST_UNUSED: usize = 2_000;
+
+static CONNECT: LazyLock<Bounds> = LazyLock::new(|| Bounds::new(&CONNECT_BOUNDS_NS, 1e9));
+
+/// A service and the address of one of its backends.
+type Subject<'a> = (&'a ResourceName, String);
+
+#[derive(Default)]
+struct Counted<'a> {
+    states: BTreeMap<Subject<'a>, BackendState>,
+    weights: BTreeMap<(Subject<'a>, &'static str), u64>,
+}
+
+/// Writes the families of backends and services.
+pub(super) fn write(scrape: &mut Scrape, node: &Node, view: &View) -> Result<()> {
+    let counted = count(node, view)?;
+    for ((service, backend), state) in &counted.states {
+        write_state(scrape, [service.namespace(), service.name(), backend], state);
+    }
+    for (((service, backend), state), weight) in &counted.weights {
+        let labels = Labels::new(PLACED, &[service.namespace(), service.name(), backend]);
+        scrape.sample(&family::BACKEND_WEIGHT, &labels, &[state], weight);
+    }
+    write_refusals(scrape, node, view)
+}
+
+fn count<'a>(node: &Node, view: &'a View) -> Result<Counted<'a>> {
+    let mut counted = Counted::default();
+    let known: usize = view
+        .frontends
+        .iter()
+        .map(|programmed| programmed.backends.len())
+        .sum();
+    for programmed in &view.frontends {
+        let service = &programmed.frontend.service;
+        for (backend, place) in programmed.frontend.backends.iter().zip(&programmed.backends) {
+            let state = node.maps.backend_state(place.id)?;
+            if known > MOST_UNUSED && state.opened == 0 {
+                continue;
+            }
+            let subject = (service, report::endpoint(backend.addr, backend.port));
+            add(counted.states.entry(subject.clone()).or_default(), &state);
+            let word = report::state(backend.state).word();
+            *counted.weights.entry((subject, word)).or_default() += u64::from(backend.weight);
+        }
+    }
+    for (id, retired) in &view.retired {
+        let Some(service) = &retired.service else { continue };
+        let subject = (service, report::endpoint(retired.row.addr, retired.row.port));
+        add(
+            counted.states.entry(subject).or_default(),
+            &node.maps.backend_state(*id)?,
+        );
+    }
+    Ok(counted)
+}
+
+/// A state is nothing but numbers that can be added.
+fn add(sum: &mut BackendState, more: &BackendState) {
+    let sums = <[u64]>::mut_from_bytes(sum.as_mut_bytes()).expect("a state is made of u64");
+    let more = <[u64]>::ref_from_bytes(more.as_bytes()).expect("a state is made of u64");
+    sums.iter_mut()
+        .zip(more)
+        .for_each(|(sum, more)| *sum = sum.wrapping_add(*more));
+}
+
+fn write_state(scrape: &mut Scrape, subject: [&str; 3], state: &BackendState) {
+    let labels = Labels::new(PLACED, &subject);
+    scrape.sample(&family::OPENED, &labels, &[], state.opened);
+    scrape.sample(&family::CLOSED, &labels, &[], state.closed);
+    scrape.sample(&family::ACTIVE, &labels, &[], state.active);
+    for (failure, count) in ConnectFailure::ALL.iter().zip(state.failed) {
+        scrape.sample(&family::FAILED, &labels, &[failure.label()], count);
+    }
+    scrape.histogram(
+        &family::CONNECT_DURATION,
+        &labels,
+        &CONNECT,
+        &state.connect_buckets,
+        state.connect_ns,
+    );
+}
+
+fn write_refusals(scrape: &mut Scrape, node: &Node, view: &View) -> Result<()> {
+    let mut refused: BTreeMap<&ResourceName, [u64; Refusal::COUNT]> = BTreeMap::new();
+    for programmed in &view.frontends {
+        let state = node.maps.service_state(programmed.service_id)?;
+        if view.frontends.len() > MOST_UNUSED && state.refused.iter().all(|count| *count == 0) {
+            continue;
+        }
+        let sums = refused.entry(&programmed.frontend.service).or_default();
+        sums.iter_mut()
+            .zip(state.refused)
+            .for_each(|(sum, more)| *sum += more);
+    }
+    for (service, counts) in refused {
+        let labels = Labels::new(&PLACED[..2], &[service.namespace(), service.name()]);
+        for (refusal, count) in Refusal::ALL.iter().zip(counts) {
+            scrape.sample(&family::REFUSALS, &labels, &[refusal.label()], count);
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_ports_of_a_backend_are_one_series() {
+        let mut state = BackendState {
+            opened: 4,
+            closed: 3,
+            active: 1,
+            connect_ns: 5_000_000,
+            ..BackendState::default()
+        };
+        state.failed[ConnectFailure::Timeout as usize] = 2;
+        state.connect_buckets[1] = 4;
+        let mut sum = BackendState::default();
+        add(&mut sum, &state);
+        add(&mut sum, &state);
+        let mut scrape = Scrape::default();
+        write_state(&mut scrape, ["prod", "chat", "10.0.0.1:8000"], &sum);
+        let text = scrape.finish();
+        let labels = "namespace=\"prod\",service=\"chat\",backend=\"10.0.0.1:8000\"";
+        for line in [
+            format!("nodemesh_connections_opened_total{{{labels}}} 8"),
+            format!("nodemesh_connections_failed_total{{{labels},reason=\"timeout\"}} 4"),
+            format!("nodemesh_connect_duration_seconds_bucket{{{labels},le=\"0.0005\"}} 8"),
+            format!("nodemesh_connect_duration_seconds_bucket{{{labels},le=\"0.0001\"}} 0"),
+            format!("nodemesh_connect_duration_seconds_sum{{{labels}}} 0.01"),
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} is not in {text}");
+        }
+    }
+}
