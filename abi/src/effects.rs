@@ -59,6 +59,8 @@ pub struct Effects {
     pub ambiguous: bool,
     /// Streams that ended with their connection, and how.
     pub dropped: u32,
+    /// How these ended.
+    pub dropped_as: Outcome,
     /// The request that ended.
     pub finished: Option<Finished>,
 }

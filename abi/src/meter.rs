@@ -153,6 +153,10 @@ impl MeterFlags {
     pub const BEGUN: u16 = 1 << 12;
     /// The connection has ended: nothing that is still seen of it counts.
     pub const ENDED: u16 = 1 << 13;
+    /// The event that ends a stream of tokens was seen in the present response.
+    pub const DONE: u16 = 1 << 14;
+    /// The TLS records in response direction are not followed, because a packet was missed.
+    pub const UNFRAMED: u16 = 1 << 15;
 
     /// What is about one request and is cleared by the next.
     const OF_REQUEST: u16 = Self::UNTIMED
@@ -162,7 +166,7 @@ impl MeterFlags {
         | Self::LENGTH
         | Self::CHUNKED
         | Self::TICKETS_NOW
-        | Self::BEGUN;
+        | Self::BEGUN | Self::DONE;
 }
 
 /// The meter of one socket.
@@ -219,8 +223,8 @@ pub struct Meter {
     pub pending_up: u16,
     /// Facts in response direction that wait for the byte events: bits of [`DownFacts`].
     pub pending_down: u16,
-    /// Zero.
-    pub pad: [u8; 2],
+    /// Bytes of the TLS record that ends the latest packet in response direction, its header included.
+    pub tail: u16,
     /// What this socket adds to [`crate::BackendState::load`].
     pub load: u32,
     /// What this socket adds to [`crate::traffic::Traffic::in_flight`].
@@ -236,7 +240,7 @@ abi_struct!(Meter: 216 {
     bytes_up: 0, bytes_down: 8, last_ns: 16, exchange: 24, up_seq: 120, down_seq: 124, up_parsed: 128, down_parsed: 132,
     up_mark: 136, down_mark: 140, app_start: 144, response_end: 148, up_skip: 152, down_skip: 156, up_carry: 160,
     up_carried: 169, down_carry: 170, down_carried: 179, phase: 180, wire: 181, vantage: 182, status: 183, flags: 184,
-    pending_up: 186, pending_down: 188, pad: 190, load: 192, open: 196, held_bytes: 200, requests: 208, last_stream: 212,
+    pending_up: 186, pending_down: 188, tail: 190, load: 192, open: 196, held_bytes: 200, requests: 208, last_stream: 212,
 });
 
 /// Largest write in request direction, TLS record included, that is no request: a `close_notify` alert, or the
@@ -409,7 +413,11 @@ impl Meter {
         // A stream's last write follows its tokens; one that breaks a silence is a heartbeat.
         let follows =
             now.saturating_sub(self.exchange.emission_ns) < QUIET_NS && bytes != RECORD_HEADER_BYTES;
-        let short = !plain && !client_gone && follows && self.exchange.is_short(bytes);
+        // The last write of a stream may be read together with others; its record tells.
+        let tail = self.tail as u32;
+        let tailed = facts.has(DownFacts::RECORD) && tail < bytes && self.exchange.is_short(tail);
+        let alone = follows && self.exchange.is_short(bytes);
+        let short = !plain && !client_gone && (alone || tailed);
         let content = self.content(facts, plain);
         self.exchange.response(bytes, now, content, effects);
         self.withhold(effects);
@@ -417,7 +425,7 @@ impl Meter {
             self.finish_by_status(effects);
             self.phase = Phase::Idle as u8;
         } else if short {
-            self.exchange.short(bytes);
+            self.exchange.short(if tailed { tail } else { bytes });
             self.phase = Phase::Tail as u8;
             self.hold(0, 0, 0, effects);
         }

@@ -71,6 +71,8 @@ pub mod program {
         GETPEERNAME6 = "getpeername6";
         /// Ends the count of a socket.
         SOCK_RELEASE = "sock_release";
+        /// Sees a connection accepted.
+        SOCK_OPS = "sock_ops";
         /// Sees a connection established, failed or reset.
         SET_STATE = "set_state";
         /// Meters what an application sends.

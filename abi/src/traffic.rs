@@ -56,8 +56,10 @@ pub const SHARED_PAIR: u32 = 0;
 
 counter_index! {
     /// How a request ended.
+    #[derive(Default)]
     pub enum Outcome {
         /// The response is complete; its status, where it was seen, is below 400.
+        #[default]
         Success = "success",
         /// The response is complete with a status of 400 to 499.
         ClientError = "client_error",

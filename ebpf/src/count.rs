@@ -131,10 +131,7 @@ impl Subject {
                 add(&raw mut (*row).ambiguous, 1);
             }
             if effects.dropped != 0 {
-                add(
-                    &raw mut (*row).requests[Outcome::Canceled as usize],
-                    u64::from(effects.dropped),
-                );
+                add_at(&raw mut (*row).requests, effects.dropped_as as usize, u64::from(effects.dropped));
             }
         }
         self.latencies(effects);

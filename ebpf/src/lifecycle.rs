@@ -9,8 +9,8 @@ use core::{ffi::c_void, ptr};
 
 use aya_ebpf::{
     EbpfContext as _,
-    bindings::bpf_sock,
-    helpers::generated::{bpf_get_socket_cookie, bpf_ktime_get_ns},
+    bindings::{BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, bpf_sock, bpf_sock_ops},
+    helpers::generated::{bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_skc_to_tcp_sock},
 };
 use nodemesh_abi::{
     ConnectFailure, ConnectionState, EndpointKey, InternalError, Ip16, Meter, Phase, Port, Protocol, Service,
@@ -36,7 +36,6 @@ use crate::{
 mod tcp {
     pub const ESTABLISHED: i32 = 1;
     pub const SYN_SENT: i32 = 2;
-    pub const SYN_RECV: i32 = 3;
     pub const CLOSE: i32 = 7;
     pub const CLOSE_WAIT: i32 = 8;
 }
@@ -84,7 +83,7 @@ pub fn placed(socket: &SockAddr<'_>, service: &Service, client: &Client, dialled
         (*connection).client_port = Port::new(0);
         (*connection).protocol = u16::from(protocol);
         (*connection).tgid = client.tgid;
-        (*connection).traffic = picked.traffic;
+        (*connection).traffic = Vantage::Client.row(picked.traffic);
         ptr::write_bytes(&raw mut (*connection).meter, 0, 1);
         (*connection).meter.start(Vantage::Client, 0, 0);
     }
@@ -109,7 +108,6 @@ pub fn placed(socket: &SockAddr<'_>, service: &Service, client: &Client, dialled
 #[inline(always)]
 pub fn state_changed(sk: *const c_void, old: i32, new: i32) {
     match (old, new) {
-        (tcp::SYN_RECV, tcp::ESTABLISHED) => accepted(sk, 0),
         (tcp::SYN_SENT, tcp::ESTABLISHED) => {
             if let Some(record) = Record::of(sk.cast_mut()) {
                 established(record, &KernelSock::new(sk));
@@ -153,10 +151,29 @@ fn established(record: Record, sk: &KernelSock) {
     }
 }
 
+/// An event of a TCP socket of the mesh's cgroup.
+#[inline(always)]
+pub fn sock_event(ops: *mut bpf_sock_ops) {
+    // SAFETY: the kernel passes this context; the verifier demands the null checks.
+    unsafe {
+        if (*ops).op != BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB {
+            return;
+        }
+        let sk = (*ops).__bindgen_anon_2.sk;
+        if sk.is_null() {
+            return;
+        }
+        let tcp = bpf_skc_to_tcp_sock(sk.cast());
+        if !tcp.is_null() {
+            accepted(tcp.cast_const().cast(), bpf_get_socket_cookie(ops.cast()), 0);
+        }
+    }
+}
+
 /// A socket was accepted, or had been before there was a meter (`flags` then says so): if a backend listens there, it is
 /// metered from now on.
 #[inline(always)]
-pub fn accepted(sk: *const c_void, flags: u16) {
+fn accepted(sk: *const c_void, cookie: u64, flags: u16) {
     let socket = KernelSock::new(sk);
     let local = socket.local();
     // SAFETY: copied at once.
@@ -187,12 +204,12 @@ pub fn accepted(sk: *const c_void, flags: u16) {
         (*connection).backend_port = local.port;
         (*connection).client_addr = peer.addr;
         (*connection).client_port = peer.port;
-        (*connection).cookie = bpf_get_socket_cookie(sk.cast_mut());
+        (*connection).cookie = cookie;
         (*connection).opened_ns = bpf_ktime_get_ns();
         (*connection).service = endpoint.service;
         (*connection).backend = endpoint.backend;
         (*connection).protocol = Protocol::Tcp as u16;
-        (*connection).traffic = endpoint.traffic;
+        (*connection).traffic = Vantage::Server.row(endpoint.traffic);
         ptr::write_bytes(&raw mut (*connection).meter, 0, 1);
         (*connection).meter.start(Vantage::Server, up, down);
         (*connection).meter.flags = flags;
@@ -212,7 +229,9 @@ pub fn adopted(sk: *const c_void) {
         && (state == tcp::ESTABLISHED || state == tcp::CLOSE_WAIT)
         && Record::of(sk.cast_mut()).is_none()
     {
-        accepted(sk, MeterFlags::ADOPTED);
+        // SAFETY: the helper takes a socket that the verifier knows.
+        let cookie = unsafe { bpf_get_socket_cookie(sk.cast_mut()) };
+        accepted(sk, cookie, MeterFlags::ADOPTED);
     }
 }
 
@@ -246,12 +265,14 @@ pub fn released(sk: *mut bpf_sock) {
 /// Gives back what the meter holds.
 #[inline(always)]
 fn meter_ended(record: Record, sk: &KernelSock, end: End) {
+    // SAFETY: the helper takes no pointer.
+    let now = unsafe { bpf_ktime_get_ns() };
     if let Some(subject) = Subject::of(record) {
         subject.step(
             sk,
             0,
             #[inline(always)]
-            |meter, effects| meter.end(end, effects),
+            |meter, effects| meter.end(end, now, effects),
         );
     }
 }

@@ -7,7 +7,8 @@
 //! sendmsg()  ─► sendmsg4/6 ──► datagram ─► pick ─► rewrite, record in flows
 //! recvmsg()  ─► recvmsg4/6 ──► datagram         ─► the service's address again
 //! getpeername() ─► getpeername4/6 ─► lifecycle  ─► the service's address again
-//! TCP state  ─► set_state ──► lifecycle         ─► accepted, established, failed, reset
+//! accept()   ─► sock_ops ───► lifecycle         ─► metered at the server
+//! TCP state  ─► set_state ──► lifecycle         ─► established, failed, reset
 //! send(), recv() ─► send_length, recv_length ──► meter ─► requests, first tokens, gaps
 //! packets    ─► egress, ingress ──► packet      ─► what plaintext shows of them
 //! close()    ─► sock_release ► lifecycle        ─► no longer active
@@ -50,8 +51,8 @@ mod verdict;
 
 use aya_ebpf::{
     EbpfContext as _,
-    macros::{btf_tracepoint, cgroup_skb, cgroup_sock, cgroup_sock_addr},
-    programs::{BtfTracePointContext, RawTracePointContext, SkBuffContext, SockAddrContext, SockContext},
+    macros::{btf_tracepoint, cgroup_skb, cgroup_sock, cgroup_sock_addr, sock_ops},
+    programs::{BtfTracePointContext, RawTracePointContext, SkBuffContext, SockAddrContext, SockContext, SockOpsContext},
 };
 use meter::Way;
 use sock_addr::{Family, SockAddr};
@@ -109,6 +110,12 @@ pub fn getpeername6(ctx: SockAddrContext) -> i32 {
 pub fn sock_release(ctx: SockContext) -> i32 {
     lifecycle::released(ctx.sock);
     ALLOW
+}
+
+#[sock_ops]
+pub fn sock_ops(ctx: SockOpsContext) -> u32 {
+    lifecycle::sock_event(ctx.ops);
+    ALLOW.cast_unsigned()
 }
 
 /// `inet_sock_set_state(const struct sock *sk, const int oldstate, const int newstate)`.

@@ -47,6 +47,8 @@ pub struct Shown {
     up: UpFacts,
     /// Response direction.
     down: DownFacts,
+    /// Bytes of the last TLS record, with [`DownFacts::RECORD`].
+    tail: u16,
     /// Class of the response's status; 0 if it does not show.
     status: u8,
     /// Where the response ends, with [`DownFacts::LENGTH`].
@@ -78,6 +80,7 @@ impl Shown {
         wire: Wire::Unknown,
         up: UpFacts(0),
         down: DownFacts(0),
+        tail: 0,
         status: 0,
         response_end: 0,
         flags: 0,
@@ -125,6 +128,7 @@ pub fn seen(skb: *mut __sk_buff, way: Way) {
         (Wire::Http1, true) => http1::request(&segment, &mut shown),
         (Wire::Http1, false) => http1::response(&segment, record, &mut shown),
         (Wire::TlsHandshake, true) => tls::records(&segment, record, order.in_order, &mut shown),
+        (Wire::TlsHandshake | Wire::Tls, false) => tls::answer(&segment, record, order.in_order, &mut shown),
         (Wire::Http2, _) if !order.in_order => shown.wire = Wire::Other,
         _ => {}
     }
@@ -194,6 +198,9 @@ fn show(record: Record, tcp: *const c_void, shown: &Shown, mark: u32) {
         #[inline(always)]
         |meter, effects| {
             meter.flags |= shown.flags;
+            if shown.tail != 0 {
+                meter.tail = shown.tail;
+            }
             if shown.wire != Wire::Unknown {
                 meter.recognise(shown.wire, effects);
             }

@@ -162,30 +162,30 @@ impl Agent {
         self.cli(&["cleanup", "--pin-dir", &self.pins.display().to_string()])
     }
 
-    fn ask<T: DeserializeOwned>(&self, verb: &str) -> Result<T> {
-        let output = self.cli(&[verb, "-o", "json"])?;
+    fn ask<T: DeserializeOwned>(&self, verb: &[&str]) -> Result<T> {
+        let output = self.cli(&[verb, &["-o", "json"]].concat())?;
         serde_json::from_slice(&output.stdout)
-            .with_context(|| format!("nodemesh {verb}: {}", String::from_utf8_lossy(&output.stderr)))
+            .with_context(|| format!("nodemesh {verb:?}: {}", String::from_utf8_lossy(&output.stderr)))
     }
 
     /// `nodemesh status`.
     pub fn status(&self) -> Result<api::Status> {
-        self.ask("status")
+        self.ask(&["status"])
     }
 
     /// `nodemesh services`.
     pub fn services(&self) -> Result<Vec<api::Service>> {
-        self.ask("services")
+        self.ask(&["services"])
     }
 
     /// `nodemesh backends`.
     pub fn backends(&self) -> Result<Vec<api::Backend>> {
-        self.ask("backends")
+        self.ask(&["backends"])
     }
 
-    /// `nodemesh connections`.
+    /// `nodemesh connections`, as the clients of this node see them: those that `connect()` placed.
     pub fn connections(&self) -> Result<Vec<api::Connection>> {
-        self.ask("connections")
+        self.ask(&["connections", "--vantage", "client"])
     }
 
     /// `GET path` from the agent's HTTP listener: status code and body.

@@ -3,18 +3,24 @@
 //! went, how each request ended, and when each token came.
 //!
 //! ```text
-//! workers -> session (dial, HTTP/1.1) -> exchange (SSE) -> tally (sharded) -> report (JSON lines)
+//! workers -> session (dial, TLS, HTTP/1.1) -> exchange (SSE, cancellation) -> request -> tally (sharded) -> report (JSON lines)
+//!                                                                                \-> observation (a log line each)
 //! ```
 //! Used by the binary `load-client` and by tests in process. Invariant: every request that was started is in exactly
-//! one of `ok`, `failed` and `aborted`.
+//! one of `ok`, `failed`, `cancelled` and `aborted`.
 
+mod cancel;
 mod chunk;
 mod dial;
 mod exchange;
 mod latency;
+pub mod observation;
 mod options;
 mod plan;
+mod range;
 mod report;
+mod request;
+mod response;
 mod session;
 mod sse;
 mod tally;
@@ -35,8 +41,10 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval_at};
 
+pub use cancel::{CancelPhase, Cancellation, How};
 pub use options::{Mode, Options};
-pub use report::{Kind, Report};
+pub use range::Spans;
+pub use report::{Failure, Kind, Report};
 pub use target::Target;
 
 use plan::{Phase, Plan};

@@ -4,7 +4,8 @@
 //!
 //! ```text
 //! listen -> connection -> api -> stream -> generation -> scheduler (FIFO queue of sequences)
-//!                           \-> control -> settings (watched by every request in progress)
+//!    |                      \-> control -> settings (watched by every request in progress)
+//!    \-> recorder (system calls of one socket) -> ledger (counts, the truth)
 //! ```
 //! Used by the binary `model-server` and by tests in process. Invariant: a request is counted by
 //! `vllm:num_requests_running` exactly while it holds a `scheduler` slot, whatever way it ends.
@@ -14,10 +15,15 @@ mod connection;
 mod control;
 mod error;
 mod generation;
+mod handshake;
+mod heartbeat;
+mod ledger;
 mod listen;
+mod marked;
 mod metrics;
 mod openai;
 mod options;
+mod recorder;
 mod replica;
 mod scheduler;
 mod settings;
@@ -36,27 +42,37 @@ use anyhow::Context as _;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
+use tokio_rustls::TlsAcceptor;
 
 pub use options::Options;
-pub use settings::{EarlyHeaders, Failure};
+pub use settings::{EarlyHeaders, Failure, HalfClose, Share, Tail};
 
 use replica::Replica;
+
+use crate::tls;
 
 /// A bound server that does not accept yet.
 pub struct ModelServer {
     replica: Arc<Replica>,
+    /// Those with TLS first; their number.
     listeners: Vec<TcpListener>,
+    secured: usize,
+    tls: Option<TlsAcceptor>,
     addresses: Vec<SocketAddr>,
-    idle_timeout: Duration,
     drain: Duration,
 }
 
 impl ModelServer {
-    /// Binds every `--listen` address. Must be called within a tokio runtime.
+    /// Binds every `--listen` and `--listen-plain` address. Must be called within a tokio runtime.
     pub fn bind(options: Options) -> anyhow::Result<Self> {
+        let tls = match (&options.tls_cert, &options.tls_key) {
+            (Some(cert), Some(key)) => Some(tls::server(cert, key, options.tls_versions)?.into()),
+            _ => None,
+        };
         let listeners = options
             .listen
             .iter()
+            .chain(&options.listen_plain)
             .map(|&address| listen::bind(address).with_context(|| format!("listen on {address}")))
             .collect::<anyhow::Result<Vec<_>>>()?;
         let addresses = listeners
@@ -66,18 +82,19 @@ impl ModelServer {
         let first = addresses
             .first()
             .context("no address to listen on: give --listen IP:PORT")?;
-        let (idle_timeout, drain) = (options.idle_timeout, options.drain);
+        let (secured, drain) = (options.listen.len(), options.drain);
         let replica = Arc::new(Replica::new(options, first.port())?);
         Ok(Self {
             replica,
             listeners,
+            secured,
+            tls,
             addresses,
-            idle_timeout,
             drain,
         })
     }
 
-    /// The bound addresses, in the order of `--listen`, with port 0 resolved.
+    /// The bound addresses, in the order of `--listen` and `--listen-plain`, with port 0 resolved.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
     }
@@ -88,13 +105,9 @@ impl ModelServer {
     pub async fn serve(self, shutdown: impl Future<Output = ()>) -> usize {
         let (stop, stopping) = watch::channel(false);
         let router = api::router(Arc::clone(&self.replica));
-        for listener in self.listeners {
-            let door = listen::Door::new(
-                Arc::clone(&self.replica),
-                router.clone(),
-                self.idle_timeout,
-                stopping.clone(),
-            );
+        for (index, listener) in self.listeners.into_iter().enumerate() {
+            let tls = self.tls.clone().filter(|_| index < self.secured);
+            let door = listen::Door::new(Arc::clone(&self.replica), router.clone(), tls, stopping.clone());
             tokio::spawn(door.accept(listener));
         }
         drop(stopping);

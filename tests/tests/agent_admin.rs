@@ -78,10 +78,10 @@ fn backends_are_told_as_a_table_and_as_json() {
     assert_row(
         &rows,
         0,
-        "SERVICE ADDRESS WEIGHT STATE ACTIVE TOTAL FAILED CONNECT WORKLOAD",
+        "SERVICE ADDRESS WEIGHT STATE ACTIVE INFLIGHT TOTAL FAILED CONNECT TTFT50 WORKLOAD",
     );
-    assert_row(&rows, 1, &format!("models/a {first} 5 active 2 6 0 "));
-    assert_row(&rows, 2, &format!("models/a {second} 1 draining 0 0 0 - -"));
+    assert_row(&rows, 1, &format!("models/a {first} 5 active 2 0 6 0 "));
+    assert_row(&rows, 2, &format!("models/a {second} 1 draining 0 0 0 0 - - -"));
     assert_eq!(
         table(&scene, &["backends", "--service", "models/none"]).len(),
         1,
@@ -137,10 +137,11 @@ fn connections_are_told_as_a_table_and_as_json() {
     let scene = SingleNode::started(one_service, &[]);
     assert_eq!(json(&scene, &["connections"]), json!([]));
     let held = scene.hold(8000, 2);
-    let connections = json(&scene, &["connections"]);
+    let connections = json(&scene, &["connections", "--vantage", "client"]);
     let expected = json!({
         "service": "models/a", "protocol": "TCP", "service_address": scene.address(8000),
         "backend": scene.replica(0), "state": "established", "client_pid": held.pid(), "client_workload": null,
+        "vantage": "client", "tcp_state": "ESTAB", "phase": "idle", "requests_in_flight": 0, "stalled": false,
     });
     let listed = connections.as_array().unwrap();
     assert_eq!(listed.len(), 2, "{connections:#}");
@@ -154,14 +155,30 @@ fn connections_are_told_as_a_table_and_as_json() {
         let age = connection["age_seconds"].as_f64().unwrap();
         assert!((0.0..60.0).contains(&age), "{connections:#}");
     }
-    let rows = table(&scene, &["connections", "--backend", &scene.replica(0)]);
+    let replica = scene.replica(0);
+    let rows = table(
+        &scene,
+        &[
+            "connections",
+            "--wide",
+            "--vantage",
+            "client",
+            "--backend",
+            &replica,
+        ],
+    );
     assert_eq!(rows.len(), 3, "{rows:#?}");
-    assert_row(&rows, 0, "SERVICE PROTOCOL CLIENT BACKEND STATE AGE WORKLOAD PID");
+    assert_row(
+        &rows,
+        0,
+        "SERVICE CLIENT BACKEND VANTAGE WIRE PHASE STALL REQUEST QUIET AGE UP DOWN REQS RTT DIALLED PROTOCOL STATE",
+    );
+    assert!(rows[1].contains(&format!(" {replica} client ")), "{rows:#?}");
     assert!(
-        rows[1].contains(&format!("{} established ", scene.replica(0))),
+        rows[1].contains(&format!(" {} TCP ESTAB ", scene.address(8000))),
         "{rows:#?}"
     );
-    assert!(rows[1].ends_with(&format!(" - {}", held.pid())), "{rows:#?}");
+    assert!(rows[1].contains(&format!(" - {} ", held.pid())), "{rows:#?}");
     let other = scene.replica(1);
     assert_eq!(
         table(&scene, &["connections", "--backend", &other]).len(),
@@ -251,7 +268,7 @@ fn the_log_of_the_programs_can_be_turned_on_and_off() {
     assert_eq!(placed(), 0);
 
     // Nothing else is needed: what the agent itself says is another matter.
-    assert!(cli(&scene, &["log", "--programs", "debug"]).ends_with("\nprograms  debug\n"));
+    assert!(cli(&scene, &["log", "--programs", "debug"]).contains("\nprograms  debug\n"));
     let address = scene.address(8000);
     let expected = format!("{} port=8000 backend=", address.trim_end_matches(":8000"));
     let logged = || {
@@ -264,7 +281,7 @@ fn the_log_of_the_programs_can_be_turned_on_and_off() {
         .wait_for_log(|line| line.contains(&expected) && line.contains("backend_port=9000"))
         .unwrap();
 
-    assert!(cli(&scene, &["log", "--programs", "off"]).ends_with("\nprograms  off\n"));
+    assert!(cli(&scene, &["log", "--programs", "off"]).contains("\nprograms  off\n"));
     let silent = || {
         let before = placed();
         assert!(scene.is_answered_by(8000, "r0"));
@@ -295,7 +312,10 @@ fn an_invalid_filter_is_refused_and_changes_nothing() {
             said(&output)
         );
     }
-    assert_eq!(cli(&scene, &["log"]), "agent     info\nprograms  error\n");
+    assert_eq!(
+        cli(&scene, &["log"]),
+        "agent     info\nprograms  error\naccess    off\n"
+    );
 }
 
 #[test]

@@ -3,9 +3,10 @@
 
 use std::{collections::BTreeSet, fs};
 
-use nodemesh_agent::{api::Backend, metrics::FAMILIES};
+use nodemesh_agent::{api::Backend, metrics::family};
 use nodemesh_e2e::{
     eventually::eventually,
+    model_scene::ModelScene,
     scrape::Scrape,
     single_node::{SingleNode, said},
 };
@@ -35,15 +36,15 @@ type Counter = fn(&Backend) -> u64;
 #[test]
 fn every_family_is_there_as_declared() {
     let scene = SingleNode::started(two_ports, &[]);
+    assert!(scene.is_answered_by(8000, "r0") && scene.is_answered_by(8001, "r0"));
     let scrape = scene.scrape();
     let announced: BTreeSet<&str> = scrape.kinds.keys().map(String::as_str).collect();
-    let declared: BTreeSet<&str> = FAMILIES.iter().map(|family| family.name).collect();
+    let declared: BTreeSet<&str> = family::all().map(|family| family.name).collect();
     assert_eq!(announced, declared);
-    for family in FAMILIES {
-        let kind = format!("{:?}", family.kind).to_lowercase();
-        assert_eq!(scrape.kinds[family.name], kind, "{}", family.name);
-        let suffix = if kind == "histogram" { "_count" } else { "" };
-        let sample = format!("{}{suffix}", family.name);
+    for family in family::all() {
+        assert_eq!(scrape.kinds[family.name], family.kind.word(), "{}", family.name);
+        let is_histogram = family.kind == family::Kind::Histogram;
+        let sample = format!("{}{}", family.name, if is_histogram { "_count" } else { "" });
         let Some((labels, _)) = scrape.samples(&sample).next() else {
             panic!("no sample of {}: {scrape:?}", family.name);
         };
@@ -105,6 +106,141 @@ fn counters_agree_with_the_cli_and_count_each_connection_once() {
     );
     let seconds = scrape.sum("nodemesh_program_run_seconds_total", &connect4);
     assert!(seconds > 0.0 && seconds < 1.0, "{scrape:?}");
+}
+
+/// The agent's metrics in a scene of models.
+fn scrape(scene: &ModelScene) -> Scrape {
+    let (code, text) = scene
+        .bed
+        .agent
+        .http(&scene.bed.a, "/metrics")
+        .expect("ask over HTTP");
+    assert_eq!(code, 200, "{text}");
+    Scrape::parse(&text).unwrap_or_else(|error| panic!("{error:#} in:\n{text}"))
+}
+
+/// Waits until both vantages of a service have counted this many successful requests, and nothing is open.
+fn finished(scene: &ModelScene, service: &str, requests: u64) -> Scrape {
+    let is_told = |scrape: &Scrape| {
+        ["client", "server"].iter().all(|vantage| {
+            let labels = [("service", service), ("vantage", vantage)];
+            let success = [labels[0], labels[1], ("outcome", "success")];
+            scrape.sum("nodemesh_requests_total", &success) >= requests as f64
+                && scrape.sum("nodemesh_open_connections", &labels) == 0.0
+        })
+    };
+    eventually("the ends of the requests", || scrape(scene), is_told)
+}
+
+/// Five requests of 3,000 bytes of prompt, each answered by 10 chunks.
+const FIVE_REQUESTS: [(&str, u64); 15] = [
+    ("requests_total", 5),
+    ("time_to_first_byte_seconds_count", 5),
+    ("time_to_first_token_seconds_count", 5),
+    ("inter_token_latency_seconds_count", 45),
+    ("stream_duration_seconds_count", 5),
+    ("request_size_bytes_count", 5),
+    ("response_size_bytes_count", 5),
+    ("rtt_seconds_count", 5),
+    ("chunks_total", 50),
+    ("metered_connections_total", 5),
+    ("requests_in_flight", 0),
+    ("request_bytes_in_flight", 0),
+    ("stalled_streams", 0),
+    ("ambiguous_sockets_total", 0),
+    ("client_cancels_total", 0),
+];
+
+#[test]
+fn the_meter_tells_what_the_server_did() {
+    let behaviour = ["--prefill", "100ms", "--inter-token", "30ms", "--tokens", "10"];
+    let scene = ModelScene::new(&[&behaviour], &[]);
+    scene.send(0, 5, &["--prompt-bytes", "3000"]);
+    let scrape = finished(&scene, "m1", 5);
+    let replica = scene.models[0].replica.to_string();
+    for vantage in ["client", "server"] {
+        let labels = [
+            ("namespace", "models"),
+            ("service", "m1"),
+            ("backend", &*replica),
+            ("vantage", vantage),
+        ];
+        let count = |name: &str| scrape.count(&format!("nodemesh_{name}"), &labels);
+        for (name, expected) in FIVE_REQUESTS {
+            assert_eq!(count(name), expected, "{vantage} {name}: {scrape:#?}");
+        }
+        for (name, least, most) in [
+            ("time_to_first_token_seconds_sum", 0.5, 1.0),
+            ("inter_token_latency_seconds_sum", 1.3, 2.5),
+            ("stream_duration_seconds_sum", 1.8, 3.5),
+            ("request_size_bytes_sum", 15_000.0, 25_000.0),
+        ] {
+            let sum = scrape.sum(&format!("nodemesh_{name}"), &labels);
+            assert!(least <= sum && sum <= most, "{vantage} {name} is {sum}");
+        }
+        for direction in ["request", "response"] {
+            let labels = [labels[1], labels[3], ("direction", direction)];
+            let bytes = scrape.count("nodemesh_transmit_bytes_total", &labels);
+            assert_eq!(
+                bytes,
+                count(&format!("{direction}_size_bytes_sum")),
+                "{vantage} {direction}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_node_that_does_well_says_so() {
+    let scene = ModelScene::new(&[&["--tokens", "3"]], &[]);
+    scene.send(0, 3, &[]);
+    let scrape = finished(&scene, "m1", 3);
+    for nothing in [
+        "in_flight_corrections_total",
+        "http2_streams_lost_total",
+        "access_log_lost_total",
+        "access_log_records_total",
+        "connection_table_untracked_total",
+        "connection_table_entries",
+        "datapath_errors_total",
+        "frontends_not_programmed",
+    ] {
+        assert_eq!(scrape.count(&format!("nodemesh_{nothing}"), &[]), 0, "{nothing}");
+    }
+    assert!(scrape.count("nodemesh_connection_table_limit", &[]) > 0);
+    let path = [("path", "tracepoint")];
+    assert_eq!(scrape.count("nodemesh_meter_path_info", &path), 1);
+    let swept = |scrape: &Scrape| scrape.sum("nodemesh_sweep_duration_seconds", &[]) > 0.0;
+    eventually("a sweep", || self::scrape(&scene), swept);
+}
+
+#[test]
+fn backends_beyond_the_number_share_one_series() {
+    let behaviour = ["--prefill", "1ms", "--inter-token", "2ms", "--tokens", "3"];
+    let scene = ModelScene::new(
+        &[&behaviour, &behaviour, &behaviour],
+        &["--max-metered-backends", "1"],
+    );
+    for index in 0..3 {
+        scene.send(index, 2, &[]);
+    }
+    let scrape = finished(&scene, "other", 4);
+    let backends: BTreeSet<(&str, &str)> = scrape
+        .samples("nodemesh_requests_in_flight")
+        .map(|(labels, _)| (&*labels["backend"], &*labels["namespace"]))
+        .collect();
+    let own: Vec<&(&str, &str)> = backends
+        .iter()
+        .filter(|(backend, _)| *backend != "other")
+        .collect();
+    assert!(
+        backends.contains(&("other", "")) && own.len() == 1 && own[0].1 == "models",
+        "{backends:?}"
+    );
+    for vantage in ["client", "server"] {
+        let all = [("vantage", vantage), ("outcome", "success")];
+        assert_eq!(scrape.count("nodemesh_requests_total", &all), 6, "{vantage}");
+    }
 }
 
 #[test]

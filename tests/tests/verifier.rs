@@ -47,8 +47,9 @@ fn load(pins: &PinRoot) -> Loaded {
     let few = Capacities {
         services: 8,
         backends: 8,
+        metered_backends: 8,
     };
-    loader::load(pins, few).unwrap()
+    loader::load(pins, few, None).unwrap()
 }
 
 #[test]

@@ -12,6 +12,8 @@ pub(crate) mod linker;
 mod machine;
 mod outcome;
 mod packages;
+pub(crate) mod prometheus;
+pub(crate) mod python;
 pub(crate) mod toolchain;
 
 use std::process::ExitCode;
@@ -47,7 +49,7 @@ pub(crate) enum Scope {
     Kernel,
     /// To lint everything, kernel programs included.
     Lint,
-    /// To run the end-to-end tests: packages, privileges, kernel.
+    /// To run the end-to-end tests: packages, real clients and servers, privileges, kernel.
     Tests,
 }
 
@@ -105,6 +107,14 @@ const TESTS: &[Step] = &[
     Step {
         name: "packages",
         run: packages::step,
+    },
+    Step {
+        name: "python for tests",
+        run: python::step,
+    },
+    Step {
+        name: "prometheus",
+        run: prometheus::step,
     },
     Step {
         name: "privileges",

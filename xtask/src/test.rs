@@ -15,13 +15,17 @@ use anyhow::Result;
 
 use crate::{
     ebpf, process,
-    setup::{self, Scope},
+    setup::{self, Scope, prometheus, python},
     workspace,
 };
 use tally::Tally;
 
 /// Where the end-to-end tests look for the binaries that they start.
 const BIN_DIR: &str = "NODEMESH_BIN_DIR";
+/// The interpreter of the real servers and clients in `tests/real`.
+const PYTHON: &str = "NODEMESH_PYTHON";
+/// The folder with `prometheus` and `promtool`.
+const PROMETHEUS_DIR: &str = "NODEMESH_PROMETHEUS_DIR";
 
 /// Run every test; ends with `N passed, N failed`.
 #[derive(clap::Args, Default)]
@@ -81,7 +85,11 @@ impl Test {
         let mut cargo = workspace::cargo("test")?;
         cargo
             .args(["--package", workspace::E2E_PACKAGE])
-            .env(BIN_DIR, bin_dir()?);
+            .env(BIN_DIR, bin_dir()?)
+            .env(PYTHON, python::path()?);
+        if let Some(folder) = prometheus::folder() {
+            cargo.env(PROMETHEUS_DIR, folder);
+        }
         self.count(&mut cargo, tally)
     }
 

@@ -9,6 +9,9 @@ use crate::{
     traffic::{Cancel, Outcome, Vantage},
 };
 
+/// A request on a reused connection that the server closes later than this was not lost in a race with an idle timeout.
+const RACE_NS: u64 = 1_000_000_000;
+
 /// How a connection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
@@ -43,14 +46,20 @@ impl Meter {
 
     /// The connection has ended.
     #[inline(always)]
-    pub fn end(&mut self, end: End, effects: &mut Effects) {
+    pub fn end(&mut self, end: End, now: u64, effects: &mut Effects) {
         let half_closed = self.is_half_closed(end);
         match Phase::from_raw(self.phase) {
             Phase::Response if half_closed => self.finish_by_status(effects),
             Phase::Tail => self.finish(Outcome::Success, effects),
-            Phase::Request => self.end_in_request(end, effects),
+            Phase::Request => self.end_in_request(end, now, effects),
             Phase::Response => self.end_in_response(end, effects),
-            Phase::Streams => effects.dropped = self.open,
+            Phase::Streams => {
+                effects.dropped = self.open;
+                effects.dropped_as = match self.gone(end) {
+                    Side::Client => Outcome::Canceled,
+                    Side::Server => Outcome::NoResponse,
+                };
+            }
             Phase::Fresh | Phase::Idle | Phase::Opaque => {}
         }
         self.phase = Phase::Opaque as u8;
@@ -76,14 +85,21 @@ impl Meter {
     }
 
     #[inline(always)]
-    fn end_in_request(&mut self, end: End, effects: &mut Effects) {
+    fn end_in_request(&mut self, end: End, now: u64, effects: &mut Effects) {
         match self.gone(end) {
             Side::Client => self.cancel(end, effects),
-            Side::Server if self.requests > 0 && self.vantage == Vantage::Client as u8 => {
+            Side::Server if self.is_race(now) => {
                 self.finish(Outcome::KeepaliveRace, effects);
             }
             Side::Server => self.finish(Outcome::NoResponse, effects),
         }
+    }
+
+    /// Whether the server had closed a reused connection before the request reached it: then it answers by closing at once.
+    #[inline(always)]
+    fn is_race(&self, now: u64) -> bool {
+        let reused = self.requests > 0 && self.vantage == Vantage::Client as u8;
+        reused && now.saturating_sub(self.exchange.sent_ns) < RACE_NS
     }
 
     #[inline(always)]
@@ -97,6 +113,8 @@ impl Meter {
         };
         match self.gone(end) {
             // Without a mark the server's FIN is the end, and the client did not wait for it.
+            // A client that has seen the end of its stream need not wait for the end of the response.
+            Side::Client if self.flags & MeterFlags::DONE != 0 => self.finish_by_status(effects),
             Side::Client if marked || plain => self.cancel(end, effects),
             Side::Server if marked || end != End::Closed && !self.fin_by_peer() => {
                 self.finish(Outcome::Truncated, effects);

@@ -73,6 +73,10 @@ facts! {
         TOKEN = 8;
         /// It ends the response.
         END = 9;
+        /// It ends with the event that ends a stream of tokens, `[DONE]`.
+        DONE = 10;
+        /// It ends with a TLS record of the application, whose size is in [`Meter::tail`].
+        RECORD = 11;
     }
 }
 
@@ -169,7 +173,7 @@ impl Meter {
         }
         if facts.has(DownFacts::LENGTH) {
             self.response_end = response_end;
-        } else if facts.has(DownFacts::END) {
+        } else if facts.0 & OF_END != 0 {
             self.response_end = mark;
         }
         if reached(self.down_seq, mark) {
@@ -188,7 +192,8 @@ impl Meter {
     fn keep_flags(&mut self, facts: DownFacts) {
         self.flags |= flag(facts, DownFacts::LENGTH, MeterFlags::LENGTH)
             | flag(facts, DownFacts::CHUNKED, MeterFlags::CHUNKED)
-            | flag(facts, DownFacts::EVENTS, MeterFlags::EVENTS);
+            | flag(facts, DownFacts::EVENTS, MeterFlags::EVENTS)
+            | flag(facts, DownFacts::DONE, MeterFlags::DONE);
     }
 
     /// Facts about bytes that have been counted: the first token and the end are still worth knowing.
@@ -240,11 +245,10 @@ impl Meter {
         if self.pending_down == 0 || !reached(self.down_seq, self.down_mark) {
             return DownFacts::default();
         }
-        let ends = self.pending_down & DownFacts::END.0 != 0 && reached(self.down_seq, self.response_end);
-        let later = if ends {
+        let later = if reached(self.down_seq, self.response_end) {
             0
         } else {
-            self.pending_down & DownFacts::END.0
+            self.pending_down & OF_END
         };
         let facts = DownFacts(self.pending_down & !later);
         self.pending_down = later;
@@ -263,6 +267,9 @@ impl Meter {
         self.finish(outcome, effects);
     }
 }
+
+/// Facts about the last byte of their packet.
+const OF_END: u16 = DownFacts::END.0 | DownFacts::RECORD.0;
 
 #[inline(always)]
 const fn flag(facts: DownFacts, fact: DownFacts, flag: u16) -> u16 {

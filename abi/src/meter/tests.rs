@@ -262,7 +262,7 @@ impl Bench {
     }
 
     fn end(&mut self, end: End) -> &mut Self {
-        self.step(|meter, _, effects| meter.end(end, effects));
+        self.step(|meter, now, effects| meter.end(end, now, effects));
         assert_eq!(
             (self.in_flight, self.load, self.held_bytes),
             (0, 0, 0),

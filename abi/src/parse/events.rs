@@ -13,6 +13,17 @@ use crate::meter::DownFacts;
 pub const SEARCHED: u32 = 1_024;
 /// The end of a response in chunks: the end of a chunk, and the last chunk (RFC 9112, section 7.1).
 pub const END: [u8; 7] = *b"\r\n0\r\n\r\n";
+/// The event that ends a stream of tokens, in a chunk of its own or at the end of one.
+pub const DONE: [u8; 16] = *b"data: [DONE]\n\n\r\n";
+
+/// What the last 16 bytes of a packet show.
+#[inline(always)]
+pub fn tail(bytes: &[u8; 16]) -> DownFacts {
+    let [.., a, b, c, d, e, f, g] = *bytes;
+    DownFacts(0)
+        .with_if([a, b, c, d, e, f, g] == END, DownFacts::END)
+        .with_if(*bytes == DONE, DownFacts::DONE)
+}
 
 /// The low six bytes of a window.
 const SIX: u64 = 0xffff_ffff_ffff;

@@ -17,7 +17,8 @@ pub const ALPN: u16 = 16;
 const CHANGE_CIPHER_SPEC: u8 = 20;
 const ALERT: u8 = 21;
 const HANDSHAKE: u8 = 22;
-const APPLICATION: u8 = 23;
+/// Type of the records that hold the application's data.
+pub const APPLICATION: u8 = 23;
 const CLIENT_HELLO: u8 = 1;
 /// Sizes of a TLS 1.3 `Finished` under SHA-256 and SHA-384: header, hash, content type and tag.
 const FINISHED: [u16; 2] = [4 + 32 + 1 + 16, 4 + 48 + 1 + 16];

@@ -201,6 +201,10 @@ fn cgroup_link(program: &mut Program, hook: Hook, root: &File) -> Result<FdLink,
             let id = program.attach(root, CgroupAttachMode::Single)?;
             program.take_link(id)?.try_into().map_err(from_link)
         }
+        Program::SockOps(program) => {
+            let id = program.attach(root, CgroupAttachMode::Single)?;
+            program.take_link(id)?.try_into().map_err(from_link)
+        }
         Program::CgroupSkb(program) => {
             let direction = match hook {
                 Hook::Cgroup(bpf_attach_type::BPF_CGROUP_INET_EGRESS) => CgroupSkbAttachType::Egress,

@@ -322,6 +322,7 @@ fn load_program(program: &mut Program, hook: Hook, btf: &Btf) -> Result<(), Prog
         (Program::CgroupSockAddr(program), Hook::Cgroup(_)) => program.load(),
         (Program::CgroupSock(program), Hook::Cgroup(_)) => program.load(),
         (Program::CgroupSkb(program), Hook::Cgroup(_)) => program.load(),
+        (Program::SockOps(program), Hook::Cgroup(_)) => program.load(),
         (Program::BtfTracePoint(program), Hook::Tracepoint(name)) => program.load(name, btf),
         (Program::Iter(program), Hook::Iterator(kind)) => program.load(kind, btf),
         (Program::RawTracePoint(program), Hook::TestRun) => program.load(),

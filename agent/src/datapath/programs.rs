@@ -68,6 +68,7 @@ pub const PROGRAMS: &[ProgramSpec] = specs! {
     INGRESS: Hook::Cgroup(bpf_attach_type::BPF_CGROUP_INET_INGRESS),
     RETRANSMIT: Hook::Tracepoint("tcp_retransmit_skb"),
     SET_STATE: Hook::Tracepoint("inet_sock_set_state"),
+    SOCK_OPS: Hook::Cgroup(bpf_attach_type::BPF_CGROUP_SOCK_OPS),
     GETPEERNAME4: Hook::Cgroup(bpf_attach_type::BPF_CGROUP_INET4_GETPEERNAME),
     GETPEERNAME6: Hook::Cgroup(bpf_attach_type::BPF_CGROUP_INET6_GETPEERNAME),
     RECVMSG4: Hook::Cgroup(bpf_attach_type::BPF_CGROUP_UDP4_RECVMSG),

@@ -108,6 +108,13 @@ impl Cursor {
         Some(header)
     }
 
+    /// Whether the segment ends where a record or frame does.
+    #[inline(always)]
+    pub fn is_between(&self) -> bool {
+        // SAFETY: fields of a live record, written by the packets of this direction alone.
+        unsafe { *self.skip == 0 && *self.carried == 0 }
+    }
+
     /// The byte at the cursor; 0 if the segment ends there.
     #[inline(always)]
     pub fn peek(&self) -> u8 {

@@ -22,6 +22,9 @@ use crate::record::Record;
 /// Most windows of a response's head.
 const HEAD_WINDOWS: u32 = 256;
 
+/// The end of a response in chunks, alone in its packet.
+const LAST_CHUNK: [u8; 5] = *b"0\r\n\r\n";
+
 /// A packet in request direction.
 #[inline(always)]
 pub fn request(segment: &Segment, shown: &mut Shown) {
@@ -119,14 +122,14 @@ fn body(segment: &Segment, at: u32, record: Record, shown: &mut Shown) {
         return;
     }
     let left = segment.end.saturating_sub(at);
-    let tail = events::END.len() as u32;
-    let ended = if left >= tail {
-        load(segment.skb, segment.end - tail) == Some(events::END)
-    } else {
-        // The last chunk alone.
-        left == tail - 2 && load(segment.skb, at) == Some(*b"0\r\n\r\n")
-    };
-    shown.down = shown.down.with_if(ended, DownFacts::END);
+    let tail = events::DONE.len() as u32;
+    if left >= tail {
+        let last = load(segment.skb, segment.end - tail).map_or(DownFacts(0), |bytes| events::tail(&bytes));
+        shown.down = shown.down.with(last);
+    } else if left >= LAST_CHUNK.len() as u32 {
+        let last = load(segment.skb, segment.end - LAST_CHUNK.len() as u32);
+        shown.down = shown.down.with_if(last == Some(LAST_CHUNK), DownFacts::END);
+    }
     if left == 0 || !events {
         return;
     }

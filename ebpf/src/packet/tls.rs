@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
-//! The client's side of a TLS handshake: what its hello offers, and where its application's data begins.
+//! TLS: what the client's hello offers, where its application's data begins, and how large the server's last record is.
 //!
-//! Invariant: once the application's data has begun, no packet is looked at any more.
+//! Invariant: once the application's data has begun, no packet in request direction is looked at any more.
 
 use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_loop};
 use nodemesh_abi::{
     Wire,
-    meter::MeterFlags,
+    meter::{DownFacts, MeterFlags},
     parse::tls::{self, HEADER, Record as Meaning},
 };
 
@@ -19,6 +19,8 @@ use crate::record::Record;
 
 /// Most records of one packet that are looked at: more are no handshake.
 const RECORDS: u32 = 16;
+/// Most records of one packet of an answer: 64 KiB of the smallest ones that carry a token.
+const ANSWER_RECORDS: u32 = 1_024;
 /// Most extensions of a hello.
 const EXTENSIONS: u32 = 48;
 /// From the beginning of the record to the session id's length: two headers, version and random (RFC 8446, section 4.1.2).
@@ -106,6 +108,52 @@ pub fn records(segment: &Segment, record: Record, in_order: bool, shown: &mut Sh
         // SAFETY: as above; only the packets of this direction set this flag, and `show` may have nothing else to tell.
         unsafe { (*record.0).meter.flags |= MeterFlags::TLS12 };
     }
+}
+
+/// Follows the records of a packet in response direction: the size of the last one is the size of the server's last write.
+#[inline(never)]
+pub fn answer(segment: &Segment, record: Record, in_order: bool, shown: &mut Shown) {
+    // SAFETY: a live record; volatile because other programs write it.
+    let flags = unsafe { (&raw const (*record.0).meter.flags).read_volatile() };
+    if flags & (MeterFlags::UNFRAMED | MeterFlags::ADOPTED) != 0 {
+        return;
+    }
+    if !in_order {
+        // SAFETY: as above; only the packets of this direction set this flag.
+        unsafe { (*record.0).meter.flags |= MeterFlags::UNFRAMED };
+        return;
+    }
+    let mut walk = Answer {
+        cursor: Cursor::new(segment, record, false),
+        last: 0,
+        kind: 0,
+    };
+    // SAFETY: the callback takes what is passed as its context.
+    unsafe { bpf_loop(ANSWER_RECORDS, next as *mut _, (&raw mut walk).cast(), 0) };
+    if walk.cursor.is_between() && walk.kind == tls::APPLICATION {
+        shown.down = DownFacts::RECORD;
+        shown.tail = walk.last;
+    }
+}
+
+struct Answer {
+    cursor: Cursor,
+    last: u16,
+    kind: u8,
+}
+
+unsafe extern "C" fn next(_index: u32, walk: *mut Answer) -> i64 {
+    // SAFETY: `bpf_loop` passes the context of `answer`.
+    let walk = unsafe { &mut *walk };
+    let Some([kind, _, _, high, low]) = walk.cursor.header() else {
+        return 1;
+    };
+    let length = u16::from_be_bytes([high, low]);
+    walk.kind = kind;
+    walk.last = length.saturating_add(tls::RECORD as u16);
+    // SAFETY: a field of a live record.
+    unsafe { *walk.cursor.skip = u32::from(length) };
+    0
 }
 
 struct Walk {

@@ -15,6 +15,8 @@ use super::tally::Failure;
 /// A new connection.
 pub(super) struct Dialled {
     pub(super) stream: TcpStream,
+    /// What was asked for.
+    pub(super) address: SocketAddr,
     /// What `getpeername()` says.
     pub(super) peer: SocketAddr,
     pub(super) elapsed: Duration,
@@ -44,6 +46,7 @@ pub(super) async fn dial(
     let elapsed = started.elapsed();
     stream.set_nodelay(true)?;
     Ok(Dialled {
+        address,
         peer: stream.peer_addr()?,
         stream,
         elapsed,

@@ -2,123 +2,209 @@
 //! One request and its answer on an open connection, recorded as it happens so that a report of an interval is true
 //! for streams that outlive it.
 
-use std::error::Error as _;
 use std::io;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, Full};
-use hyper::body::Incoming;
-use hyper::header::{CONNECTION, CONTENT_TYPE, HOST};
-use hyper::{Request, Response, StatusCode};
-use tokio::time::timeout;
+use tokio::time::{Instant as Deadline, timeout_at};
 
+use super::cancel::{How, When};
 use super::chunk::{Event, completion_tokens};
 use super::options::Mode;
-use super::plan::Plan;
-use super::session::Session;
+use super::request::Request;
+use super::response::Head;
+use super::session::{ReadError, Session};
 use super::sse::SseParser;
 use super::tally::Failure;
 
 const PATH: &str = "/v1/chat/completions";
+/// How long `100 Continue` is waited for; curl's default.
+const CONTINUE_WAIT: Duration = Duration::from_secs(1);
 
-/// A request in progress.
-pub(super) struct Exchange<'a> {
-    pub(super) plan: &'a Plan,
-    pub(super) worker: usize,
-    /// When the request was started, before its connect.
-    pub(super) started: Instant,
+/// Why a request has no complete answer.
+pub(super) enum Broken {
+    /// It failed.
+    Failed(Failure),
+    /// It never left this host.
+    Unsent,
+    /// It was given up on purpose.
+    GivenUp,
 }
 
-/// A request that failed, and whether it never left this host.
-pub(super) struct Broken {
-    pub(super) failure: Failure,
-    pub(super) unsent: bool,
+/// Reads the answer to one request.
+pub(super) struct Exchange<'a, 'plan> {
+    pub(super) request: &'a mut Request<'plan>,
+    pub(super) session: &'a mut Session,
+    /// Of a cancellation in prefill.
+    cancel_at: Option<Deadline>,
 }
 
-impl Exchange<'_> {
-    /// Sends the request and reads the answer to its end.
-    pub(super) async fn run(&self, session: &mut Session, authority: &str) -> Result<(), Broken> {
-        let request = self.request(authority)?;
-        let response = self.idle_limit(session.send(request)).await??;
-        self.note_headers(session, &response);
-        self.read(session, response).await
-    }
-
-    fn request(&self, authority: &str) -> Result<Request<Full<Bytes>>, Broken> {
-        let mut request = Request::post(PATH)
-            .header(HOST, authority)
-            .header(CONTENT_TYPE, "application/json");
-        if self.plan.options.mode == Mode::OneShot {
-            request = request.header(CONNECTION, "close");
+impl<'a, 'plan> Exchange<'a, 'plan> {
+    pub(super) fn new(request: &'a mut Request<'plan>, session: &'a mut Session) -> Self {
+        Self {
+            request,
+            session,
+            cancel_at: None,
         }
-        request
-            .body(Full::new(self.plan.body.clone()))
-            .map_err(|_| Failure::Protocol.into())
     }
 
-    fn note_headers(&self, session: &mut Session, response: &Response<Incoming>) {
-        let replica = response
-            .headers()
-            .get("x-replica")
-            .and_then(|name| name.to_str().ok());
-        self.plan.record(self.worker, |tally| {
-            tally.ttfb.record(self.started.elapsed());
-            *tally.statuses.entry(response.status().as_u16()).or_default() += 1;
-            if let Some(replica) = replica {
-                let replica = tally.replica(replica);
-                replica.requests += 1;
-                replica.connections += u64::from(session.replica.is_none());
+    /// Writes the request; `pipelined` if another is ahead of it.
+    pub(super) async fn send(&mut self, pipelined: bool) -> Result<(), Broken> {
+        let expects = self.request.plan.options.expect_continue;
+        self.request.sending(self.session, pipelined);
+        let written = self.session.traffic().written_bytes();
+        let head = self.head();
+        let body = self.request.plan.body.clone();
+        let result = if expects {
+            self.send_expecting(head.as_bytes(), &body).await
+        } else {
+            let bytes = [head.as_bytes(), &body[..]].concat();
+            let deadline = Deadline::now() + self.request.plan.options.timeout;
+            match timeout_at(deadline, self.session.write(&bytes)).await {
+                Ok(result) => result.map_err(|error| Broken::Failed(failure(&error))),
+                Err(_) => Err(Failure::Timeout.into()),
             }
-        });
-        if session.replica.as_deref() != replica {
-            session.replica = replica.map(str::to_owned);
+        };
+        self.request.sent(self.session, written, result.is_ok());
+        if result.is_err() && self.session.traffic().written_bytes() == written {
+            self.request.unsent();
+            return Err(Broken::Unsent);
         }
+        result
     }
 
-    async fn read(&self, session: &Session, response: Response<Incoming>) -> Result<(), Broken> {
-        let status = response.status();
-        let body = response.into_body();
-        if status != StatusCode::OK {
-            self.whole(body).await?;
+    /// The body follows `100 Continue`.
+    async fn send_expecting(&mut self, head: &[u8], body: &[u8]) -> Result<(), Broken> {
+        let wrong = |error: io::Error| Broken::Failed(failure(&error));
+        self.session.write(head).await.map_err(wrong)?;
+        match timeout_at(Deadline::now() + CONTINUE_WAIT, self.session.head()).await {
+            Ok(Ok(interim)) if interim.status == 100 => self.note_interim(),
+            // Curl closes, too, since the server may take the body for the next request.
+            Ok(Ok(_)) => return Err(Failure::HttpStatus.into()),
+            Ok(Err(error)) => return Err(error.into()),
+            Err(_) => (),
+        }
+        self.session.write(body).await.map_err(wrong)
+    }
+
+    /// Reads the answer to its end.
+    pub(super) async fn receive(&mut self) -> Result<(), Broken> {
+        self.request.awaited(self.session);
+        if let Some(When::Prefill(after)) = self.request.fate.map(|fate| fate.when) {
+            self.cancel_at = Some(Deadline::now() + after);
+        }
+        let head = loop {
+            let head = self.wait(async |session| session.head().await).await?;
+            if head.status >= 200 {
+                break head;
+            }
+            self.note_interim();
+        };
+        self.note_head(&head);
+        if head.status != 200 {
+            self.whole().await?;
             return Err(Failure::HttpStatus.into());
         }
-        if self.plan.options.stream {
-            return self.events(session, body).await;
+        if head.streamed {
+            return self.events().await;
         }
-        let answer = self.whole(body).await?;
+        let answer = self.whole().await?;
         let tokens = completion_tokens(&answer).ok_or(Failure::Protocol)?;
-        self.count_tokens(session, tokens, Span::Whole);
+        self.count_tokens(tokens, Span::Whole);
         Ok(())
     }
 
-    async fn whole(&self, mut body: Incoming) -> Result<Vec<u8>, Broken> {
+    fn head(&self) -> String {
+        let plan = self.request.plan;
+        let close = if plan.options.mode == Mode::OneShot {
+            "connection: close\r\n"
+        } else {
+            ""
+        };
+        let expect = if plan.options.expect_continue {
+            "expect: 100-continue\r\n"
+        } else {
+            ""
+        };
+        format!(
+            "POST {PATH} HTTP/1.1\r\nhost: {}\r\ncontent-type: application/json\r\nx-request-id: {}\r\n{close}{expect}content-length: {}\r\n\r\n",
+            self.session.dialled,
+            self.request.id(),
+            plan.body.len()
+        )
+    }
+
+    fn note_interim(&mut self) {
+        let now = self.session.traffic().read_ns();
+        if let Some(seen) = &mut self.request.observation {
+            seen.interim_ns.get_or_insert(now);
+        }
+    }
+
+    fn note_head(&mut self, head: &Head) {
+        let is_first = self.session.replica.is_none();
+        self.request.record(|tally| {
+            tally.ttfb.record(self.request.started.elapsed());
+            *tally.statuses.entry(head.status).or_default() += 1;
+            if let Some(replica) = &head.replica {
+                let replica = tally.replica(replica);
+                replica.requests += 1;
+                replica.connections += u64::from(is_first);
+            }
+        });
+        if let Some(seen) = &mut self.request.observation {
+            seen.status = Some(head.status);
+            seen.first_byte_ns = Some(self.session.traffic().read_ns());
+            seen.replica.clone_from(&head.replica);
+        }
+        self.session.replica.clone_from(&head.replica);
+    }
+
+    async fn whole(&mut self) -> Result<Vec<u8>, Broken> {
         let mut answer = Vec::new();
-        while let Some(data) = self.data(&mut body).await? {
-            answer.extend_from_slice(&data);
+        while let Some(piece) = self.piece().await? {
+            if answer.is_empty()
+                && let Some(seen) = &mut self.request.observation
+                && seen.status == Some(200)
+            {
+                let now = self.session.traffic().read_ns();
+                seen.first_token_ns = Some(now);
+                seen.emissions_ns.push(now);
+            }
+            answer.extend_from_slice(&piece);
         }
         Ok(answer)
     }
 
-    async fn events(&self, session: &Session, mut body: Incoming) -> Result<(), Broken> {
+    async fn events(&mut self) -> Result<(), Broken> {
         let mut parser = SseParser::default();
         let (mut done, mut malformed) = (false, false);
         let mut last_token: Option<Instant> = None;
-        while let Some(data) = self.data(&mut body).await? {
+        while let Some(mut piece) = self.piece().await? {
             let mut tokens = 0;
-            parser.feed(&data, |event| match Event::of(event) {
-                Event::Content => tokens += 1,
-                Event::Done => done = true,
-                Event::Malformed => malformed = true,
-                Event::Other => (),
-            });
+            // Everything that one read brought is one emission.
+            loop {
+                parser.feed(&piece, |event| match Event::of(event) {
+                    Event::Content => tokens += 1,
+                    Event::Done => done = true,
+                    Event::Malformed => malformed = true,
+                    Event::Other => (),
+                });
+                match self.session.ready_piece().map_err(|_| Failure::Protocol)? {
+                    Some(next) => piece = self.count_bytes(next),
+                    None => break,
+                }
+            }
             if tokens > 0 {
                 let now = Instant::now();
                 let span = match last_token.replace(now) {
-                    None => Span::First(now - self.started),
+                    None => Span::First(now - self.request.started),
                     Some(previous) => Span::Gap(now - previous),
                 };
-                self.count_tokens(session, tokens, span);
+                self.count_tokens(tokens, span);
+                if !done {
+                    self.cancel_in_decode().await?;
+                }
             }
         }
         match (done, malformed) {
@@ -129,20 +215,71 @@ impl Exchange<'_> {
     }
 
     /// The next bytes of the body; `None` at its end.
-    async fn data(&self, body: &mut Incoming) -> Result<Option<Bytes>, Broken> {
-        while let Some(frame) = self.idle_limit(body.frame()).await? {
-            if let Ok(data) = frame?.into_data() {
-                self.plan
-                    .record(self.worker, |tally| tally.bytes += data.len() as u64);
-                return Ok(Some(data));
+    async fn piece(&mut self) -> Result<Option<Bytes>, Broken> {
+        let piece = self.wait(async |session| session.piece().await).await?;
+        Ok(piece.map(|piece| self.count_bytes(piece)))
+    }
+
+    fn count_bytes(&self, piece: Bytes) -> Bytes {
+        self.request.record(|tally| tally.bytes += piece.len() as u64);
+        piece
+    }
+
+    /// Waits for something of the answer, within the limit for silence; gives the request up when its time has come.
+    async fn wait<T>(
+        &mut self,
+        read: impl AsyncFn(&mut Session) -> Result<T, ReadError>,
+    ) -> Result<T, Broken> {
+        let silence = Deadline::now() + self.request.plan.options.timeout;
+        loop {
+            let deadline = self.cancel_at.map_or(silence, |cancel| cancel.min(silence));
+            match timeout_at(deadline, read(self.session)).await {
+                Ok(result) => return Ok(result?),
+                Err(_) if self.cancel_at.take().is_some_and(|cancel| cancel <= silence) => {
+                    self.give_up(false).await?;
+                }
+                Err(_) => return Err(Failure::Timeout.into()),
             }
         }
-        Ok(None)
+    }
+
+    async fn cancel_in_decode(&mut self) -> Result<(), Broken> {
+        let arrived = self
+            .request
+            .observation
+            .as_ref()
+            .map(|seen| seen.emissions_ns.len());
+        match self.request.fate.map(|fate| fate.when) {
+            Some(When::Decode(after)) if arrived >= Some(after) => self.give_up(true).await,
+            _ => Ok(()),
+        }
+    }
+
+    /// Goes on only after a half-close.
+    async fn give_up(&mut self, in_decode: bool) -> Result<(), Broken> {
+        let Some(fate) = self.request.fate else {
+            return Ok(());
+        };
+        self.request.giving_up(fate.how);
+        self.session.give_up(fate.how, in_decode).await;
+        match fate.how {
+            How::HalfClose => Ok(()),
+            How::Fin | How::Rst | How::Kill => Err(Broken::GivenUp),
+        }
     }
 
     /// Records `tokens` (at least 1) that came in one read.
-    fn count_tokens(&self, session: &Session, tokens: u64, span: Span) {
-        self.plan.record(self.worker, |tally| {
+    fn count_tokens(&mut self, tokens: u64, span: Span) {
+        self.cancel_at = None;
+        if let Some(seen) = &mut self.request.observation {
+            seen.tokens += tokens;
+            if !matches!(span, Span::Whole) {
+                let now = self.session.traffic().read_ns();
+                seen.first_token_ns.get_or_insert(now);
+                seen.emissions_ns.push(now);
+            }
+        }
+        self.request.record(|tally| {
             tally.tokens += tokens;
             match span {
                 Span::First(time) => tally.ttft.record(time),
@@ -152,7 +289,7 @@ impl Exchange<'_> {
             if !matches!(span, Span::Whole) {
                 (1..tokens).for_each(|_| tally.itl.record(Duration::ZERO));
             }
-            if let Some(replica) = &session.replica {
+            if let Some(replica) = &self.session.replica {
                 let replica = tally.replica(replica);
                 replica.tokens += tokens;
                 if let Span::First(time) = span {
@@ -160,12 +297,6 @@ impl Exchange<'_> {
                 }
             }
         });
-    }
-
-    async fn idle_limit<T>(&self, wait: impl Future<Output = T>) -> Result<T, Broken> {
-        timeout(self.plan.options.timeout, wait)
-            .await
-            .map_err(|_| Failure::Timeout.into())
     }
 }
 
@@ -182,40 +313,26 @@ enum Span {
 
 impl From<Failure> for Broken {
     fn from(failure: Failure) -> Self {
-        Self {
-            failure,
-            unsent: false,
-        }
+        Self::Failed(failure)
     }
 }
 
-impl From<hyper::Error> for Broken {
-    fn from(error: hyper::Error) -> Self {
-        let mut source = error.source();
-        while let Some(cause) = source {
-            if let Some(io) = cause.downcast_ref::<io::Error>() {
-                match io.kind() {
-                    io::ErrorKind::UnexpectedEof => return Failure::Truncated.into(),
-                    io::ErrorKind::ConnectionReset
-                    | io::ErrorKind::ConnectionAborted
-                    | io::ErrorKind::BrokenPipe => return Failure::Reset.into(),
-                    io::ErrorKind::TimedOut => return Failure::Timeout.into(),
-                    _ => (),
-                }
-            }
-            source = cause.source();
+impl From<ReadError> for Broken {
+    fn from(error: ReadError) -> Self {
+        Self::Failed(match error {
+            ReadError::Io(error) => failure(&error),
+            ReadError::Malformed => Failure::Protocol,
+        })
+    }
+}
+
+fn failure(error: &io::Error) -> Failure {
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof => Failure::Truncated,
+        io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted | io::ErrorKind::BrokenPipe => {
+            Failure::Reset
         }
-        if error.is_canceled() {
-            return Self {
-                failure: Failure::Truncated,
-                unsent: true,
-            };
-        }
-        let ended = error.is_incomplete_message() || error.is_closed();
-        if ended {
-            Failure::Truncated.into()
-        } else {
-            Failure::Protocol.into()
-        }
+        io::ErrorKind::TimedOut => Failure::Timeout,
+        _ => Failure::Protocol,
     }
 }

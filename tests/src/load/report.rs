@@ -63,6 +63,8 @@ pub struct Requests {
     pub failed: BTreeMap<Failure, u64>,
     /// Cut by this client at the end of the run.
     pub aborted: u64,
+    /// Given up on purpose, see `--cancel`.
+    pub cancelled: u64,
 }
 
 /// Time spans in seconds.
@@ -112,6 +114,7 @@ impl Report {
                     .map(|failure| (failure, failures(failure)))
                     .collect(),
                 aborted: tally.aborted,
+                cancelled: tally.cancelled,
             },
             in_flight,
             connections: tally.connections,

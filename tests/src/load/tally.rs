@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::latency::Latency;
 
 /// How a request failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Failure {
     /// The peer refused the connection.
@@ -19,6 +19,8 @@ pub enum Failure {
     ConnectTimeout,
     /// Another connect error; see `connect_errors`.
     ConnectOther,
+    /// No TLS session: the certificate, the version or the peer is wrong.
+    TlsHandshake,
     /// RST while the request was in progress.
     Reset,
     /// No byte within `--timeout`.
@@ -33,10 +35,11 @@ pub enum Failure {
 
 impl Failure {
     /// Every kind; all of them appear in a report.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::ConnectRefused,
         Self::ConnectTimeout,
         Self::ConnectOther,
+        Self::TlsHandshake,
         Self::Reset,
         Self::Timeout,
         Self::HttpStatus,
@@ -50,6 +53,7 @@ impl Failure {
 pub(super) struct Tally {
     pub(super) ok: u64,
     pub(super) aborted: u64,
+    pub(super) cancelled: u64,
     pub(super) failed: BTreeMap<Failure, u64>,
     pub(super) connect_errors: BTreeMap<String, u64>,
     pub(super) statuses: BTreeMap<u16, u64>,
@@ -104,6 +108,7 @@ impl Tally {
     pub(super) fn merge(&mut self, other: &Self) {
         self.ok += other.ok;
         self.aborted += other.aborted;
+        self.cancelled += other.cancelled;
         self.connections += other.connections;
         self.bytes += other.bytes;
         self.tokens += other.tokens;

@@ -4,22 +4,32 @@
 use std::net::SocketAddr;
 use std::str::FromStr;
 
-/// A server, written `http://IP:PORT`.
+/// A server, written `http://IP:PORT` or `https://IP:PORT`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Target(pub SocketAddr);
+pub struct Target {
+    /// What is dialled.
+    pub address: SocketAddr,
+    /// With TLS.
+    pub secure: bool,
+}
 
 /// The text is no such URL.
 #[derive(Debug, thiserror::Error)]
-#[error("`{0}` is no server: write http://IP:PORT, an IPv6 address in brackets")]
+#[error("`{0}` is no server: write http://IP:PORT or https://IP:PORT, an IPv6 address in brackets")]
 pub struct InvalidTarget(String);
 
 impl FromStr for Target {
     type Err = InvalidTarget;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        text.strip_prefix("http://")
-            .and_then(|rest| rest.strip_suffix('/').unwrap_or(rest).parse().ok())
-            .map(Self)
-            .ok_or_else(|| InvalidTarget(text.to_owned()))
+        let (rest, secure) = match (text.strip_prefix("http://"), text.strip_prefix("https://")) {
+            (Some(rest), _) => (rest, false),
+            (None, Some(rest)) => (rest, true),
+            (None, None) => return Err(InvalidTarget(text.to_owned())),
+        };
+        let address = rest.strip_suffix('/').unwrap_or(rest).parse();
+        address
+            .map(|address| Self { address, secure })
+            .map_err(|_| InvalidTarget(text.to_owned()))
     }
 }

@@ -3,6 +3,7 @@
 
 mod against_peers;
 mod parts;
+mod responses;
 
 use clap::Parser as _;
 

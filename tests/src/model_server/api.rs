@@ -61,10 +61,16 @@ async fn complete(
     endpoint: Endpoint,
     body: &[u8],
 ) -> Result<Response, ApiError> {
-    let settings = replica.settings();
+    connection.request_read();
+    let mut settings = replica.settings();
     let request = CompletionRequest::parse(body, endpoint)?;
     if let Some(model) = request.model.as_deref().filter(|&model| model != replica.model()) {
         return Err(ApiError::UnknownModel(model.to_owned()));
+    }
+    let mut random = replica.next_random();
+    let fallible = settings.failure_share.has(&mut random);
+    if !fallible {
+        settings = settings.healthy();
     }
     if settings.failure == Failure::Error {
         return Err(ApiError::Injected);
@@ -79,14 +85,15 @@ async fn complete(
             FinishReason::Stop
         },
     };
-    let mut random = replica.next_random();
     let renderer = Renderer::new(endpoint, &mut random, unix_time(), replica.model());
-    let mut generation = Generation::new(replica, connection, &settings, demand);
-    if !request.stream {
+    let mut generation = Generation::new(replica, connection, &settings, fallible, demand);
+    generation.answerable().await;
+    if settings.whole || !request.stream {
         return Ok(Json(whole(generation, &renderer, random).await).into_response());
     }
-    generation.answerable().await;
-    let mut events = Events::new(generation, renderer, random, request.include_usage());
+    let mut events = Events::new(generation, renderer, random)
+        .tail(settings.tail)
+        .usage(request.include_usage());
     match settings.early_headers {
         EarlyHeaders::None => events.first_step().await,
         EarlyHeaders::Headers => (),
@@ -95,7 +102,7 @@ async fn complete(
     let content_type = HeaderValue::from_static("text/event-stream; charset=utf-8");
     Ok((
         [(CONTENT_TYPE, content_type)],
-        Body::from_stream(events.into_stream()),
+        Body::from_stream(events.into_stream(settings.heartbeat.0)),
     )
         .into_response())
 }

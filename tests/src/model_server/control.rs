@@ -9,6 +9,7 @@ use axum::extract::State;
 use serde::Serialize;
 
 use super::error::ApiError;
+use super::ledger::Counts;
 use super::replica::Replica;
 use super::settings::{Patch, Settings};
 
@@ -27,6 +28,8 @@ struct Truth {
     requests_waiting: usize,
     connections_open: usize,
     connections_accepted: u64,
+    /// Exchanges on the wire, as opposed to sequences of the engine above.
+    requests: Counts,
 }
 
 pub(super) async fn show(State(replica): State<Arc<Replica>>) -> Json<Shown> {
@@ -53,6 +56,7 @@ fn shown(replica: &Replica) -> Shown {
             requests_waiting: load.waiting,
             connections_open: replica.connections().open(),
             connections_accepted: replica.connections().accepted(),
+            requests: replica.ledger().counts(),
         },
     }
 }

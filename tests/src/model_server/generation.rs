@@ -5,20 +5,21 @@
 //! request when the client goes away, and the drop frees the slot and counts the abort. Every wait also watches
 //! `/control`, so that a failure takes hold of requests in progress and its end releases them.
 
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use super::connection::ConnectionHandle;
 use super::openai::{FinishReason, Usage};
+use super::recorder::Way;
 use super::replica::Replica;
 use super::scheduler::Slot;
 use super::settings::{Failure, Settings};
-
-/// Tokens after which a stream freezes (`wedge-decode`) or breaks (`reset`): enough to be in its middle.
-const TOKENS_BEFORE_FAILURE: u32 = 3;
 
 /// What a request asks of the engine.
 pub(super) struct Demand {
@@ -47,6 +48,10 @@ pub(super) struct Generation {
     prefill: Duration,
     inter_token: Duration,
     tokens_per_write: u32,
+    /// Failures befall this request.
+    fallible: bool,
+    failure_after: u32,
+    frozen: Arc<AtomicBool>,
     arrived: Instant,
     slot: Option<Slot>,
     generated: u32,
@@ -56,11 +61,12 @@ pub(super) struct Generation {
 }
 
 impl Generation {
-    /// A request that arrived now and will have the timings of `settings`.
+    /// A request that arrived now and will have the timings of `settings`; failures concern it only if it is `fallible`.
     pub(super) fn new(
         replica: Arc<Replica>,
         connection: ConnectionHandle,
         settings: &Settings,
+        fallible: bool,
         demand: Demand,
     ) -> Self {
         let now = Instant::now();
@@ -71,6 +77,9 @@ impl Generation {
             prefill: settings.prefill_time(demand.body_bytes),
             inter_token: settings.inter_token_time(),
             tokens_per_write: settings.tokens_per_write,
+            fallible,
+            failure_after: settings.failure_after,
+            frozen: Arc::default(),
             demand,
             arrived: now,
             slot: None,
@@ -80,13 +89,26 @@ impl Generation {
         }
     }
 
-    /// Waits until the server would begin to answer: at once, unless it is wedged. A wedged engine has taken the
-    /// request and counts it.
+    /// Waits until the server would begin to answer: at once, unless it is wedged or closes instead. A wedged engine has taken
+    /// the request and counts it.
     pub(super) async fn answerable(&mut self) {
-        if self.control.borrow().failure == Failure::Wedge {
-            self.admitted().await;
+        match self.failure() {
+            Failure::Wedge => self.admitted().await,
+            Failure::CloseEarly => self.connection.cut(Way::Fin),
+            Failure::ResetEarly => self.connection.cut(Way::Rst),
+            _ => (),
         }
         self.failure_over().await;
+    }
+
+    /// The connection that carries the answer.
+    pub(super) fn connection(&self) -> &ConnectionHandle {
+        &self.connection
+    }
+
+    /// Tells, at any time, whether nothing at all is to be written.
+    pub(super) fn frozen(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.frozen)
     }
 
     /// The next token or tokens; `None` after the last.
@@ -145,7 +167,8 @@ impl Generation {
     async fn paced(&mut self) {
         loop {
             self.failure_over().await;
-            if self.due <= Instant::now() {
+            let mut due = pin!(sleep_until(self.due));
+            if due.as_mut().now_or_never().is_some() {
                 // Lets hyper write the previous chunk before this one exists: one write per step.
                 tokio::task::yield_now().await;
                 return;
@@ -153,19 +176,24 @@ impl Generation {
             tokio::select! {
                 biased;
                 _ = self.control.changed() => (),
-                () = sleep_until(self.due) => return,
+                () = due => return,
             }
         }
     }
 
     async fn failure_over(&mut self) {
         loop {
-            let failure = self.control.borrow_and_update().failure;
-            let in_the_middle = self.generated >= TOKENS_BEFORE_FAILURE.min(self.demand.tokens - 1);
+            self.control.mark_unchanged();
+            let (failure, in_the_middle) = (self.failure(), self.is_in_the_middle());
+            let frozen = failure == Failure::Freeze && in_the_middle;
+            self.frozen.store(frozen, Ordering::Relaxed);
             match failure {
                 Failure::Wedge => (),
-                Failure::WedgeDecode if in_the_middle => (),
-                Failure::Reset if in_the_middle => self.connection.reset(),
+                Failure::WedgeDecode | Failure::Freeze if in_the_middle => (),
+                Failure::Reset if in_the_middle => self.connection.cut(Way::Rst),
+                Failure::Truncate if in_the_middle => self.connection.cut(Way::Fin),
+                // The connection ends at once, and this request with it.
+                Failure::CloseEarly | Failure::ResetEarly if self.slot.is_none() && self.generated == 0 => (),
                 _ => return,
             }
             self.control
@@ -173,6 +201,19 @@ impl Generation {
                 .await
                 .expect("the replica owns the sender, and this request the replica");
         }
+    }
+
+    /// What befalls this request now.
+    fn failure(&self) -> Failure {
+        if self.fallible {
+            self.control.borrow().failure
+        } else {
+            Failure::None
+        }
+    }
+
+    fn is_in_the_middle(&self) -> bool {
+        self.generated >= self.failure_after.min(self.demand.tokens - 1)
     }
 }
 

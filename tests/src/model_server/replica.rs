@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The state of one replica that its connections share: who it is, its queue, its settings and its metrics.
+//! The state of one replica that its connections share: who it is, its queue, its settings, its metrics
+//! and its truth.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -8,6 +9,7 @@ use anyhow::Context as _;
 use axum::http::HeaderValue;
 use tokio::sync::watch;
 
+use super::ledger::Ledger;
 use super::metrics::Metrics;
 use super::options::Options;
 use super::scheduler::Scheduler;
@@ -23,6 +25,7 @@ pub(super) struct Replica {
     scheduler: Arc<Scheduler>,
     metrics: Metrics,
     connections: Arc<Connections>,
+    ledger: Arc<Ledger>,
 }
 
 /// Connections accepted and open; the server's own truth for tests.
@@ -50,6 +53,7 @@ impl Replica {
         let name = HeaderValue::try_from(&name)
             .with_context(|| format!("name {name:?} is no header value: use visible ASCII characters"))?;
         let settings = Settings::from(options.behaviour);
+        let ledger = Ledger::new(options.truth.as_deref())?;
         Ok(Self {
             metrics: Metrics::new(&options.model).context("register the metrics")?,
             name,
@@ -59,6 +63,7 @@ impl Replica {
             scheduler: Arc::new(Scheduler::new(settings.max_num_seqs)),
             settings: watch::Sender::new(settings),
             connections: Arc::default(),
+            ledger: Arc::new(ledger),
         })
     }
 
@@ -81,6 +86,10 @@ impl Replica {
 
     pub(super) fn connections(&self) -> &Connections {
         &self.connections
+    }
+
+    pub(super) fn ledger(&self) -> &Arc<Ledger> {
+        &self.ledger
     }
 
     pub(super) fn settings(&self) -> Settings {

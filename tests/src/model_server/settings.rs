@@ -20,6 +20,19 @@ pub(super) struct Settings {
     pub(super) tokens_per_write: u32,
     pub(super) max_num_seqs: usize,
     pub(super) early_headers: EarlyHeaders,
+    pub(super) tail: Tail,
+    /// 0 for none.
+    #[serde(rename = "heartbeat_ms")]
+    pub(super) heartbeat: Millis,
+    /// Answer as if nobody had asked for a stream.
+    pub(super) whole: bool,
+    /// Of connections accepted from now on.
+    #[serde(rename = "idle_timeout_ms")]
+    pub(super) idle_timeout: Millis,
+    /// Of connections accepted from now on.
+    pub(super) half_close: HalfClose,
+    pub(super) failure_after: u32,
+    pub(super) failure_share: Share,
 }
 
 /// Misbehaviour of the replica.
@@ -30,12 +43,20 @@ pub enum Failure {
     None,
     /// Accept requests and never answer; `/health` still says 200.
     Wedge,
-    /// Answer, and stop in the middle of the stream.
+    /// Answer, and stop in the middle of the stream; heartbeats go on.
     WedgeDecode,
+    /// Answer, and write nothing more from the middle of the stream on, no heartbeat either.
+    Freeze,
     /// Ten times the prefill and inter-token times, for requests from now on.
     Slow,
     /// Send a RST in the middle of the stream.
     Reset,
+    /// Send a FIN in the middle of the stream.
+    Truncate,
+    /// Send a RST instead of a response.
+    ResetEarly,
+    /// Send a FIN instead of a response.
+    CloseEarly,
     /// Answer new requests with status 500.
     Error,
 }
@@ -52,6 +73,63 @@ pub enum EarlyHeaders {
     Prelude,
 }
 
+/// What the end of a streamed response is written with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Tail {
+    /// `[DONE]` and the empty chunk are one write, apart from the last token, as with vLLM.
+    Apart,
+    /// One write with the last token.
+    Coalesced,
+    /// `[DONE]` and the empty chunk are a write each.
+    Split,
+}
+
+/// What becomes of a response whose client has shut its side down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum HalfClose {
+    /// It is given up, as with uvicorn.
+    Cancel,
+    /// It is finished.
+    Serve,
+}
+
+/// A part of all requests, 0 to 1.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "f64")]
+pub struct Share(f64);
+
+impl Share {
+    /// Whether a request is among them.
+    pub(super) fn has(self, random: &mut fastrand::Rng) -> bool {
+        random.f64() < self.0
+    }
+}
+
+impl TryFrom<f64> for Share {
+    type Error = String;
+
+    fn try_from(share: f64) -> Result<Self, String> {
+        if (0.0..=1.0).contains(&share) {
+            Ok(Self(share))
+        } else {
+            Err(format!("{share} is no share: give a number from 0 to 1"))
+        }
+    }
+}
+
+impl std::str::FromStr for Share {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let share: f64 = text
+            .parse()
+            .map_err(|_| format!("`{text}` is no share: give a number from 0 to 1"))?;
+        share.try_into()
+    }
+}
+
 /// A body of `POST /control`: any subset of the settings.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -64,6 +142,13 @@ pub(super) struct Patch {
     tokens_per_write: Option<std::num::NonZeroU32>,
     max_num_seqs: Option<usize>,
     early_headers: Option<EarlyHeaders>,
+    tail: Option<Tail>,
+    heartbeat_ms: Option<Millis>,
+    whole: Option<bool>,
+    idle_timeout_ms: Option<Millis>,
+    half_close: Option<HalfClose>,
+    failure_after: Option<u32>,
+    failure_share: Option<Share>,
 }
 
 impl Settings {
@@ -81,6 +166,19 @@ impl Settings {
         set(&mut self.tokens_per_write, patch.tokens_per_write.map(Into::into));
         set(&mut self.max_num_seqs, patch.max_num_seqs);
         set(&mut self.early_headers, patch.early_headers);
+        set(&mut self.tail, patch.tail);
+        set(&mut self.heartbeat, patch.heartbeat_ms);
+        set(&mut self.whole, patch.whole);
+        set(&mut self.idle_timeout, patch.idle_timeout_ms);
+        set(&mut self.half_close, patch.half_close);
+        set(&mut self.failure_after, patch.failure_after);
+        set(&mut self.failure_share, patch.failure_share);
+    }
+
+    /// For a request that the failure spares.
+    pub(super) fn healthy(mut self) -> Self {
+        self.failure = Failure::None;
+        self
     }
 
     /// Prefill time of a request whose body has `body_bytes` bytes.
@@ -123,7 +221,7 @@ impl<'de> Deserialize<'de> for EarlyHeaders {
 
 /// A time span; a JSON number of milliseconds, which may have a fraction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Millis(Duration);
+pub(super) struct Millis(pub(super) Duration);
 
 impl From<Duration> for Millis {
     fn from(duration: Duration) -> Self {

@@ -5,6 +5,7 @@
 //! version that they name cannot be had.
 
 use std::{
+    path::Path,
     process::Command,
     sync::atomic::{AtomicBool, Ordering},
 };
@@ -53,6 +54,17 @@ pub(crate) fn install(packages: &[&str]) -> Result<()> {
         // Stale lists name versions that the mirror no longer has.
         if refresh()? { attempt() } else { Err(error) }
     })
+}
+
+/// Puts the archive of `package` into `folder`, without installing anything; needs no privileges while the lists are fresh.
+pub(crate) fn download(package: &str, folder: &Path) -> Result<()> {
+    let attempt = || {
+        let mut command = Command::new("apt-get");
+        // As another user, apt could not write to a folder of ours.
+        command.args(["-o", "APT::Sandbox::User=root", "download", package]);
+        process::run(command.current_dir(folder))
+    };
+    attempt().or_else(|error| if refresh()? { attempt() } else { Err(error) })
 }
 
 /// Refreshes the package lists unless this run already did; says whether it did so now.

@@ -20,11 +20,28 @@ struct Package {
     reason: &'static str,
 }
 
-const NEEDED: &[Package] = &[Package {
-    name: "iproute2",
-    proof: "ip",
-    reason: "tests build topologies of network namespaces",
-}];
+const NEEDED: &[Package] = &[
+    Package {
+        name: "iproute2",
+        proof: "ip",
+        reason: "tests build topologies of network namespaces",
+    },
+    Package {
+        name: "curl",
+        proof: "curl",
+        reason: "a client of the meter's tests",
+    },
+    Package {
+        name: "nghttp2-client",
+        proof: "h2load",
+        reason: "an HTTP/2 client of the meter's tests",
+    },
+    Package {
+        name: "nghttp2-server",
+        proof: "nghttpd",
+        reason: "an HTTP/2 server of the meter's tests",
+    },
+];
 
 /// Installs what is not there.
 pub(crate) fn step(mode: Mode) -> Outcome {

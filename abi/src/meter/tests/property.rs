@@ -69,9 +69,9 @@ fn play(bench: &mut Bench, event: &Event) {
             Event::Opened(stream) if streams => meter.stream_opened(stream, effects),
             Event::Sent(bytes) if streams && meter.open > 0 => meter.stream_request(bytes, effects),
             Event::Closed(bytes) if streams && meter.open > 0 => meter.stream_closed(bytes, effects),
-            Event::End(0) => meter.end(End::Closed, effects),
-            Event::End(1) => meter.end(End::Aborted, effects),
-            Event::End(2) => meter.end(End::Reset, effects),
+            Event::End(0) => meter.end(End::Closed, now, effects),
+            Event::End(1) => meter.end(End::Aborted, now, effects),
+            Event::End(2) => meter.end(End::Reset, now, effects),
             _ => {}
         }
     });

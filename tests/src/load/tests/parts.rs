@@ -7,6 +7,7 @@ use clap::Parser as _;
 
 use crate::load::Options;
 use crate::load::chunk::{Event, completion_tokens};
+use crate::load::plan::Plan;
 use crate::load::report::{Kind, Report};
 use crate::load::sse::SseParser;
 use crate::load::tally::{Failure, Tally};
@@ -78,13 +79,14 @@ fn a_target_is_an_address_in_a_url() {
         ("http://[::1]:8000/", Some("[::1]:8000")),
         ("10.0.0.1:80", None),
         ("http://10.0.0.1", None),
-        ("https://10.0.0.1:80", None),
+        ("https://10.0.0.1:80", Some("10.0.0.1:80")),
+        ("ftp://10.0.0.1:80", None),
         ("http://10.0.0.1:80/v1", None),
     ] {
         assert_eq!(
             text.parse::<Target>()
                 .ok()
-                .map(|target| target.0.to_string())
+                .map(|target| target.address.to_string())
                 .as_deref(),
             address,
             "{text}"
@@ -100,6 +102,8 @@ fn the_command_line_refuses_what_cannot_run() {
         &["--requests", "0"],
         &["--report-interval", "0s"],
         &["--mode", "udp"],
+        &["--cancel-share", "1.5"],
+        &["--pipeline", "0"],
     ] {
         assert!(
             Options::try_parse_from(url.iter().chain(flags)).is_err(),
@@ -109,6 +113,18 @@ fn the_command_line_refuses_what_cannot_run() {
     assert!(Options::try_parse_from(["load-client"]).is_err(), "no server");
     let options = Options::parse_from(url.iter().chain(&["--stream", "false", "--timeout", "2s"]));
     assert_eq!((options.stream, options.timeout), (false, Duration::from_secs(2)));
+}
+
+#[test]
+fn a_plan_refuses_what_does_not_go_together() {
+    for (flags, named) in [
+        (&["--url", "https://127.0.0.1:1"][..], "--ca"),
+        (&["--url", "http://127.0.0.1:1", "--pipeline", "2"], "keep-alive"),
+    ] {
+        let options = Options::parse_from(["load-client"].iter().chain(flags));
+        let error = Plan::new(options).err().expect("a refusal").to_string();
+        assert!(error.contains(named), "{error}");
+    }
 }
 
 fn tally(replica: &str, span: Duration) -> Tally {
@@ -171,6 +187,7 @@ fn the_json_names_every_failure() {
         "connect_refused",
         "connect_timeout",
         "connect_other",
+        "tls_handshake",
         "reset",
         "timeout",
         "http_status",

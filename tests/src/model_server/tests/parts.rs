@@ -77,6 +77,20 @@ fn a_patch_changes_what_it_names() {
     settings.apply(&serde_json::from_str(r#"{"failure":"slow","inter_token_ms":0.5}"#).unwrap());
     assert_eq!(settings.prefill_time(0), Duration::from_millis(400));
     assert_eq!(settings.inter_token_time(), Duration::from_millis(5));
+    assert_eq!(
+        settings.clone().healthy().inter_token_time(),
+        Duration::from_micros(500)
+    );
+    let shape = r#"{"tail":"split","heartbeat_ms":7,"whole":true,"idle_timeout_ms":9,"half_close":"serve"}"#;
+    settings.apply(&serde_json::from_str(shape).unwrap());
+    let shown = serde_json::to_value(&settings).unwrap();
+    let asked: serde_json::Map<_, _> = serde_json::from_str(shape).unwrap();
+    for (name, value) in asked {
+        assert!(
+            shown[&name] == value || shown[&name].as_f64() == value.as_f64(),
+            "{name}: {shown}"
+        );
+    }
 }
 
 #[test]
@@ -88,6 +102,8 @@ fn a_wrong_patch_is_refused_by_name() {
         (r#"{"early_headers":3}"#, "early_headers is true"),
         (r#"{"prefill_ms":-1}"#, "-1 ms"),
         (r#"{"tokens":0}"#, "nonzero"),
+        (r#"{"failure_share":1.5}"#, "1.5 is no share"),
+        (r#"{"tail":"long"}"#, "`long`"),
     ] {
         let error = serde_json::from_str::<Patch>(patch).expect_err(patch).to_string();
         assert!(error.contains(named), "{patch}: {error}");

@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: Apache-2.0
+//! An agent, a client and model servers whose behaviour is known: the scene of the tests of what people see of the meter.
+//!
+//! Invariant: what the scene cannot do fails the test at once, with the reason.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
+};
+
+use serde_json::Value;
+
+use crate::{
+    bed::{Bed, Family},
+    manifest::{Manifest, Service},
+    process::Process,
+    single_node::said,
+};
+
+/// A service with one model server.
+pub struct Model {
+    /// What clients dial.
+    pub address: SocketAddr,
+    /// Its only backend.
+    pub replica: SocketAddr,
+    control: SocketAddr,
+    /// Name of the service, with its namespace.
+    pub name: String,
+    _server: Process,
+}
+
+/// An agent, and the services `m1`, `m2`... with one model server each, which is started with these flags.
+pub struct ModelScene {
+    /// Client, server and agent.
+    pub bed: Bed,
+    /// The services.
+    pub models: Vec<Model>,
+}
+
+impl ModelScene {
+    /// Starts the servers, then the agent with more flags.
+    pub fn new(servers: &[&[&str]], agent: &[&str]) -> Self {
+        let mut bed = Bed::new();
+        let models: Vec<Model> = (1..)
+            .zip(servers)
+            .map(|(number, flags)| Model::start(&bed, number, flags))
+            .collect();
+        let services = models.iter().map(|model| {
+            let name = model.name.trim_start_matches("models/");
+            Service::new(name, model.address).to([model.replica])
+        });
+        let manifest = Manifest::of(services);
+        bed.start(&manifest, agent);
+        Self { bed, models }
+    }
+
+    /// A client of the model `index`.
+    pub fn client(&self, index: usize, flags: &[&str]) -> Process {
+        let url = format!("http://{}", self.models[index].address);
+        let arguments = [&["--url", &url], flags].concat();
+        self.bed
+            .client
+            .spawn("load-client", &arguments)
+            .expect("a scene that works")
+    }
+
+    /// Has a client send `count` requests, one after the other, all of which succeed.
+    pub fn send(&self, index: usize, count: u64, flags: &[&str]) -> Value {
+        let count_text = count.to_string();
+        let client = self.client(index, &[&["--requests", &count_text], flags].concat());
+        let (report, status) = client.report::<Value>().expect("a scene that works");
+        assert!(
+            status.success() && report["requests"]["ok"] == count,
+            "{report:#}"
+        );
+        report
+    }
+
+    /// Changes the behaviour of the model server `index`. Its second port is no backend of the mesh.
+    pub fn control(&self, index: usize, change: &Value) {
+        let address = self.models[index].control;
+        let answer = self.bed.server.netns().run(|| -> std::io::Result<String> {
+            let (body, mut answer) = (change.to_string(), String::new());
+            let mut stream = TcpStream::connect(address)?;
+            let length = body.len();
+            write!(
+                stream,
+                "POST /control HTTP/1.0\r\nContent-Length: {length}\r\n\r\n{body}"
+            )?;
+            stream.read_to_string(&mut answer)?;
+            Ok(answer)
+        });
+        let answer = answer.expect("a scene that works").expect("a scene that works");
+        assert!(answer.contains(" 200 OK"), "{answer}");
+    }
+
+    /// The output of a CLI call that must succeed.
+    pub fn cli(&self, arguments: &[&str]) -> String {
+        let output = self.bed.agent.cli(arguments).expect("a scene that works");
+        assert!(output.status.success(), "{arguments:?}: {}", said(&output));
+        String::from_utf8(output.stdout).expect("a scene that works")
+    }
+
+    /// The JSON list that a verb of the CLI prints.
+    pub fn json(&self, arguments: &[&str]) -> Vec<Value> {
+        let text = self.cli(&[arguments, &["-o", "json"]].concat());
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{arguments:?}: {error}: {text}"))
+    }
+
+    /// Rows of a table, without its headers, as words.
+    pub fn rows(&self, arguments: &[&str]) -> Vec<Vec<String>> {
+        let text = self.cli(arguments);
+        let words = |line: &str| line.split_whitespace().map(str::to_owned).collect();
+        text.lines().skip(1).map(words).collect()
+    }
+
+    /// `nodemesh log`.
+    pub fn logs(&self) -> Value {
+        serde_json::from_str(&self.cli(&["log", "-o", "json"])).expect("JSON")
+    }
+
+    /// What the access log has on the agent's standard output.
+    pub fn access_lines(&self) -> Vec<Value> {
+        let lines = self.bed.agent.process().stdout();
+        let parse =
+            |line: &String| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        lines.iter().map(parse).collect()
+    }
+}
+
+impl Model {
+    fn start(bed: &Bed, number: u8, flags: &[&str]) -> Self {
+        let at = |port: u16| SocketAddr::new(bed.server.v4(), port + u16::from(number));
+        let (replica, control) = (at(9_000), at(9_100));
+        let listen = [replica.to_string(), control.to_string()];
+        let arguments = [&["--listen", &listen[0], "--listen", &listen[1]], flags].concat();
+        Self {
+            address: Family::V4.vip(number),
+            replica,
+            control,
+            name: format!("models/m{number}"),
+            _server: bed
+                .server
+                .serve("model-server", &arguments)
+                .expect("a scene that works"),
+        }
+    }
+}

@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Where the programs are: named by the environment, as `cargo xtask test` does, or where `cargo xtask setup` put them.
+//!
+//! Invariant: a program that is not there is a panic that says how to get it.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+};
+
+/// The interpreter with the packages of `tests/real/requirements.txt`.
+const PYTHON: &str = "NODEMESH_PYTHON";
+/// The folder with `prometheus` and `promtool`.
+const PROMETHEUS_DIR: &str = "NODEMESH_PROMETHEUS_DIR";
+const REQUIREMENTS: &str = include_str!("../../real/requirements.txt");
+const REMEDY: &str = "`cargo xtask setup` installs it";
+
+/// The Python that runs the scripts.
+pub fn python() -> PathBuf {
+    from_environment(PYTHON)
+        .or_else(cached_python)
+        .unwrap_or_else(|| panic!("no Python with the packages of the tests: {REMEDY}"))
+}
+
+/// A script of `tests/real`.
+pub fn script(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("real").join(name)
+}
+
+/// A program of Prometheus: `prometheus` or `promtool`.
+pub fn prometheus(program: &str) -> PathBuf {
+    let unpacked = || cache().join("prometheus-debian/usr/bin");
+    let folder = from_environment(PROMETHEUS_DIR).unwrap_or_else(unpacked);
+    let there = Some(folder.join(program)).filter(|file| file.is_file());
+    there
+        .or_else(|| in_path(program))
+        .unwrap_or_else(|| panic!("no {program}: {REMEDY}"))
+}
+
+/// A program of the system.
+pub fn system(program: &str) -> PathBuf {
+    in_path(program).unwrap_or_else(|| panic!("no {program}: {REMEDY}"))
+}
+
+fn from_environment(name: &str) -> Option<PathBuf> {
+    env::var_os(name)
+        .filter(|value| !value.is_empty())
+        .map(PathBuf::from)
+}
+
+fn in_path(program: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path)
+        .chain(["/usr/sbin", "/sbin"].map(PathBuf::from))
+        .map(|folder| folder.join(program))
+        .find(|file| file.is_file())
+}
+
+fn cache() -> PathBuf {
+    let home = || from_environment("HOME").unwrap_or_default().join(".cache");
+    from_environment("XDG_CACHE_HOME")
+        .unwrap_or_else(home)
+        .join("nodemesh")
+}
+
+/// The environment that was made from the same requirements: it has a copy of them.
+fn cached_python() -> Option<PathBuf> {
+    let folders = fs::read_dir(cache()).ok()?.flatten().map(|entry| entry.path());
+    let is_same = |folder: &PathBuf| {
+        fs::read_to_string(folder.join("requirements.txt")).is_ok_and(|text| text == REQUIREMENTS)
+    };
+    let found = folders.into_iter().find(is_same)?;
+    Some(found.join("bin/python"))
+}
