@@ -15,6 +15,7 @@ use crate::{
     manifest::{Manifest, Service},
     process::Process,
     single_node::said,
+    topology::Pod,
 };
 
 /// A service with one model server.
@@ -31,8 +32,10 @@ pub struct Model {
 
 /// An agent, and the services `m1`, `m2`... with one model server each, which is started with these flags.
 pub struct ModelScene {
-    /// Client, server and agent.
+    /// Client and agent.
     pub bed: Bed,
+    /// The pod of the servers, on the node of client and agent: both ends of each connection are metered.
+    pub server: Pod,
     /// The services.
     pub models: Vec<Model>,
 }
@@ -41,9 +44,10 @@ impl ModelScene {
     /// Starts the servers, then the agent with more flags.
     pub fn new(servers: &[&[&str]], agent: &[&str]) -> Self {
         let mut bed = Bed::new();
+        let server = bed.a.pod("server").expect("a pod");
         let models: Vec<Model> = (1..)
             .zip(servers)
-            .map(|(number, flags)| Model::start(&bed, number, flags))
+            .map(|(number, flags)| Model::start(&server, number, flags))
             .collect();
         let services = models.iter().map(|model| {
             let name = model.name.trim_start_matches("models/");
@@ -51,7 +55,7 @@ impl ModelScene {
         });
         let manifest = Manifest::of(services);
         bed.start(&manifest, agent);
-        Self { bed, models }
+        Self { bed, server, models }
     }
 
     /// A client of the model `index`.
@@ -79,7 +83,7 @@ impl ModelScene {
     /// Changes the behaviour of the model server `index`. Its second port is no backend of the mesh.
     pub fn control(&self, index: usize, change: &Value) {
         let address = self.models[index].control;
-        let answer = self.bed.server.netns().run(|| -> std::io::Result<String> {
+        let answer = self.server.netns().run(|| -> std::io::Result<String> {
             let (body, mut answer) = (change.to_string(), String::new());
             let mut stream = TcpStream::connect(address)?;
             let length = body.len();
@@ -129,8 +133,8 @@ impl ModelScene {
 }
 
 impl Model {
-    fn start(bed: &Bed, number: u8, flags: &[&str]) -> Self {
-        let at = |port: u16| SocketAddr::new(bed.server.v4(), port + u16::from(number));
+    fn start(pod: &Pod, number: u8, flags: &[&str]) -> Self {
+        let at = |port: u16| SocketAddr::new(pod.v4(), port + u16::from(number));
         let (replica, control) = (at(9_000), at(9_100));
         let listen = [replica.to_string(), control.to_string()];
         let arguments = [&["--listen", &listen[0], "--listen", &listen[1]], flags].concat();
@@ -139,8 +143,7 @@ impl Model {
             replica,
             control,
             name: format!("models/m{number}"),
-            _server: bed
-                .server
+            _server: pod
                 .serve("model-server", &arguments)
                 .expect("a scene that works"),
         }
