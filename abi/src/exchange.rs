@@ -21,6 +21,8 @@ pub const MERGE_NS: u64 = 1_000_000;
 /// A response of at most this many bytes in one write, TLS record included, is taken for a heartbeat or an end marker where
 /// plaintext does not tell: 64 bytes and the 22 of a TLS 1.3 record.
 pub const SMALL_BYTES: u32 = 64 + 22;
+/// Heartbeats of one server differ by no more than this.
+const HEARTBEATS_DIFFER: u32 = 4;
 /// Emissions among which the first token is looked for: the gaps before all but the last of them are remembered.
 pub const REMEMBERED: usize = 4;
 
@@ -67,14 +69,16 @@ pub struct Exchange {
     pub emissions: u32,
     /// Emissions from the first token on.
     pub chunks: u32,
-    /// Bytes of the smallest emission after the first; 0 before the second.
-    pub smallest: u32,
+    /// Bytes of the smallest emission after the first, 65,535 at most; 0 before the second.
+    pub smallest: u16,
+    /// Bytes of the latest write that looked like the last one.
+    pub short: u16,
     /// Bytes of the latest emission.
     pub latest: u32,
 }
 abi_struct!(Exchange: 96 {
     start_ns: 0, sent_ns: 8, first_byte_ns: 16, first_token_ns: 24, emission_ns: 32, response_ns: 40, request_bytes: 48,
-    response_bytes: 56, gaps_us: 64, width_us: 76, emissions: 80, chunks: 84, smallest: 88, latest: 92,
+    response_bytes: 56, gaps_us: 64, width_us: 76, emissions: 80, chunks: 84, smallest: 88, short: 90, latest: 92,
 });
 
 impl Exchange {
@@ -103,6 +107,7 @@ impl Exchange {
         emissions: 0,
         chunks: 0,
         smallest: 0,
+        short: 0,
         latest: 0,
     };
 
@@ -113,17 +118,23 @@ impl Exchange {
         self.sent_ns = now;
     }
 
-    /// A write that [`Self::is_short`] has come: should more follow, then its size is not one that ends this response.
-    #[inline(always)]
-    pub fn short(&mut self, bytes: u32) {
-        self.settle_smallest();
-        self.latest = bytes;
-    }
-
-    /// Whether `bytes` look like the short last write of a stream: small in themselves and beside what came before.
+    /// Whether `bytes` look like the short last write of a stream: small in themselves and beside what came before. Not if a write of
+    /// about this size looked so and was a heartbeat.
     #[inline(always)]
     pub fn is_short(&self, bytes: u32) -> bool {
-        bytes <= SMALL_BYTES && self.emissions >= 2 && bytes < self.smallest / 2
+        self.is_small(bytes, self.smallest as u32) && bytes.abs_diff(self.short as u32) > HEARTBEATS_DIFFER
+    }
+
+    /// Whether the server's last record, of `bytes`, may have been the end of its stream all the same: the heartbeats of some are of the
+    /// size of its end.
+    #[inline(always)]
+    pub fn may_end_with(&self, bytes: u32) -> bool {
+        bytes != 0 && self.streams() && self.is_small(bytes, self.latest)
+    }
+
+    #[inline(always)]
+    fn is_small(&self, bytes: u32, beside: u32) -> bool {
+        bytes <= SMALL_BYTES && self.emissions >= 2 && bytes < beside / 2
     }
 
     /// `bytes` of the response were written; tells `effects` what they complete. Without `exact` plaintext, the first token is
@@ -183,12 +194,12 @@ impl Exchange {
 
     /// The latest emission is whole: it counts for the smallest one.
     #[inline(always)]
-    pub(crate) fn settle_smallest(&mut self) {
-        if self.emissions >= 2 && (self.smallest == 0 || self.latest < self.smallest) {
-            self.smallest = self.latest;
+    fn settle_smallest(&mut self) {
+        if self.emissions >= 2 && (self.smallest == 0 || self.latest < self.smallest as u32) {
+            self.smallest = small(self.latest);
         } else if self.emissions == 1 {
             // The first emission holds headers; it bounds what is small until there is a better measure.
-            self.smallest = self.latest;
+            self.smallest = small(self.latest);
         }
     }
 
@@ -294,6 +305,15 @@ const fn max(a: u32, b: u32) -> u32 {
 #[inline(always)]
 const fn max64(a: u64, b: u64) -> u64 {
     if a > b { a } else { b }
+}
+
+#[inline(always)]
+const fn small(bytes: u32) -> u16 {
+    if bytes > u16::MAX as u32 {
+        u16::MAX
+    } else {
+        bytes as u16
+    }
 }
 
 #[inline(always)]

@@ -49,7 +49,7 @@ pub use meter::{Meter, Phase, Wire};
 pub use service::{Algorithm, ClientKeySource, Protocol, Service, ServiceKey, ServiceState};
 pub use settings::{LogLevel, MeterPath, Settings, SockOffsets};
 pub use slot::Slot;
-pub use stream::{Stream, StreamKey};
+pub use stream::{Stream, Streams};
 pub use traffic::{Cancel, Outcome, Traffic, Vantage};
 pub use verdict::{InternalError, Refusal};
 

@@ -18,8 +18,6 @@ pub const FLOWS: u32 = 65_536;
 pub const TRAFFIC_PAIRS: u32 = 2_048;
 /// Capacity of `endpoints`.
 pub const ENDPOINTS: u32 = BACKENDS;
-/// Capacity of `streams`: HTTP/2 streams in plaintext that are open at once.
-pub const STREAMS: u32 = 16_384;
 /// Bytes of the ring buffer `access`: room for 5,000 records.
 pub const ACCESS_BYTES: u32 = 1 << 20;
 

@@ -166,7 +166,8 @@ impl MeterFlags {
         | Self::LENGTH
         | Self::CHUNKED
         | Self::TICKETS_NOW
-        | Self::BEGUN | Self::DONE;
+        | Self::BEGUN
+        | Self::DONE;
 }
 
 /// The meter of one socket.
@@ -425,7 +426,7 @@ impl Meter {
             self.finish_by_status(effects);
             self.phase = Phase::Idle as u8;
         } else if short {
-            self.exchange.short(if tailed { tail } else { bytes });
+            self.exchange.short = if tailed { tail } else { bytes } as u16;
             self.phase = Phase::Tail as u8;
             self.hold(0, 0, 0, effects);
         }
@@ -440,7 +441,6 @@ impl Meter {
             return;
         }
         // It was a heartbeat.
-        self.exchange.settle_smallest();
         self.phase = Phase::Response as u8;
         self.hold(1, 1, self.exchange.request_bytes, effects);
         self.write(bytes, facts, now, effects);

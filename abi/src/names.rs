@@ -39,7 +39,7 @@ pub mod map {
         ENDPOINTS = "endpoints";
         /// Row of a backend and vantage to `Traffic`.
         TRAFFIC = "traffic";
-        /// `StreamKey` to `Stream`.
+        /// Socket to `Streams`.
         STREAMS = "streams";
         /// 0 to `TableState`.
         CONN_TABLE = "conn_table";

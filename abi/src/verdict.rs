@@ -38,7 +38,7 @@ counter_index! {
         AffinityRecord = "affinity_record",
         /// As many connections are tracked as may be: this one is placed but neither counted nor metered.
         ConnectionTable = "connection_table",
-        /// No memory for the exchange of an HTTP/2 stream: it is not metered.
+        /// No place for the exchange of an HTTP/2 stream: it is not metered.
         StreamRecord = "stream_record",
         /// The ring buffer of the access log was full: a record is lost.
         AccessRecord = "access_record",

@@ -131,7 +131,11 @@ impl Subject {
                 add(&raw mut (*row).ambiguous, 1);
             }
             if effects.dropped != 0 {
-                add_at(&raw mut (*row).requests, effects.dropped_as as usize, u64::from(effects.dropped));
+                add_at(
+                    &raw mut (*row).requests,
+                    effects.dropped_as as usize,
+                    u64::from(effects.dropped),
+                );
             }
         }
         self.latencies(effects);

@@ -52,7 +52,10 @@ mod verdict;
 use aya_ebpf::{
     EbpfContext as _,
     macros::{btf_tracepoint, cgroup_skb, cgroup_sock, cgroup_sock_addr, sock_ops},
-    programs::{BtfTracePointContext, RawTracePointContext, SkBuffContext, SockAddrContext, SockContext, SockOpsContext},
+    programs::{
+        BtfTracePointContext, RawTracePointContext, SkBuffContext, SockAddrContext, SockContext,
+        SockOpsContext,
+    },
 };
 use meter::Way;
 use sock_addr::{Family, SockAddr};

@@ -15,7 +15,7 @@ use aya_ebpf::{
 use nodemesh_abi::{
     AccessRecord, AffinityKey, AffinityValue, Backend, BackendState, CgroupEntry, Connection, Effects,
     Endpoint, EndpointKey, FlowKey, FlowValue, InternalError, Service, ServiceKey, ServiceState, Settings,
-    Slot, SockOffsets, Stream, StreamKey, TableState, Traffic, limits,
+    Slot, SockOffsets, Streams, TableState, Traffic, limits,
 };
 
 /// Virtual address to service. Agent writes; `connect`, `sendmsg` read. Sized by the number of service ports.
@@ -57,9 +57,9 @@ pub static endpoints: HashMap<EndpointKey, Endpoint, { limits::ENDPOINTS as usiz
 #[btf_map]
 pub static traffic: Array<Traffic, { limits::TRAFFIC_PAIRS as usize * 2 }> = Array::new();
 
-/// Open HTTP/2 streams in plaintext. Programs write and read.
+/// Socket to the HTTP/2 streams in plaintext that are open on it. Programs write and read.
 #[btf_map]
-pub static streams: LruHashMap<StreamKey, Stream, { limits::STREAMS as usize }> = LruHashMap::new();
+pub static streams: SkStorage<Streams> = SkStorage::new();
 
 /// Finished requests and connections, while the access log is on. Programs write; agent reads.
 #[btf_map]

@@ -7,9 +7,9 @@
 use core::ffi::c_void;
 
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
-use nodemesh_abi::Vantage;
+use nodemesh_abi::{MeterPath, Vantage};
 
-use crate::{count::Subject, kernel_sock::KernelSock, record::Record};
+use crate::{count::Subject, kernel_sock::KernelSock, place::current_settings, record::Record};
 
 /// Which way bytes went through a socket of this node.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -37,6 +37,9 @@ pub fn transferred(sk: *const c_void, length: i32, way: Way) {
     let Some(record) = Record::of(sk.cast_mut()) else {
         return;
     };
+    if current_settings().meter_path != MeterPath::Tracepoint as u32 {
+        return;
+    }
     bytes(record, &KernelSock::new(sk), length.cast_unsigned(), way);
 }
 

@@ -114,7 +114,9 @@ impl Meter {
         match self.gone(end) {
             // Without a mark the server's FIN is the end, and the client did not wait for it.
             // A client that has seen the end of its stream need not wait for the end of the response.
-            Side::Client if self.flags & MeterFlags::DONE != 0 => self.finish_by_status(effects),
+            Side::Client if self.flags & MeterFlags::DONE != 0 || self.seems_over() => {
+                self.finish_by_status(effects)
+            }
             Side::Client if marked || plain => self.cancel(end, effects),
             Side::Server if marked || end != End::Closed && !self.fin_by_peer() => {
                 self.finish(Outcome::Truncated, effects);
@@ -122,6 +124,12 @@ impl Meter {
             // The end of the connection is the end of the response.
             _ => self.finish_by_status(effects),
         }
+    }
+
+    /// Whether what the server wrote last, under TLS, looks like the end of a stream beside its latest token.
+    #[inline(always)]
+    fn seems_over(&self) -> bool {
+        self.wire == Wire::Tls as u8 && self.exchange.may_end_with(self.tail as u32)
     }
 
     /// Which side ended the connection.

@@ -164,6 +164,7 @@ fn close(meter: &mut Meter, stream: &mut Stream, outcome: Outcome, effects: &mut
     }
     effects.finished = Some(stream.exchange.finished(outcome, stream.status as u8, true, true));
     meter.stream_closed(stream.exchange.request_bytes, effects);
+    stream.id = 0;
 }
 
 #[cfg(test)]
@@ -183,7 +184,9 @@ mod tests {
         meter.start(Vantage::Server, 0, 0);
         meter.recognise(crate::Wire::Http2, &mut Effects::default());
         meter.stream_opened(1, &mut Effects::default());
-        (meter, Stream::opened(100 * MS))
+        let mut stream = Stream::default();
+        stream.open(1, 100 * MS);
+        (meter, stream)
     }
 
     #[test]

@@ -17,8 +17,7 @@ use aya::{
 use aya_obj::btf::BtfKind;
 use nodemesh_abi::{
     AffinityKey, AffinityValue, Backend, BackendState, CgroupEntry, Connection, Endpoint, EndpointKey,
-    FlowKey, FlowValue, MeterPath, Service, ServiceKey, ServiceState, Settings, SockOffsets, Stream,
-    StreamKey, TableState, Traffic, limits,
+    FlowKey, FlowValue, MeterPath, Service, ServiceKey, ServiceState, Settings, SockOffsets, Streams, TableState, Traffic, limits,
     names::{self, map, program},
 };
 use zerocopy::IntoBytes as _;
@@ -241,7 +240,7 @@ const SHAPES: &[Shape] = &[
     shape::<u32, u64>(map::ERRORS),
     shape::<EndpointKey, Endpoint>(map::ENDPOINTS),
     shape::<u32, Traffic>(map::TRAFFIC),
-    shape::<StreamKey, Stream>(map::STREAMS),
+    shape::<u32, Streams>(map::STREAMS),
     shape::<u32, TableState>(map::CONN_TABLE),
 ];
 

@@ -10,8 +10,7 @@ use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
 use aya_obj::generated::bpf_map_type;
 use nodemesh_abi::{
     AffinityKey, AffinityValue, Backend, BackendState, CgroupEntry, Endpoint, EndpointKey, FlowKey,
-    FlowValue, InternalError, Service, ServiceKey, ServiceState, Settings, Slot, Stream, StreamKey,
-    TableState, Traffic, Vantage, limits, names::map,
+    FlowValue, InternalError, Service, ServiceKey, ServiceState, Settings, Slot, TableState, Traffic, Vantage, limits, names::map,
 };
 
 use super::{pins::PinRoot, sys};
@@ -262,7 +261,6 @@ pub struct MapReader {
     affinity: HashMap<MapData, AffinityKey, AffinityValue>,
     cgroups: HashMap<MapData, u64, CgroupEntry>,
     traffic: Array<MapData, Traffic>,
-    streams: HashMap<MapData, StreamKey, Stream>,
     table: Array<MapData, TableState>,
 }
 
@@ -277,7 +275,6 @@ impl MapReader {
             affinity: open(pins, map::AFFINITY)?,
             cgroups: open(pins, map::CGROUPS)?,
             traffic: open(pins, map::TRAFFIC)?,
-            streams: open(pins, map::STREAMS)?,
             table: open(pins, map::CONN_TABLE)?,
         })
     }
@@ -320,15 +317,11 @@ impl MapReader {
     }
 
     /// Entries and capacity of the maps that programs or cgroups fill. Counts by walking them.
-    pub fn dynamic_usage(&self) -> [(&'static str, (u64, u64)); 4] {
+    pub fn dynamic_usage(&self) -> [(&'static str, (u64, u64)); 3] {
         [
             (
                 map::FLOWS,
                 (self.flows.keys().count() as u64, u64::from(limits::FLOWS)),
-            ),
-            (
-                map::STREAMS,
-                (self.streams.keys().count() as u64, u64::from(limits::STREAMS)),
             ),
             (
                 map::AFFINITY,

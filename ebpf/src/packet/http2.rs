@@ -1,14 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
-//! HTTP/2 in plaintext: walks frames, and keeps an exchange for each stream in `streams`.
+//! HTTP/2 in plaintext: walks frames, and keeps an exchange for each stream in the storage of its socket.
 //!
 //! Invariant: frames are only walked in order; a connection of which a packet was missed is no longer told apart.
 
-use core::ffi::c_void;
+use core::{ffi::c_void, ptr};
 
-use aya_ebpf::helpers::generated::bpf_loop;
+use aya_ebpf::{
+    bindings::BPF_SK_STORAGE_GET_F_CREATE,
+    helpers::generated::{bpf_loop, bpf_sk_storage_get},
+};
 use nodemesh_abi::{
-    InternalError, Stream, StreamKey,
+    InternalError, Stream, Streams,
     parse::http2::{self, Frame, HEADER, Kind, PREFACE},
+    stream,
 };
 
 use super::{cursor::Cursor, now, segment::Segment};
@@ -31,8 +35,6 @@ pub fn frames(segment: &Segment, record: Record, tcp: *const c_void, up: bool) {
         cursor: Cursor::new(segment, record, up),
         record,
         tcp,
-        // SAFETY: a live record; written before it is.
-        cookie: unsafe { (*record.0).cookie },
         up,
     };
     // SAFETY: the callback takes what is passed as its context.
@@ -43,7 +45,6 @@ struct Walk {
     cursor: Cursor,
     record: Record,
     tcp: *const c_void,
-    cookie: u64,
     up: bool,
 }
 
@@ -59,64 +60,74 @@ unsafe extern "C" fn one(_index: u32, walk: *mut Walk) -> i64 {
     // SAFETY: a field of a live record.
     unsafe { *walk.cursor.skip = frame.length };
     if frame.kind != Kind::Control {
-        stream(walk, frame);
+        count(walk, frame);
     }
     0
 }
 
 /// A frame of a stream.
 #[inline(always)]
-fn stream(walk: &Walk, frame: Frame) {
-    let key = StreamKey {
-        cookie: walk.cookie,
-        stream: frame.stream,
-        pad: 0,
+fn count(walk: &Walk, frame: Frame) {
+    let Some(subject) = Subject::of(walk.record) else {
+        return;
     };
     // SAFETY: a live record; only the packets of this direction write the field.
     let is_new = walk.up
         && frame.kind == Kind::Headers
         && frame.stream > unsafe { (*walk.record.0).meter.last_stream };
-    let Some(subject) = Subject::of(walk.record) else {
+    let Some(place) = slot(walk.tcp, frame.stream, is_new) else {
         return;
     };
-    if is_new {
-        if maps::streams.insert(key, Stream::opened(now()), 0).is_err() {
-            stats::internal_error(InternalError::StreamRecord);
-            return;
-        }
-        subject.step(
-            &KernelSock::new(walk.tcp),
-            0,
-            #[inline(always)]
-            |meter, effects| meter.stream_opened(frame.stream, effects),
-        );
+    let (up, now) = (walk.up, now());
+    // SAFETY: a slot in the storage of the socket; the lock of its connection guards it, and what is read here is checked again.
+    let taken = unsafe { (&raw const (*place).id).read_volatile() };
+    if is_new && taken != 0 {
+        stats::internal_error(InternalError::StreamRecord);
         return;
     }
-    let Some(stream) = maps::streams.get_ptr_mut(key) else {
-        return;
-    };
     let status = if frame.kind == Kind::Headers && frame.bare {
         http2::status_class(walk.cursor.peek())
     } else {
         0
     };
-    let (up, now) = (walk.up, now());
-    let is_over = subject.step(
+    subject.step(
         &KernelSock::new(walk.tcp),
         frame.stream,
         #[inline(always)]
         |meter, effects| {
-            // SAFETY: an entry of the map, which stays readable until this program ends; the lock of its connection is held.
-            let stream = unsafe { &mut *stream };
-            if up {
+            // SAFETY: as above; the lock is held.
+            let stream = unsafe { &mut *place };
+            if is_new {
+                stream.open(frame.stream, now);
+                meter.stream_opened(frame.stream, effects);
+            } else if stream.id != frame.stream {
+                // It has ended, or was never metered.
+            } else if up {
                 http2::request(meter, stream, frame, now, effects);
             } else {
                 http2::response(meter, stream, frame, status, now, effects);
             }
         },
     );
-    if is_over {
-        // It may have been evicted meanwhile.
-        let _gone = maps::streams.remove(key);
+}
+
+/// The slot of the stream `id` in the storage of the socket `tcp`, which is created for the first stream.
+#[inline(always)]
+fn slot(tcp: *const c_void, id: u32, is_new: bool) -> Option<*mut Stream> {
+    let map = (&raw const maps::streams).cast_mut().cast();
+    let flags = if is_new {
+        u64::from(BPF_SK_STORAGE_GET_F_CREATE)
+    } else {
+        0
+    };
+    // SAFETY: the verifier checks that `tcp` is a socket; the storage lives as long as it.
+    let all = unsafe { bpf_sk_storage_get(map, tcp.cast_mut(), ptr::null_mut(), flags) }.cast::<Streams>();
+    if all.is_null() {
+        if is_new {
+            stats::internal_error(InternalError::StreamRecord);
+        }
+        return None;
     }
+    // SAFETY: `slot` stays inside the array.
+    Some(unsafe { (&raw mut (*all).slots).cast::<Stream>().add(stream::slot(id)) })
 }
