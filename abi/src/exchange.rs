@@ -88,7 +88,7 @@ impl Exchange {
         *self = Self {
             start_ns: now,
             sent_ns: now,
-            request_bytes: bytes as u64,
+            request_bytes: u64::from(bytes),
             ..Self::EMPTY
         };
     }
@@ -114,7 +114,7 @@ impl Exchange {
     /// More `bytes` of the request.
     #[inline(always)]
     pub fn request(&mut self, bytes: u32, now: u64) {
-        self.request_bytes += bytes as u64;
+        self.request_bytes += u64::from(bytes);
         self.sent_ns = now;
     }
 
@@ -122,7 +122,8 @@ impl Exchange {
     /// about this size looked so and was a heartbeat.
     #[inline(always)]
     pub fn is_short(&self, bytes: u32) -> bool {
-        self.is_small(bytes, self.smallest as u32) && bytes.abs_diff(self.short as u32) > HEARTBEATS_DIFFER
+        self.is_small(bytes, u32::from(self.smallest))
+            && bytes.abs_diff(u32::from(self.short)) > HEARTBEATS_DIFFER
     }
 
     /// Whether the server's last record, of `bytes`, may have been the end of its stream all the same: the heartbeats of some are of the
@@ -142,8 +143,8 @@ impl Exchange {
     #[inline(always)]
     pub fn response(&mut self, bytes: u32, now: u64, content: Content, effects: &mut Effects) {
         // Not from `response_ns`: a heartbeat or a record's header just before an emission is no part of the one before it.
-        let quiet = now.saturating_sub(self.emission_ns + self.width_us as u64 * 1_000);
-        self.response_bytes += bytes as u64;
+        let quiet = now.saturating_sub(self.emission_ns + u64::from(self.width_us) * 1_000);
+        self.response_bytes += u64::from(bytes);
         self.response_ns = now;
         if self.first_byte_ns == 0 {
             self.first_byte_ns = now;
@@ -195,7 +196,7 @@ impl Exchange {
     /// The latest emission is whole: it counts for the smallest one.
     #[inline(always)]
     fn settle_smallest(&mut self) {
-        if self.emissions >= 2 && (self.smallest == 0 || self.latest < self.smallest as u32) {
+        if self.emissions >= 2 && (self.smallest == 0 || self.latest < u32::from(self.smallest)) {
             self.smallest = small(self.latest);
         } else if self.emissions == 1 {
             // The first emission holds headers; it bounds what is small until there is a better measure.
@@ -234,13 +235,13 @@ impl Exchange {
         let ([a, b, c], d) = (self.gaps_us, last_us);
         let half = max(max(a, b), max(c, d)) / 2;
         let (index, sum) = if a >= half {
-            (0, a as u64)
+            (0, u64::from(a))
         } else if b >= half {
-            (1, a as u64 + b as u64)
+            (1, u64::from(a) + u64::from(b))
         } else if c >= half {
-            (2, a as u64 + b as u64 + c as u64)
+            (2, u64::from(a) + u64::from(b) + u64::from(c))
         } else {
-            (3, a as u64 + b as u64 + c as u64 + d as u64)
+            (3, u64::from(a) + u64::from(b) + u64::from(c) + u64::from(d))
         };
         self.first_token_ns = self.sent_ns + sum * 1_000;
         self.chunks = self.emissions.saturating_sub(index);
@@ -248,13 +249,13 @@ impl Exchange {
         effects.first_token_ns = max64(sum * 1_000, 1);
         // The remembered gaps after the first token are inter-token gaps.
         if index < 1 && self.emissions > 1 {
-            effects.gap(b as u64 * 1_000);
+            effects.gap(u64::from(b) * 1_000);
         }
         if index < 2 && self.emissions > 2 {
-            effects.gap(c as u64 * 1_000);
+            effects.gap(u64::from(c) * 1_000);
         }
         if index < 3 && self.emissions > 3 {
-            effects.gap(d as u64 * 1_000);
+            effects.gap(u64::from(d) * 1_000);
         }
     }
 

@@ -280,21 +280,21 @@ impl Meter {
     /// `bytes` in request direction were written by the client, or read by the server.
     #[inline(always)]
     pub fn up(&mut self, bytes: u32, now: u64, effects: &mut Effects) {
-        self.bytes_up += bytes as u64;
+        self.bytes_up += u64::from(bytes);
         self.last_ns = now;
         self.up_seq = self.up_seq.wrapping_add(bytes);
         let facts = self.take_up();
         let bytes = match Wire::from_raw(self.wire) {
             Wire::Http1 => bytes,
             Wire::Tls => {
-                let of_application = self.up_seq.wrapping_sub(self.app_start) as i32;
+                let of_application = self.up_seq.wrapping_sub(self.app_start).cast_signed();
                 if of_application <= 0 {
                     return;
                 }
                 // Stays close behind: sequence numbers more than 2 GiB apart compare the wrong way.
                 self.app_start = self.up_seq;
-                if (of_application as u32) < bytes {
-                    of_application as u32
+                if of_application.cast_unsigned() < bytes {
+                    of_application.cast_unsigned()
                 } else {
                     bytes
                 }
@@ -319,19 +319,19 @@ impl Meter {
     /// `bytes` in response direction were written by the server, or read by the client.
     #[inline(always)]
     pub fn down(&mut self, bytes: u32, now: u64, effects: &mut Effects) {
-        self.bytes_down += bytes as u64;
+        self.bytes_down += u64::from(bytes);
         self.last_ns = now;
         self.down_seq = self.down_seq.wrapping_add(bytes);
         let facts = self.take_down();
         match Phase::from_raw(self.phase) {
             Phase::Request => {
                 // What is pending counts too: the application may read a packet in pieces.
-                let informational = self.is_informational(facts.with(DownFacts(self.pending_down)));
+                let informational = Self::is_informational(facts.with(DownFacts(self.pending_down)));
                 if informational {
                     return;
                 }
                 if self.is_control(bytes) {
-                    self.exchange.response_bytes += bytes as u64;
+                    self.exchange.response_bytes += u64::from(bytes);
                     return;
                 }
                 self.phase = Phase::Response as u8;
@@ -370,7 +370,7 @@ impl Meter {
         }
         self.exchange.begin(bytes, now);
         self.phase = Phase::Request as u8;
-        self.hold(1, 1, bytes as u64, effects);
+        self.hold(1, 1, u64::from(bytes), effects);
     }
 
     #[inline(always)]
@@ -380,7 +380,7 @@ impl Meter {
         } else if !self.is_control(bytes) {
             self.take_line(facts);
             self.exchange.request(bytes, now);
-            self.hold(1, 1, self.held_bytes + bytes as u64, effects);
+            self.hold(1, 1, self.held_bytes + u64::from(bytes), effects);
         }
     }
 
@@ -393,8 +393,8 @@ impl Meter {
             } else {
                 // An answer that did not wait for the whole request.
                 self.flags |= MeterFlags::UNTIMED;
-                self.exchange.request_bytes += bytes as u64;
-                self.hold(1, 1, self.held_bytes + bytes as u64, effects);
+                self.exchange.request_bytes += u64::from(bytes);
+                self.hold(1, 1, self.held_bytes + u64::from(bytes), effects);
             }
         } else if self.is_frame(bytes) {
             self.opaque(Wire::TlsHttp2, effects);
@@ -415,7 +415,7 @@ impl Meter {
         let follows =
             now.saturating_sub(self.exchange.emission_ns) < QUIET_NS && bytes != RECORD_HEADER_BYTES;
         // The last write of a stream may be read together with others; its record tells.
-        let tail = self.tail as u32;
+        let tail = u32::from(self.tail);
         let tailed = facts.has(DownFacts::RECORD) && tail < bytes && self.exchange.is_short(tail);
         let alone = follows && self.exchange.is_short(bytes);
         let short = !plain && !client_gone && (alone || tailed);
@@ -436,7 +436,7 @@ impl Meter {
     #[inline(always)]
     fn write_in_tail(&mut self, bytes: u32, facts: DownFacts, now: u64, effects: &mut Effects) {
         if self.exchange.is_short(bytes) {
-            self.exchange.response_bytes += bytes as u64;
+            self.exchange.response_bytes += u64::from(bytes);
             self.exchange.response_ns = now;
             return;
         }
@@ -476,12 +476,12 @@ impl Meter {
     /// Whether the packets that hold what the application has written or read so far were seen.
     #[inline(always)]
     fn is_parsed(&self) -> bool {
-        self.down_parsed.wrapping_sub(self.down_seq) as i32 >= 0
+        self.down_parsed.wrapping_sub(self.down_seq).cast_signed() >= 0
     }
 
     /// Whether `facts` are of an informational response alone.
     #[inline(always)]
-    fn is_informational(&self, facts: DownFacts) -> bool {
+    fn is_informational(facts: DownFacts) -> bool {
         facts.has(DownFacts::INFORMATIONAL) && !facts.has(DownFacts::STATUS)
     }
 
@@ -504,7 +504,8 @@ impl Meter {
         if self.flags & MeterFlags::HEAD != 0 && facts.has(DownFacts::HEADERS) {
             return true;
         }
-        self.flags & MeterFlags::LENGTH != 0 && self.down_seq.wrapping_sub(self.response_end) as i32 >= 0
+        self.flags & MeterFlags::LENGTH != 0
+            && self.down_seq.wrapping_sub(self.response_end).cast_signed() >= 0
     }
 
     /// Whether the marks of HTTP/1.x in plaintext are seen.
@@ -522,7 +523,7 @@ impl Meter {
     /// Whether `bytes` in request direction, after the first request, are a frame of HTTP/2 under TLS.
     #[inline(always)]
     fn is_frame(&self, bytes: u32) -> bool {
-        let least = FRAME_LEAST_BYTES + (self.flags & MeterFlags::TLS12 != 0) as u32;
+        let least = FRAME_LEAST_BYTES + u32::from(self.flags & MeterFlags::TLS12 != 0);
         let offered = self.wire == Wire::Tls as u8 && self.flags & MeterFlags::OFFERS_HTTP2 != 0;
         offered && bytes >= least && bytes <= FRAME_BYTES
     }
@@ -535,9 +536,9 @@ impl Meter {
         } else {
             (0, 0, 0)
         };
-        effects.load += load as i32 - self.load as i32;
-        effects.in_flight += open as i32 - self.open as i32;
-        effects.request_bytes += bytes as i64 - self.held_bytes as i64;
+        effects.load += load.cast_signed() - self.load.cast_signed();
+        effects.in_flight += open.cast_signed() - self.open.cast_signed();
+        effects.request_bytes += bytes.cast_signed() - self.held_bytes.cast_signed();
         self.load = load;
         self.open = open;
         self.held_bytes = bytes;

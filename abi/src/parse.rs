@@ -11,8 +11,8 @@ pub mod request;
 pub mod tls;
 
 /// The eight bytes as they stand in a rolling window: the first is the most significant.
-const fn word(bytes: &[u8; 8]) -> u64 {
-    u64::from_be_bytes(*bytes)
+const fn word(bytes: [u8; 8]) -> u64 {
+    u64::from_be_bytes(bytes)
 }
 
 /// 1 if `a` and `b` are the same, else 0.

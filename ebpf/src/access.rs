@@ -21,7 +21,7 @@ fn sampled() -> bool {
 
 /// Logs a finished request.
 #[inline(always)]
-pub fn request(record: Record, finished: &Finished, sk: &KernelSock, rtt_us: u32, stream: u32) {
+pub fn request(record: Record, finished: &Finished, sk: KernelSock, rtt_us: u32, stream: u32) {
     if !sampled() {
         return;
     }
@@ -44,7 +44,7 @@ pub fn request(record: Record, finished: &Finished, sk: &KernelSock, rtt_us: u32
 
 /// Logs the end of a connection.
 #[inline(always)]
-pub fn connection(record: Record, sk: Option<&KernelSock>) {
+pub fn connection(record: Record, sk: Option<KernelSock>) {
     if !sampled() {
         return;
     }

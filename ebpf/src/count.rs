@@ -78,7 +78,7 @@ impl Subject {
     /// HTTP/2 stream or 0. `section` may call no helper: the lock is held, with interrupts off, so that the CPU's effects are
     /// its own.
     #[inline(always)]
-    pub fn step(self, sk: &KernelSock, stream: u32, section: impl FnOnce(&mut Meter, &mut Effects)) -> bool {
+    pub fn step(self, sk: KernelSock, stream: u32, section: impl FnOnce(&mut Meter, &mut Effects)) -> bool {
         let Some(effects) = maps::effects.get_ptr_mut(0) else {
             return false;
         };
@@ -207,7 +207,7 @@ impl Subject {
     }
 
     #[inline(always)]
-    fn finished(self, finished: &Finished, sk: &KernelSock, stream: u32) {
+    fn finished(self, finished: &Finished, sk: KernelSock, stream: u32) {
         let row = self.row;
         let rtt_us = sk.rtt_us();
         // SAFETY: map values.

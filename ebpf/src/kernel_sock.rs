@@ -41,7 +41,7 @@ impl KernelSock {
     }
 
     #[inline(always)]
-    fn read<T: Default>(&self, offset: u32) -> T {
+    fn read<T: Default>(self, offset: u32) -> T {
         // SAFETY: the helper checks the address itself and fails instead of faulting.
         unsafe { bpf_probe_read_kernel(self.sk.byte_add(offset as usize).cast::<T>()) }.unwrap_or_default()
     }
@@ -59,13 +59,13 @@ impl KernelSock {
 
     /// `sk_err`: a positive errno or 0.
     #[inline(always)]
-    pub fn err(&self) -> i32 {
+    pub fn err(self) -> i32 {
         self.read(offset!(err))
     }
 
     /// The local address and port.
     #[inline(always)]
-    pub fn local(&self) -> Endpoint {
+    pub fn local(self) -> Endpoint {
         Endpoint {
             addr: self.addr(offset!(rcv_saddr), offset!(v6_rcv_saddr)),
             port: Port::new(self.read(offset!(num))),
@@ -74,7 +74,7 @@ impl KernelSock {
 
     /// The peer's address and port.
     #[inline(always)]
-    pub fn peer(&self) -> Endpoint {
+    pub fn peer(self) -> Endpoint {
         Endpoint {
             addr: self.addr(offset!(daddr), offset!(v6_daddr)),
             port: Port::from_be(self.read(offset!(dport))),
@@ -82,7 +82,7 @@ impl KernelSock {
     }
 
     #[inline(always)]
-    fn addr(&self, v4: u32, v6: u32) -> Ip16 {
+    fn addr(self, v4: u32, v6: u32) -> Ip16 {
         if self.family() == AF_INET6 {
             Ip16::from_words(self.read(v6))
         } else {
@@ -91,58 +91,58 @@ impl KernelSock {
     }
 
     #[inline(always)]
-    fn family(&self) -> u16 {
+    fn family(self) -> u16 {
         self.read(offset!(family))
     }
 
     /// Whether this is a TCP socket over IPv4 or IPv6.
     #[inline(always)]
-    pub fn is_tcp(&self) -> bool {
+    pub fn is_tcp(self) -> bool {
         let family = self.family();
         (family == AF_INET || family == AF_INET6) && self.protocol() == Protocol::Tcp as u16
     }
 
     /// IANA protocol number.
     #[inline(always)]
-    fn protocol(&self) -> u16 {
+    fn protocol(self) -> u16 {
         self.read(offset!(protocol))
     }
 
     /// `sk_state`, a number of the kernel's `net/tcp_states.h`.
     #[inline(always)]
-    pub fn state(&self) -> u8 {
+    pub fn state(self) -> u8 {
         self.read(offset!(state))
     }
 
     /// Sequence numbers of the next byte that the application sends and reads.
     #[inline(always)]
-    pub fn sequence(&self) -> (u32, u32) {
+    pub fn sequence(self) -> (u32, u32) {
         (self.read(offset!(write_seq)), self.read(offset!(copied_seq)))
     }
 
     /// Bytes (and FIN) that have arrived and were not read.
     #[inline(always)]
-    pub fn unread(&self) -> u32 {
+    pub fn unread(self) -> u32 {
         let arrived: u32 = self.read(offset!(rcv_nxt));
         arrived.wrapping_sub(self.read(offset!(copied_seq)))
     }
 
     /// Whether closing it now sends a RST: with unread data, or with a linger time of 0.
     #[inline(always)]
-    pub fn close_resets(&self) -> bool {
+    pub fn close_resets(self) -> bool {
         let lingers = self.read::<u64>(offset!(flags)) & SOCK_LINGER != 0;
         self.unread() != 0 || lingers && self.read::<u32>(offset!(lingertime)) == 0
     }
 
     /// Smoothed round-trip time, microseconds; 0 before the first sample.
     #[inline(always)]
-    pub fn rtt_us(&self) -> u32 {
+    pub fn rtt_us(self) -> u32 {
         self.read::<u32>(offset!(srtt_us)) >> 3
     }
 
     /// Segments sent again.
     #[inline(always)]
-    pub fn retransmits(&self) -> u32 {
+    pub fn retransmits(self) -> u32 {
         self.read(offset!(total_retrans))
     }
 }

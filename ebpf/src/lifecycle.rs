@@ -110,12 +110,12 @@ pub fn state_changed(sk: *const c_void, old: i32, new: i32) {
     match (old, new) {
         (tcp::SYN_SENT, tcp::ESTABLISHED) => {
             if let Some(record) = Record::of(sk.cast_mut()) {
-                established(record, &KernelSock::new(sk));
+                established(record, KernelSock::new(sk));
             }
         }
         (_, tcp::CLOSE) => {
             if let Some(record) = Record::of(sk.cast_mut()) {
-                closed(record, &KernelSock::new(sk));
+                closed(record, KernelSock::new(sk));
             }
         }
         (_, tcp::CLOSE_WAIT) => {
@@ -129,7 +129,7 @@ pub fn state_changed(sk: *const c_void, old: i32, new: i32) {
 
 /// The handshake of a placed connection is complete.
 #[inline(always)]
-fn established(record: Record, sk: &KernelSock) {
+fn established(record: Record, sk: KernelSock) {
     if !record.establish() {
         // The program of a former agent, during an upgrade, came first.
         return;
@@ -237,7 +237,7 @@ pub fn adopted(sk: *const c_void) {
 
 /// TCP is over.
 #[inline(always)]
-fn closed(record: Record, sk: &KernelSock) {
+fn closed(record: Record, sk: KernelSock) {
     let errno = sk.err();
     ended(record, Some(sk), ConnectFailure::from_sk_err(errno));
     // After an orderly end the application may still have something to read: its close is the meter's end.
@@ -258,13 +258,13 @@ pub fn released(sk: *mut bpf_sock) {
     } else {
         End::Closed
     };
-    meter_ended(record, &socket, end);
-    ended(record, Some(&socket), ConnectFailure::Aborted);
+    meter_ended(record, socket, end);
+    ended(record, Some(socket), ConnectFailure::Aborted);
 }
 
 /// Gives back what the meter holds.
 #[inline(always)]
-fn meter_ended(record: Record, sk: &KernelSock, end: End) {
+fn meter_ended(record: Record, sk: KernelSock, end: End) {
     // SAFETY: the helper takes no pointer.
     let now = unsafe { bpf_ktime_get_ns() };
     if let Some(subject) = Subject::of(record) {
@@ -279,7 +279,7 @@ fn meter_ended(record: Record, sk: &KernelSock, end: End) {
 
 /// Ends the record; `failure` is how, if it was not established; `sk` is its socket, where the program may read it.
 #[inline(always)]
-fn ended(record: Record, sk: Option<&KernelSock>, failure: ConnectFailure) {
+fn ended(record: Record, sk: Option<KernelSock>, failure: ConnectFailure) {
     let ending = match record.exchange(ConnectionState::Ended) {
         ConnectionState::Ended => return,
         ConnectionState::Connecting => Ending::Failed(failure),

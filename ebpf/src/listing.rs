@@ -54,7 +54,7 @@ pub fn sweep(ctx: *mut c_void) -> i32 {
 }
 
 #[inline(always)]
-fn visit(ctx: *mut c_void, wanted: impl FnOnce(*mut c_void, *const Connection, &KernelSock) -> bool) -> i32 {
+fn visit(ctx: *mut c_void, wanted: impl FnOnce(*mut c_void, *const Connection, KernelSock) -> bool) -> i32 {
     let ctx = ctx.cast::<IterContext>();
     // SAFETY: the kernel passes this context; the verifier checks each access and demands the null check.
     unsafe {
@@ -67,13 +67,13 @@ fn visit(ctx: *mut c_void, wanted: impl FnOnce(*mut c_void, *const Connection, &
             return 0;
         }
         let socket = KernelSock::new(sk);
-        if !wanted(sk, value, &socket) {
+        if !wanted(sk, value, socket) {
             return 0;
         }
         let seq = (*ptr::read_volatile(&raw const (*ctx).meta)).seq;
         // On a full buffer the kernel grows it and calls again for the same socket.
         bpf_seq_write(seq.cast(), value.cast(), size_of::<Connection>() as u32);
-        let mut tail = Tail::of(&socket, (*value).protocol);
+        let mut tail = Tail::of(socket, (*value).protocol);
         bpf_seq_write(seq.cast(), (&raw mut tail).cast(), size_of::<Tail>() as u32);
     }
     0
@@ -91,7 +91,7 @@ const _: () = assert!(size_of::<Connection>() + size_of::<Tail>() == size_of::<L
 
 impl Tail {
     #[inline(always)]
-    fn of(socket: &KernelSock, protocol: u16) -> Self {
+    fn of(socket: KernelSock, protocol: u16) -> Self {
         let tcp_state = u32::from(socket.state());
         if protocol != Protocol::Tcp as u16 {
             return Self {

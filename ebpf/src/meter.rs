@@ -40,12 +40,12 @@ pub fn transferred(sk: *const c_void, length: i32, way: Way) {
     if current_settings().meter_path != MeterPath::Tracepoint as u32 {
         return;
     }
-    bytes(record, &KernelSock::new(sk), length.cast_unsigned(), way);
+    bytes(record, KernelSock::new(sk), length.cast_unsigned(), way);
 }
 
 /// Feeds a byte event to the meter.
 #[inline(always)]
-pub fn bytes(record: Record, sk: &KernelSock, length: u32, way: Way) {
+pub fn bytes(record: Record, sk: KernelSock, length: u32, way: Way) {
     let Some(subject) = Subject::of(record) else {
         return;
     };

@@ -193,7 +193,7 @@ fn show(record: Record, tcp: *const c_void, shown: &Shown, mark: u32) {
         return;
     };
     subject.step(
-        &KernelSock::new(tcp),
+        KernelSock::new(tcp),
         0,
         #[inline(always)]
         |meter, effects| {
@@ -219,7 +219,7 @@ fn show(record: Record, tcp: *const c_void, shown: &Shown, mark: u32) {
 /// Feeds the bytes of a packet to the meter, where no tracepoint does.
 #[inline(never)]
 fn bytes(record: Record, tcp: *const c_void, new: u32, way: Way) {
-    meter::bytes(record, &KernelSock::new(tcp), new, way);
+    meter::bytes(record, KernelSock::new(tcp), new, way);
 }
 
 /// Nanoseconds of `CLOCK_MONOTONIC`.

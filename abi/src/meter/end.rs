@@ -115,7 +115,7 @@ impl Meter {
             // Without a mark the server's FIN is the end, and the client did not wait for it.
             // A client that has seen the end of its stream need not wait for the end of the response.
             Side::Client if self.flags & MeterFlags::DONE != 0 || self.seems_over() => {
-                self.finish_by_status(effects)
+                self.finish_by_status(effects);
             }
             Side::Client if marked || plain => self.cancel(end, effects),
             Side::Server if marked || end != End::Closed && !self.fin_by_peer() => {
@@ -129,7 +129,7 @@ impl Meter {
     /// Whether what the server wrote last, under TLS, looks like the end of a stream beside its latest token.
     #[inline(always)]
     fn seems_over(&self) -> bool {
-        self.wire == Wire::Tls as u8 && self.exchange.may_end_with(self.tail as u32)
+        self.wire == Wire::Tls as u8 && self.exchange.may_end_with(u32::from(self.tail))
     }
 
     /// Which side ended the connection.
@@ -218,7 +218,7 @@ impl Meter {
     fn seems_whole(&self) -> bool {
         // A first burst that small may be session tickets.
         let tickets = self.flags & MeterFlags::TICKETS_NOW != 0 && self.exchange.emissions < 2;
-        let least = WHOLE_BYTES << (2 * tickets as u32);
+        let least = WHOLE_BYTES << (2 * u32::from(tickets));
         self.wire == Wire::Tls as u8 && self.exchange.emissions <= 2 && self.exchange.latest >= least
     }
 
@@ -242,7 +242,7 @@ impl Meter {
     /// A stream of an HTTP/2 connection sends `bytes` of its request.
     #[inline(always)]
     pub fn stream_request(&mut self, bytes: u32, effects: &mut Effects) {
-        self.hold(self.load, self.open, self.held_bytes + bytes as u64, effects);
+        self.hold(self.load, self.open, self.held_bytes + u64::from(bytes), effects);
     }
 }
 

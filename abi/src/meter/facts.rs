@@ -24,12 +24,14 @@ macro_rules! facts {
             }
 
             /// Both.
+            #[must_use]
             #[inline(always)]
             pub const fn with(self, fact: Self) -> Self {
                 Self(self.0 | fact.0)
             }
 
             /// With `fact` if `condition`.
+            #[must_use]
             #[inline(always)]
             pub const fn with_if(self, condition: bool, fact: Self) -> Self {
                 Self(self.0 | (fact.0 * condition as u16))
@@ -114,10 +116,10 @@ impl Meter {
         if tickets {
             self.flags |= MeterFlags::TICKETS;
         }
-        let written = self.up_seq.wrapping_sub(app_start) as i32;
+        let written = self.up_seq.wrapping_sub(app_start).cast_signed();
         if written > 0 && self.phase == Phase::Fresh as u8 {
             // The first request was written before the packet that shows where it begins has left.
-            self.begin(written as u32, UpFacts::default(), self.last_ns, effects);
+            self.begin(written.cast_unsigned(), UpFacts::default(), self.last_ns, effects);
         }
     }
 
@@ -150,8 +152,8 @@ impl Meter {
     /// The first line of the present request is among `facts`.
     #[inline(always)]
     pub(super) fn take_line(&mut self, facts: UpFacts) {
-        self.flags |= (MeterFlags::BEGUN * facts.has(UpFacts::BEGIN) as u16)
-            | (MeterFlags::HEAD * facts.has(UpFacts::HEAD) as u16);
+        self.flags |= (MeterFlags::BEGUN * u16::from(facts.has(UpFacts::BEGIN)))
+            | (MeterFlags::HEAD * u16::from(facts.has(UpFacts::HEAD)));
     }
 
     /// A packet in response direction that ends at `mark` shows `facts`; `status` is the class of its status, `response_end` where
@@ -279,5 +281,5 @@ const fn flag(facts: DownFacts, fact: DownFacts, flag: u16) -> u16 {
 /// Whether the sequence number `at` is not before `mark` (RFC 9293, section 3.4).
 #[inline(always)]
 const fn reached(at: u32, mark: u32) -> bool {
-    at.wrapping_sub(mark) as i32 >= 0
+    at.wrapping_sub(mark).cast_signed() >= 0
 }

@@ -27,8 +27,8 @@ pub fn tail(bytes: &[u8; 16]) -> DownFacts {
 
 /// The low six bytes of a window.
 const SIX: u64 = 0xffff_ffff_ffff;
-const DATA_LINE: u64 = word(b"\0\0\ndata:");
-const PING: u64 = word(b"ent:ping");
+const DATA_LINE: u64 = word(*b"\0\0\ndata:");
+const PING: u64 = word(*b"ent:ping");
 
 /// A packet that is read byte by byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,7 +46,7 @@ impl Events {
     #[inline(always)]
     pub fn new(zero: u64) -> Self {
         Self {
-            recent: zero | b'\n' as u64,
+            recent: zero | u64::from(b'\n'),
             facts: zero as u16,
             ping: zero,
         }
@@ -55,20 +55,21 @@ impl Events {
     /// The next byte.
     #[inline(always)]
     pub fn byte(&mut self, byte: u8) {
-        let (recent, value) = (self.recent, byte as u64);
+        let (recent, value) = (self.recent, u64::from(byte));
         let last = recent & 0xff;
-        if last == b':' as u64 {
-            if same(value, b' ' as u64) != 0 {
+        if last == u64::from(b':') {
+            if same(value, u64::from(b' ')) != 0 {
                 return;
             }
             let line = same(recent & SIX, DATA_LINE);
-            let ends = same(value, b'[' as u64) | same(value, b'\n' as u64) | same(value, b'\r' as u64);
+            let ends =
+                same(value, u64::from(b'[')) | same(value, u64::from(b'\n')) | same(value, u64::from(b'\r'));
             self.facts |= fact_if(line & !ends & !self.ping, DownFacts::DATA.0);
             self.ping &= !line;
-        } else if last == b'"' as u64 {
-            let text = is_text(recent) & !same(value, b'"' as u64);
+        } else if last == u64::from(b'"') {
+            let text = is_text(recent) & !same(value, u64::from(b'"'));
             self.facts |= fact_if(text, DownFacts::TOKEN.0);
-        } else if last == b'g' as u64 {
+        } else if last == u64::from(b'g') {
             self.ping |= same(recent, PING);
         }
         self.recent = recent << 8 | value;
@@ -84,11 +85,11 @@ impl Events {
 /// 1 if `recent` ends with the beginning of a string that carries text.
 #[inline(always)]
 const fn is_text(recent: u64) -> u64 {
-    same(recent, word(b"ntent\":\""))
-        | same(recent, word(b"\"text\":\""))
-        | same(recent, word(b"nking\":\""))
-        | same(recent, word(b"oning\":\""))
-        | same(recent, word(b"ments\":\""))
+    same(recent, word(*b"ntent\":\""))
+        | same(recent, word(*b"\"text\":\""))
+        | same(recent, word(*b"nking\":\""))
+        | same(recent, word(*b"oning\":\""))
+        | same(recent, word(*b"ments\":\""))
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ pub fn status(bytes: &[u8; STATUS_LINE]) -> Option<u16> {
     let [h, t, t2, p, slash, one, dot, minor, space, a, b, c] = *bytes;
     let is_http = [h, t, t2, p] == *b"HTTP" && [slash, one, dot, space] == *b"/1. ";
     let digits = is_digit(minor) && is_digit(a) && is_digit(b) && is_digit(c);
-    (is_http && digits).then(|| (a - b'0') as u16 * 100 + (b - b'0') as u16 * 10 + (c - b'0') as u16)
+    (is_http && digits).then(|| u16::from(a - b'0') * 100 + u16::from(b - b'0') * 10 + u16::from(c - b'0'))
 }
 
 /// A head that is read byte by byte.
@@ -59,34 +59,34 @@ impl Head {
         if self.in_length & 1 != 0 {
             self.digit(byte);
         }
-        let lower = byte as u64 | within(byte, b'A', b'Z') << 5;
+        let lower = u64::from(byte) | within(byte, b'A', b'Z') << 5;
         self.before = self.before << 8 | self.recent >> 56;
         self.recent = self.recent << 8 | lower;
         let (recent, before) = (self.recent, self.before);
-        if same(lower, b'\n' as u64) != 0 {
-            let end = same(recent & 0xffff_ffff, u32::from_be_bytes(*b"\r\n\r\n") as u64);
+        if same(lower, u64::from(b'\n')) != 0 {
+            let end = same(recent & 0xffff_ffff, u64::from(u32::from_be_bytes(*b"\r\n\r\n")));
             self.facts |= fact_if(end, DownFacts::HEADERS.0);
-        } else if same(lower, b':' as u64) != 0 {
-            self.in_length = same(recent, word(b"-length:")) & same(before, word(b"\ncontent"));
-        } else if same(lower, b'd' as u64) != 0 {
-            let chunked = same(recent, word(b" chunked")) | same(recent, word(b":chunked"));
+        } else if same(lower, u64::from(b':')) != 0 {
+            self.in_length = same(recent, word(*b"-length:")) & same(before, word(*b"\ncontent"));
+        } else if same(lower, u64::from(b'd')) != 0 {
+            let chunked = same(recent, word(*b" chunked")) | same(recent, word(*b":chunked"));
             self.facts |= fact_if(chunked, DownFacts::CHUNKED.0);
-        } else if same(lower, b'm' as u64) != 0 {
-            let events = same(recent, word(b"t-stream")) & same(before, word(b"ext/even"));
+        } else if same(lower, u64::from(b'm')) != 0 {
+            let events = same(recent, word(*b"t-stream")) & same(before, word(*b"ext/even"));
             self.facts |= fact_if(events, DownFacts::EVENTS.0);
         }
     }
 
     #[inline(always)]
     fn digit(&mut self, byte: u8) {
-        let value = byte as u64;
+        let value = u64::from(byte);
         let digit = within(byte, b'0', b'9');
         self.length = self
             .length
             .wrapping_mul(1 + 9 * digit)
-            .wrapping_add(value.wrapping_sub(b'0' as u64).wrapping_mul(digit));
+            .wrapping_add(value.wrapping_sub(u64::from(b'0')).wrapping_mul(digit));
         self.facts |= fact_if(digit, DownFacts::LENGTH.0);
-        self.in_length = digit | same(value, b' ' as u64) | same(value, b'\t' as u64);
+        self.in_length = digit | same(value, u64::from(b' ')) | same(value, u64::from(b'\t'));
     }
 
     /// Whether the end of the head was read.

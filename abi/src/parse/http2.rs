@@ -137,7 +137,7 @@ pub fn response(
         Kind::Headers | Kind::Data => {
             let trailers = frame.kind == Kind::Headers && stream.exchange.first_byte_ns != 0;
             if frame.kind == Kind::Headers && status != 0 {
-                stream.status = status as u32;
+                stream.status = u32::from(status);
             }
             if frame.length > 0 {
                 let content = if trailers { Content::Marker } else { Content::Data };

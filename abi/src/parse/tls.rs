@@ -53,13 +53,11 @@ pub fn record(header: &[u8; HEADER], flags: u16) -> Record {
     }
     match kind {
         // The second one of TLS 1.3, after a retry, is a hello again; those of TLS 1.2 are not.
-        HANDSHAKE if first == CLIENT_HELLO => Record::Handshake,
-        HANDSHAKE => Record::Tls12,
-        CHANGE_CIPHER_SPEC | ALERT => Record::Handshake,
+        HANDSHAKE if first != CLIENT_HELLO => Record::Tls12,
         APPLICATION if flags & MeterFlags::TLS12 != 0 => Record::Application,
         APPLICATION if FINISHED.contains(&length(header)) => Record::Finished,
-        // The client's certificate.
-        APPLICATION => Record::Handshake,
+        // Of the last, the client's certificate.
+        HANDSHAKE | CHANGE_CIPHER_SPEC | ALERT | APPLICATION => Record::Handshake,
         _ => Record::Other,
     }
 }

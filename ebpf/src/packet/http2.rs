@@ -91,7 +91,7 @@ fn count(walk: &Walk, frame: Frame) {
         0
     };
     subject.step(
-        &KernelSock::new(walk.tcp),
+        KernelSock::new(walk.tcp),
         frame.stream,
         #[inline(always)]
         |meter, effects| {
