@@ -385,3 +385,51 @@ fn requests_beyond_two_gibibytes_are_seen() {
     }
     assert_eq!((bench.finished.len(), bench.first_bytes.len()), (2, 3));
 }
+
+/// What was read ends with a record of `record` bytes.
+fn read_to_record(bench: &mut Bench, bytes: u32, record: u16) {
+    let mark = bench.meter.down_seq.wrapping_add(bytes);
+    bench.meter.tail = record;
+    bench.step(|meter, _, effects| meter.note_down(DownFacts::RECORD, mark, 0, 0, effects));
+    bench.down_bytes(bytes);
+}
+
+#[test]
+fn a_last_record_that_is_read_with_others_ends_a_stream() {
+    let mut bench = Bench::tls(Vantage::Client);
+    bench.at(0).ask(800).at(300).down_bytes(600);
+    for token in 1..5 {
+        bench.at(300 + 20 * token);
+        read_to_record(&mut bench, 291, 291);
+    }
+    bench.at(400);
+    read_to_record(&mut bench, 291 + 41 + 27, 27);
+    assert_eq!((bench.phase(), bench.in_flight), (Phase::Tail, 0));
+    bench.at(5_000).settle();
+    assert_eq!(bench.outcomes(), [Outcome::Success]);
+}
+
+#[test]
+fn an_end_of_another_size_than_the_heartbeats_is_told() {
+    let mut bench = Bench::tls(Vantage::Server);
+    bench.at(0).ask(800).at(300).down_bytes(600).at(320).down_bytes(291).at(340).down_bytes(291);
+    bench.at(345).down_bytes(35);
+    assert_eq!(bench.phase(), Phase::Tail, "nobody can know yet");
+    bench.at(360).down_bytes(291).at(365).down_bytes(35);
+    assert_eq!(bench.phase(), Phase::Response, "a heartbeat of a known size");
+    bench.at(380).down_bytes(291).at(381).down_bytes(41).down_bytes(27);
+    assert_eq!((bench.phase(), bench.in_flight), (Phase::Tail, 0));
+}
+
+#[test]
+fn a_client_need_not_wait_for_the_end_of_a_tls_stream() {
+    for (record, outcome) in [(35, Outcome::Success), (291, Outcome::Canceled)] {
+        let mut bench = Bench::tls(Vantage::Client);
+        bench.at(0).ask(800).at(300).down_bytes(600).at(320).down_bytes(291).at(340).down_bytes(291);
+        // The heartbeats are of the size of the end.
+        bench.at(345).down_bytes(35).at(360).down_bytes(291).at(380).down_bytes(291).at(381);
+        read_to_record(&mut bench, u32::from(record), record);
+        bench.at(382).end(End::Closed);
+        assert_eq!(bench.outcomes(), [outcome], "{record}");
+    }
+}
