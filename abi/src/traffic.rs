@@ -240,7 +240,7 @@ pub const fn slots<const N: usize>(bounds: &[u64; N]) -> usize {
     bounds.len() + 2
 }
 
-/// Value of `traffic`.
+/// Value of `traffic`. What every token changes comes first, within one cache line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Traffic {
@@ -256,14 +256,14 @@ pub struct Traffic {
     pub bytes_up: u64,
     /// Bytes in response direction, ever.
     pub bytes_down: u64,
-    /// Finished requests by [`Outcome`].
-    pub requests: [u64; Outcome::COUNT],
-    /// Requests that a client gave up, by [`Cancel`].
-    pub cancels: [u64; Cancel::COUNT],
     /// Emissions of streamed responses, from the first token on.
     pub chunks: u64,
     /// Sockets whose requests could not be told apart.
     pub ambiguous: u64,
+    /// Finished requests by [`Outcome`].
+    pub requests: [u64; Outcome::COUNT],
+    /// Requests that a client gave up, by [`Cancel`].
+    pub cancels: [u64; Cancel::COUNT],
     /// Segments sent again.
     pub retransmits: u64,
     /// From the last byte of the request to the first byte of the response.
@@ -282,8 +282,8 @@ pub struct Traffic {
     pub rtt: Histogram<{ slots(&RTT_BOUNDS_NS) }>,
 }
 abi_struct!(Traffic: 1_288 {
-    in_flight: 0, request_bytes_in_flight: 8, connections: 16, connections_opened: 24, bytes_up: 32, bytes_down: 40, requests: 48,
-    cancels: 104, chunks: 136, ambiguous: 144, retransmits: 152, first_byte: 160, first_token: 352, gap: 544, duration: 712,
+    in_flight: 0, request_bytes_in_flight: 8, connections: 16, connections_opened: 24, bytes_up: 32, bytes_down: 40, chunks: 48,
+    ambiguous: 56, requests: 64, cancels: 120, retransmits: 152, first_byte: 160, first_token: 352, gap: 544, duration: 712,
     request_size: 1_008, response_size: 1_104, rtt: 1_200,
 });
 

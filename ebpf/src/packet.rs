@@ -97,6 +97,10 @@ impl Shown {
 /// A packet leaves or reaches a socket.
 #[inline(always)]
 pub fn seen(skb: *mut __sk_buff, way: Way) {
+    // Acknowledgements, half of all packets, go no further.
+    let Some(segment) = Segment::of(skb) else {
+        return;
+    };
     // SAFETY: the kernel passes this context; the verifier demands the null check.
     let sk = unsafe { (*skb).__bindgen_anon_2.sk };
     if sk.is_null() {
@@ -111,9 +115,6 @@ pub fn seen(skb: *mut __sk_buff, way: Way) {
         return;
     }
     let tcp = tcp.cast_const().cast();
-    let Some(segment) = Segment::of(skb) else {
-        return;
-    };
     // SAFETY: a live record; the vantage is written before the record is.
     let up = way.is_up(unsafe { (*record.0).meter.vantage });
     let order = segment.advance(record, up);
@@ -189,6 +190,22 @@ fn first(segment: &Segment, record: Record, in_order: bool, shown: &mut Shown) {
 /// Tells the meter what a packet that ends at `mark` shows, and counts what follows from it.
 #[inline(never)]
 fn show(record: Record, tcp: *const c_void, shown: &Shown, mark: u32) {
+    if shown.is_up == 0 && shown.down.0 != 0 {
+        let down = shown.down;
+        let deferred = record.locked(
+            #[inline(always)]
+            |meter| {
+                let is_due = meter.is_due(down, mark);
+                if !is_due {
+                    meter.defer_down(down, mark, shown.status, shown.response_end, shown.tail);
+                }
+                !is_due
+            },
+        );
+        if deferred {
+            return;
+        }
+    }
     let Some(subject) = Subject::of(record) else {
         return;
     };
@@ -198,9 +215,6 @@ fn show(record: Record, tcp: *const c_void, shown: &Shown, mark: u32) {
         #[inline(always)]
         |meter, effects| {
             meter.flags |= shown.flags;
-            if shown.tail != 0 {
-                meter.tail = shown.tail;
-            }
             if shown.wire != Wire::Unknown {
                 meter.recognise(shown.wire, effects);
             }
@@ -210,7 +224,14 @@ fn show(record: Record, tcp: *const c_void, shown: &Shown, mark: u32) {
             if shown.is_up != 0 && shown.up.0 != 0 {
                 meter.note_up(shown.up, mark, effects);
             } else if shown.down.0 != 0 {
-                meter.note_down(shown.down, mark, shown.status, shown.response_end, effects);
+                meter.note_down(
+                    shown.down,
+                    mark,
+                    shown.status,
+                    shown.response_end,
+                    shown.tail,
+                    effects,
+                );
             }
         },
     );

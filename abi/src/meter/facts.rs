@@ -156,20 +156,27 @@ impl Meter {
             | (MeterFlags::HEAD * u16::from(facts.has(UpFacts::HEAD)));
     }
 
-    /// A packet in response direction that ends at `mark` shows `facts`; `status` is the class of its status, `response_end` where
-    /// its response ends, if [`DownFacts::LENGTH`] is among the facts.
+    /// Whether facts about a packet that ends at `mark` take effect at once; else they are only to be kept, by
+    /// [`Self::defer_down`].
     #[inline(always)]
-    pub fn note_down(
-        &mut self,
-        facts: DownFacts,
-        mark: u32,
-        status: u8,
-        response_end: u32,
-        effects: &mut Effects,
-    ) {
-        if facts.has(DownFacts::UPGRADED) {
-            self.opaque(Wire::Other, effects);
+    pub fn is_due(&self, facts: DownFacts, mark: u32) -> bool {
+        facts.has(DownFacts::UPGRADED) || reached(self.down_seq, mark)
+    }
+
+    /// Keeps `facts` about a packet in response direction that ends at `mark` until the byte events have reached it; `status` is the class
+    /// of its status, `response_end` where its response ends, if [`DownFacts::LENGTH`] is among the facts, `tail` the bytes of its last
+    /// TLS record, with [`DownFacts::RECORD`].
+    #[inline(always)]
+    pub fn defer_down(&mut self, facts: DownFacts, mark: u32, status: u8, response_end: u32, tail: u16) {
+        self.keep_numbers(facts, mark, status, response_end, tail);
+        if self.pending_down == 0 {
+            self.down_mark = mark;
         }
+        self.pending_down |= facts.0;
+    }
+
+    #[inline(always)]
+    fn keep_numbers(&mut self, facts: DownFacts, mark: u32, status: u8, response_end: u32, tail: u16) {
         if facts.has(DownFacts::STATUS) {
             self.status = status;
         }
@@ -178,15 +185,32 @@ impl Meter {
         } else if facts.0 & OF_END != 0 {
             self.response_end = mark;
         }
-        if reached(self.down_seq, mark) {
-            self.keep_flags(facts);
-            self.late_facts(facts, effects);
+        if facts.has(DownFacts::RECORD) {
+            self.tail = tail;
+        }
+    }
+
+    /// A packet in response direction shows `facts`; the arguments are those of [`Self::defer_down`].
+    #[inline(always)]
+    pub fn note_down(
+        &mut self,
+        facts: DownFacts,
+        mark: u32,
+        status: u8,
+        response_end: u32,
+        tail: u16,
+        effects: &mut Effects,
+    ) {
+        if !self.is_due(facts, mark) {
+            self.defer_down(facts, mark, status, response_end, tail);
             return;
         }
-        if self.pending_down == 0 {
-            self.down_mark = mark;
+        if facts.has(DownFacts::UPGRADED) {
+            self.opaque(Wire::Other, effects);
         }
-        self.pending_down |= facts.0;
+        self.keep_numbers(facts, mark, status, response_end, tail);
+        self.keep_flags(facts);
+        self.late_facts(facts, effects);
     }
 
     /// What `facts` tell about the rest of the response.

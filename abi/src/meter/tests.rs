@@ -235,7 +235,7 @@ impl Bench {
     fn down_packet_to(&mut self, mark: u32, note: Note) -> &mut Self {
         self.meter.down_parsed = mark;
         if note.facts != DownFacts::default() {
-            self.step(|meter, _, effects| meter.note_down(note.facts, mark, note.status, note.end, effects));
+            self.step(|meter, _, effects| meter.note_down(note.facts, mark, note.status, note.end, 0, effects));
         }
         self
     }

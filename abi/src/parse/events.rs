@@ -16,6 +16,25 @@ pub const END: [u8; 7] = *b"\r\n0\r\n\r\n";
 /// The event that ends a stream of tokens, in a chunk of its own or at the end of one.
 pub const DONE: [u8; 16] = *b"data: [DONE]\n\n\r\n";
 
+/// Whether a packet that begins with `bytes` is seen at once to hold data: with the line of a chunk's size of up to four digits, or
+/// none, and an event that is JSON. What is not seen here, [`Events`] finds.
+#[inline(always)]
+pub fn begins_with_data(bytes: &[u8; 16]) -> bool {
+    let [a, b, c, d, e, f, g, h, i, j, k, l, m, ..] = *bytes;
+    let line = if f == b'\n' {
+        [g, h, i, j, k, l, m]
+    } else if e == b'\n' {
+        [f, g, h, i, j, k, l]
+    } else if d == b'\n' {
+        [e, f, g, h, i, j, k]
+    } else if c == b'\n' {
+        [d, e, f, g, h, i, j]
+    } else {
+        [a, b, c, d, e, f, g]
+    };
+    line == *b"data: {"
+}
+
 /// What the last 16 bytes of a packet show.
 #[inline(always)]
 pub fn tail(bytes: &[u8; 16]) -> DownFacts {
@@ -144,6 +163,16 @@ mod tests {
             "",
         ] {
             assert_eq!(read(text), (false, false), "{text}");
+        }
+    }
+
+    #[test]
+    fn data_at_the_beginning_is_seen_at_once() {
+        for text in ["5\r\ndata: {\"a\":1}\n\n", "10f\r\ndata: {\"id\":1", "1a2b\r\ndata: {\"id\"", "data: {\"id\":1}\n\n"] {
+            assert!(begins_with_data(text.as_bytes()[..16].try_into().expect("16 bytes")), "{text}");
+        }
+        for text in ["e\r\ndata: [DONE]\n", "8\r\n: ping\n\n\r\ndata: {", "event: message_delta"] {
+            assert!(!begins_with_data(text.as_bytes()[..16].try_into().expect("16 bytes")), "{text}");
         }
     }
 

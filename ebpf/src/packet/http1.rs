@@ -37,7 +37,9 @@ pub fn request(segment: &Segment, shown: &mut Shown) {
 #[inline(never)]
 pub fn response(segment: &Segment, record: Record, shown: &mut Shown) {
     let mut at = segment.at;
-    if let Some(status) = head::status(&segment.start()) {
+    let start: [u8; 16] = segment.start();
+    let [a, b, c, d, e, f, g, h, i, j, k, l, ..] = start;
+    if let Some(status) = head::status(&[a, b, c, d, e, f, g, h, i, j, k, l]) {
         at = read_head(segment, at, status, record, shown);
         // An informational response and the final one may come together.
         if shown.down == DownFacts::INFORMATIONAL && at < segment.end {
@@ -50,7 +52,7 @@ pub fn response(segment: &Segment, record: Record, shown: &mut Shown) {
             return;
         }
     }
-    body(segment, at, record, shown);
+    body(segment, at, &start, record, shown);
 }
 
 /// Reads the head at `at` and returns where it ends.
@@ -94,9 +96,9 @@ unsafe extern "C" fn head_window(_index: u32, reader: *mut HeadReader) -> i64 {
     i64::from(length == 0 || reader.head.is_complete())
 }
 
-/// The part of the body that begins at `at`.
+/// The part of the body that begins at `at`, in a packet that begins with `start`.
 #[inline(always)]
-fn body(segment: &Segment, at: u32, record: Record, shown: &mut Shown) {
+fn body(segment: &Segment, at: u32, start: &[u8; 16], record: Record, shown: &mut Shown) {
     // SAFETY: a live record; volatile because other programs write it.
     let (flags, pending, token_ns) = unsafe {
         let meter = &raw const (*record.0).meter;
@@ -134,6 +136,10 @@ fn body(segment: &Segment, at: u32, record: Record, shown: &mut Shown) {
         return;
     }
     let token_seen = !head.has(DownFacts::HEADERS) && (token_ns != 0 || pending & DownFacts::TOKEN.0 != 0);
+    if token_seen && events::begins_with_data(start) {
+        shown.down = shown.down.with(DownFacts::DATA);
+        return;
+    }
     let wanted = if token_seen {
         DownFacts::DATA
     } else {

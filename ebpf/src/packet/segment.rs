@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
 //! A TCP segment inside an `__sk_buff` at `cgroup_skb`, where packets begin with their IP header.
 //!
-//! Read through copies, so that paged data and offloaded segments of 64 KiB need no special case. Invariant: `at <= end`.
+//! Headers are read in place; the payload through copies, so that paged data and offloaded segments of 64 KiB need no special case.
+//! Invariant: `at < end`.
 
 use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_skb_load_bytes};
 use nodemesh_abi::Protocol;
@@ -40,20 +41,19 @@ impl Segment {
     /// The segment in `skb`; `None` if there is no TCP payload in it.
     #[inline(always)]
     pub fn of(skb: *mut __sk_buff) -> Option<Self> {
-        let [version, ..] = load::<1>(skb, 0)?;
-        let (protocol, header) = if version >> 4 == 4 {
-            let [protocol] = load::<1>(skb, 9)?;
-            (protocol, u32::from(version & 0xf) * 4)
+        // Both protocol fields lie within the shortest header.
+        let [first, _, _, _, _, _, v6_next, _, _, v4_protocol, ..] = *header::<20>(skb, 0)?;
+        let (protocol, at) = if first >> 4 == 4 {
+            (v4_protocol, u32::from(first & 0xf) * 4)
         } else {
             // Extension headers before TCP do not occur but for fragments, which hold no whole segment.
-            let [protocol] = load::<1>(skb, 6)?;
-            (protocol, IPV6_HEADER)
+            (v6_next, IPV6_HEADER)
         };
         if protocol != Protocol::Tcp as u8 {
             return None;
         }
-        let [_, _, _, _, a, b, c, d, _, _, _, _, offset, _] = load::<14>(skb, header)?;
-        let at = header + u32::from(offset >> 4) * 4;
+        let [_, _, _, _, a, b, c, d, _, _, _, _, offset] = *header::<13>(skb, at)?;
+        let at = at + u32::from(offset >> 4) * 4;
         // SAFETY: the kernel's context.
         let end = unsafe { (*skb).len };
         (at < end).then_some(Self {
@@ -131,4 +131,17 @@ pub fn load<const LEN: usize>(skb: *mut __sk_buff, at: u32) -> Option<[u8; LEN]>
     let failed =
         unsafe { bpf_skb_load_bytes(skb.cast_const().cast(), at, bytes.as_mut_ptr().cast(), LEN as u32) };
     (failed == 0).then_some(bytes)
+}
+
+/// `LEN` bytes of the packet's headers, in place: headers are never in pages.
+#[inline(always)]
+fn header<'a, const LEN: usize>(skb: *mut __sk_buff, at: u32) -> Option<&'a [u8; LEN]> {
+    // SAFETY: the kernel's context; the verifier demands the comparison and knows the bounds from it.
+    unsafe {
+        let start = (*skb).data as usize + at as usize;
+        if start + LEN > (*skb).data_end as usize {
+            return None;
+        }
+        Some(&*(start as *const [u8; LEN]))
+    }
 }

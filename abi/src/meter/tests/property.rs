@@ -62,7 +62,7 @@ fn play(bench: &mut Bench, event: &Event) {
             }
             Event::NoteDown(facts, mark, status, end) => {
                 let (mark, end) = (down.wrapping_add_signed(mark), down.wrapping_add_signed(end));
-                meter.note_down(DownFacts(facts), mark, status, end, effects);
+                meter.note_down(DownFacts(facts), mark, status, end, 0, effects);
             }
             Event::Fin => meter.peer_fin(),
             Event::Settle => meter.settle(now, effects),

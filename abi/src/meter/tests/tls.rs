@@ -389,8 +389,7 @@ fn requests_beyond_two_gibibytes_are_seen() {
 /// What was read ends with a record of `record` bytes.
 fn read_to_record(bench: &mut Bench, bytes: u32, record: u16) {
     let mark = bench.meter.down_seq.wrapping_add(bytes);
-    bench.meter.tail = record;
-    bench.step(|meter, _, effects| meter.note_down(DownFacts::RECORD, mark, 0, 0, effects));
+    bench.step(|meter, _, effects| meter.note_down(DownFacts::RECORD, mark, 0, 0, record, effects));
     bench.down_bytes(bytes);
 }
 
