@@ -85,7 +85,7 @@ pub struct Connection {
     /// What travels on it.
     pub meter: Meter,
 }
-abi_struct!(Connection: 328 {
+abi_struct!(Connection: 336 {
     lock: 0, state: 4, service_addr: 8, backend_addr: 24, client_addr: 40, cookie: 56, cgroup: 64, workload: 72, opened_ns: 80,
     service: 88, backend: 92, service_port: 96, backend_port: 98, client_port: 100, protocol: 102, tgid: 104, traffic: 108,
     meter: 112,
@@ -115,6 +115,6 @@ pub struct ListedConnection {
     /// Bytes that the application has not read.
     pub unread: u32,
 }
-abi_struct!(ListedConnection: 344 {
-    connection: 0, rtt_us: 328, retransmits: 332, tcp_state: 336, unread: 340,
+abi_struct!(ListedConnection: 352 {
+    connection: 0, rtt_us: 336, retransmits: 340, tcp_state: 344, unread: 348,
 });

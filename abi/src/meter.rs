@@ -126,40 +126,50 @@ pub struct MeterFlags;
 
 impl MeterFlags {
     /// The times of the present request are not exact: it began before the meter or a part of it was not seen.
-    pub const UNTIMED: u16 = 1;
+    pub const UNTIMED: u32 = 1;
     /// The peer has sent FIN.
-    pub const PEER_FIN: u16 = 1 << 1;
+    pub const PEER_FIN: u32 = 1 << 1;
     /// The peer's FIN came after the first byte of the response.
-    pub const FIN_IN_RESPONSE: u16 = 1 << 2;
+    pub const FIN_IN_RESPONSE: u32 = 1 << 2;
     /// The present request is a HEAD.
-    pub const HEAD: u16 = 1 << 3;
+    pub const HEAD: u32 = 1 << 3;
     /// The present response is a stream of server-sent events.
-    pub const EVENTS: u16 = 1 << 4;
+    pub const EVENTS: u32 = 1 << 4;
     /// [`Meter::response_end`] is the end of the present response.
-    pub const LENGTH: u16 = 1 << 5;
+    pub const LENGTH: u32 = 1 << 5;
     /// The present response is in chunks, so that its end is marked.
-    pub const CHUNKED: u16 = 1 << 6;
+    pub const CHUNKED: u32 = 1 << 6;
     /// The client offers HTTP/2 in its TLS handshake.
-    pub const OFFERS_HTTP2: u16 = 1 << 7;
+    pub const OFFERS_HTTP2: u32 = 1 << 7;
     /// TLS 1.3, whose session tickets look like the beginning of a first response.
-    pub const TICKETS: u16 = 1 << 8;
+    pub const TICKETS: u32 = 1 << 8;
     /// The connection is older than the meter: its first request is counted and not timed.
-    pub const ADOPTED: u16 = 1 << 9;
+    pub const ADOPTED: u32 = 1 << 9;
     /// The times of the present request were of the first on a connection with session tickets.
-    pub const TICKETS_NOW: u16 = 1 << 10;
+    pub const TICKETS_NOW: u32 = 1 << 10;
     /// The TLS handshake is one of TLS 1.2 or older.
-    pub const TLS12: u16 = 1 << 11;
+    pub const TLS12: u32 = 1 << 11;
     /// The first line of the present request was seen.
-    pub const BEGUN: u16 = 1 << 12;
+    pub const BEGUN: u32 = 1 << 12;
     /// The connection has ended: nothing that is still seen of it counts.
-    pub const ENDED: u16 = 1 << 13;
+    pub const ENDED: u32 = 1 << 13;
     /// The event that ends a stream of tokens was seen in the present response.
-    pub const DONE: u16 = 1 << 14;
+    pub const DONE: u32 = 1 << 14;
     /// The TLS records in response direction are not followed, because a packet was missed.
-    pub const UNFRAMED: u16 = 1 << 15;
+    pub const UNFRAMED: u32 = 1 << 15;
+
+    /// The client has said under TLS that it sends no more.
+    pub const CLIENT_LEFT: u32 = 1 << 16;
+    /// It said so after the first byte of the response.
+    pub const LEFT_IN_RESPONSE: u32 = 1 << 17;
+    /// The present response has had more than one write.
+    pub const AGAIN: u32 = 1 << 18;
+
+    /// The client reset the connection between two requests, at the server: a request that is read from now on was canceled.
+    pub const RESET_BETWEEN: u32 = 1 << 19;
 
     /// What is about one request and is cleared by the next.
-    const OF_REQUEST: u16 = Self::UNTIMED
+    const OF_REQUEST: u32 = Self::UNTIMED
         | Self::FIN_IN_RESPONSE
         | Self::HEAD
         | Self::EVENTS
@@ -167,7 +177,8 @@ impl MeterFlags {
         | Self::CHUNKED
         | Self::TICKETS_NOW
         | Self::BEGUN
-        | Self::DONE;
+        | Self::DONE
+        | Self::AGAIN;
 }
 
 /// The meter of one socket.
@@ -219,13 +230,11 @@ pub struct Meter {
     /// Class of the present response's status, 1 to 5; 0 for unknown.
     pub status: u8,
     /// See [`MeterFlags`].
-    pub flags: u16,
+    pub flags: u32,
     /// Facts in request direction that wait for the byte events: bits of [`UpFacts`].
     pub pending_up: u16,
     /// Facts in response direction that wait for the byte events: bits of [`DownFacts`].
     pub pending_down: u16,
-    /// Bytes of the TLS record that ends the latest packet in response direction, its header included.
-    pub tail: u16,
     /// What this socket adds to [`crate::BackendState::load`].
     pub load: u32,
     /// What this socket adds to [`crate::traffic::Traffic::in_flight`].
@@ -236,12 +245,17 @@ pub struct Meter {
     pub requests: u32,
     /// Highest HTTP/2 stream that has been opened.
     pub last_stream: u32,
+    /// Bytes of the TLS record that ends the latest packet in response direction, its header included.
+    pub tail: u16,
+    /// Zero.
+    pub pad: [u8; 6],
 }
-abi_struct!(Meter: 216 {
+abi_struct!(Meter: 224 {
     bytes_up: 0, bytes_down: 8, last_ns: 16, exchange: 24, up_seq: 120, down_seq: 124, up_parsed: 128, down_parsed: 132,
     up_mark: 136, down_mark: 140, app_start: 144, response_end: 148, up_skip: 152, down_skip: 156, up_carry: 160,
     up_carried: 169, down_carry: 170, down_carried: 179, phase: 180, wire: 181, vantage: 182, status: 183, flags: 184,
-    pending_up: 186, pending_down: 188, tail: 190, load: 192, open: 196, held_bytes: 200, requests: 208, last_stream: 212,
+    pending_up: 188, pending_down: 190, load: 192, open: 196, held_bytes: 200, requests: 208, last_stream: 212, tail: 216,
+    pad: 218,
 });
 
 /// Largest write in request direction, TLS record included, that is no request: a `close_notify` alert, or the
@@ -257,6 +271,12 @@ const RECORD_HEADER_BYTES: u32 = 5;
 const WHOLE_BYTES: u32 = 512;
 /// How long such a response, and one in [`Phase::Tail`], must have been quiet.
 pub const QUIET_NS: u64 = 1_000_000_000;
+
+/// Whether a TLS record of `bytes` is an alert: of TLS 1.3, or of TLS 1.2 with AES-GCM or ChaCha20-Poly1305.
+#[inline(always)]
+const fn is_alert(bytes: u32) -> bool {
+    matches!(bytes, 23 | 24 | 31)
+}
 
 impl Meter {
     /// The meter of a connection whose next bytes have the given sequence numbers. It weighs on its backend from now on; the
@@ -301,6 +321,10 @@ impl Meter {
             }
             _ => return,
         };
+        if self.flags & MeterFlags::RESET_BETWEEN != 0 {
+            self.begin_canceled(bytes, now, effects);
+            return;
+        }
         match Phase::from_raw(self.phase) {
             Phase::Idle | Phase::Tail if self.is_frame(bytes) => self.opaque(Wire::TlsHttp2, effects),
             Phase::Fresh | Phase::Idle => self.begin(bytes, facts, now, effects),
@@ -381,6 +405,8 @@ impl Meter {
             self.take_line(facts);
             self.exchange.request(bytes, now);
             self.hold(1, 1, self.held_bytes + u64::from(bytes), effects);
+        } else if is_alert(bytes) {
+            self.client_left();
         }
     }
 
@@ -402,6 +428,8 @@ impl Meter {
             // The client has what it asked for.
             self.finish(Outcome::Success, effects);
             self.begin(bytes, facts, now, effects);
+        } else if is_alert(bytes) {
+            self.client_left();
         }
     }
 
@@ -409,6 +437,9 @@ impl Meter {
     #[inline(always)]
     fn write(&mut self, bytes: u32, facts: DownFacts, now: u64, effects: &mut Effects) {
         let plain = self.is_plain();
+        if self.exchange.response_bytes > 0 {
+            self.flags |= MeterFlags::AGAIN;
+        }
         // A server whose client has gone says so with an alert that is as short as a last write.
         let client_gone = self.flags & MeterFlags::PEER_FIN != 0 && self.vantage == Vantage::Server as u8;
         // A stream's last write follows its tokens; one that breaks a silence is a heartbeat.

@@ -8,7 +8,7 @@ use core::ffi::c_void;
 use aya_ebpf::helpers::bpf_probe_read_kernel;
 use nodemesh_abi::{Ip16, Port, Protocol, SockOffsets};
 
-use crate::{maps, sock_addr::Endpoint};
+use crate::{lifecycle::tcp, maps, sock_addr::Endpoint};
 
 /// `AF_INET` of Linux.
 const AF_INET: u16 = 2;
@@ -120,16 +120,24 @@ impl KernelSock {
         (self.read(offset!(write_seq)), self.read(offset!(copied_seq)))
     }
 
-    /// Bytes (and FIN) that have arrived and were not read.
+    /// Bytes that have arrived and were not read.
     #[inline(always)]
     pub fn unread(self) -> u32 {
         let arrived: u32 = self.read(offset!(rcv_nxt));
-        arrived.wrapping_sub(self.read(offset!(copied_seq)))
+        // The peer's FIN takes a sequence number, which nobody reads.
+        let fin = u32::from(i32::from(self.state()) == tcp::CLOSE_WAIT);
+        let unread = arrived.wrapping_sub(self.read(offset!(copied_seq)));
+        unread.saturating_sub(fin)
     }
 
-    /// Whether closing it now sends a RST: with unread data, or with a linger time of 0.
+    /// Whether closing it now ends the connection by a RST: with unread data, or with a linger time of 0, and not after a FIN of this
+    /// side's own.
     #[inline(always)]
     pub fn close_resets(self) -> bool {
+        let state = i32::from(self.state());
+        if state != tcp::ESTABLISHED && state != tcp::CLOSE_WAIT {
+            return false;
+        }
         let lingers = self.read::<u64>(offset!(flags)) & SOCK_LINGER != 0;
         self.unread() != 0 || lingers && self.read::<u32>(offset!(lingertime)) == 0
     }

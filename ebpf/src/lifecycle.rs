@@ -33,7 +33,7 @@ use crate::{
 };
 
 /// States of the kernel's `net/tcp_states.h`.
-mod tcp {
+pub mod tcp {
     pub const ESTABLISHED: i32 = 1;
     pub const SYN_SENT: i32 = 2;
     pub const CLOSE: i32 = 7;
@@ -173,7 +173,7 @@ pub fn sock_event(ops: *mut bpf_sock_ops) {
 /// A socket was accepted, or had been before there was a meter (`flags` then says so): if a backend listens there, it is
 /// metered from now on.
 #[inline(always)]
-fn accepted(sk: *const c_void, cookie: u64, flags: u16) {
+fn accepted(sk: *const c_void, cookie: u64, flags: u32) {
     let socket = KernelSock::new(sk);
     let local = socket.local();
     // SAFETY: copied at once.
@@ -267,12 +267,20 @@ pub fn released(sk: *mut bpf_sock) {
 fn meter_ended(record: Record, sk: KernelSock, end: End) {
     // SAFETY: the helper takes no pointer.
     let now = unsafe { bpf_ktime_get_ns() };
+    let (up_seq, _) = sk.sequence();
     if let Some(subject) = Subject::of(record) {
         subject.step(
             sk,
             0,
             #[inline(always)]
-            |meter, effects| meter.end(end, now, effects),
+            |meter, effects| {
+                let written = if meter.vantage == Vantage::Client as u8 {
+                    up_seq.wrapping_sub(meter.up_seq)
+                } else {
+                    0
+                };
+                meter.end(end, written, now, effects);
+            },
         );
     }
 }

@@ -54,7 +54,7 @@ pub struct Shown {
     /// Where the response ends, with [`DownFacts::LENGTH`].
     response_end: u32,
     /// Bits of [`MeterFlags`] to set.
-    flags: u16,
+    flags: u32,
     /// Whether the application's data is known to begin, on TLS.
     app: AppData,
     /// Where it begins.

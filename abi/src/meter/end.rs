@@ -3,12 +3,14 @@
 //!
 //! Invariant: after [`Meter::end`] the socket holds nothing on its backend and its row.
 
-use super::{Meter, MeterFlags, Phase, QUIET_NS, WHOLE_BYTES, Wire};
+use super::{CONTROL_BYTES, Meter, MeterFlags, Phase, QUIET_NS, UpFacts, WHOLE_BYTES, Wire};
 use crate::{
     Effects,
     traffic::{Cancel, Outcome, Vantage},
 };
 
+/// Session tickets take fewer bytes than this.
+const TICKETS_BYTES: u64 = 2_048;
 /// A request on a reused connection that the server closes later than this was not lost in a race with an idle timeout.
 const RACE_NS: u64 = 1_000_000_000;
 
@@ -38,20 +40,53 @@ impl Meter {
     /// The peer has sent FIN.
     #[inline(always)]
     pub fn peer_fin(&mut self) {
+        if self.flags & MeterFlags::PEER_FIN != 0 {
+            return;
+        }
         self.flags |= MeterFlags::PEER_FIN;
-        if self.phase == Phase::Response as u8 {
+        if self.has_response() {
             self.flags |= MeterFlags::FIN_IN_RESPONSE;
         }
     }
 
-    /// The connection has ended.
+    /// The client has said under TLS that it sends no more. Its FIN may come after the server's answer to that.
     #[inline(always)]
-    pub fn end(&mut self, end: End, now: u64, effects: &mut Effects) {
+    pub(super) fn client_left(&mut self) {
+        if self.vantage == Vantage::Server as u8 {
+            self.peer_fin();
+        } else if self.flags & (MeterFlags::CLIENT_LEFT | MeterFlags::PEER_FIN) == 0 {
+            self.flags |= MeterFlags::CLIENT_LEFT;
+            if self.has_response() {
+                self.flags |= MeterFlags::LEFT_IN_RESPONSE;
+            }
+        }
+    }
+
+    /// Whether a byte of the present response has come that is not of the session tickets before it, as far as the server tells.
+    #[inline(always)]
+    fn has_response(&self) -> bool {
+        self.phase == Phase::Response as u8 && !self.has_tickets_only()
+    }
+
+    /// Whether all that the server has written to a first request under TLS 1.3 may be session tickets.
+    #[inline(always)]
+    fn has_tickets_only(&self) -> bool {
+        self.flags & (MeterFlags::TICKETS_NOW | MeterFlags::AGAIN) == MeterFlags::TICKETS_NOW
+            && self.vantage == Vantage::Server as u8
+            && self.exchange.response_bytes < TICKETS_BYTES
+    }
+
+    /// The connection has ended. `written` are the bytes that a client has written and of which no byte event has told: the answer to a
+    /// write may come before the write returns.
+    #[inline(always)]
+    pub fn end(&mut self, end: End, written: u32, now: u64, effects: &mut Effects) {
+        self.begin_written(written, now, effects);
         let half_closed = self.is_half_closed(end);
         match Phase::from_raw(self.phase) {
             Phase::Response if half_closed => self.finish_by_status(effects),
             Phase::Tail => self.finish(Outcome::Success, effects),
             Phase::Request => self.end_in_request(end, now, effects),
+            Phase::Response if self.has_tickets_only() => self.end_in_request(end, now, effects),
             Phase::Response => self.end_in_response(end, effects),
             Phase::Streams => {
                 effects.dropped = self.open;
@@ -62,9 +97,50 @@ impl Meter {
             }
             Phase::Fresh | Phase::Idle | Phase::Opaque => {}
         }
+        let is_between = matches!(Phase::from_raw(self.phase), Phase::Fresh | Phase::Idle);
+        if end == End::Reset && is_between && self.vantage == Vantage::Server as u8 {
+            self.flags |= MeterFlags::RESET_BETWEEN;
+        }
         self.phase = Phase::Opaque as u8;
         self.flags |= MeterFlags::ENDED;
         self.hold(0, 0, 0, effects);
+    }
+
+    /// The server reads a request whose client has reset the connection meanwhile.
+    #[inline(always)]
+    pub(super) fn begin_canceled(&mut self, bytes: u32, now: u64, effects: &mut Effects) {
+        if self.is_control(bytes) {
+            return;
+        }
+        self.flags &= !MeterFlags::RESET_BETWEEN;
+        self.exchange.begin(bytes, now);
+        self.finish(Outcome::Canceled, effects);
+        if let Some(finished) = &mut effects.finished {
+            finished.cancel = Some(Cancel::PrefillReset);
+        }
+    }
+
+    /// A request whose write has not returned begins.
+    #[inline(always)]
+    fn begin_written(&mut self, written: u32, now: u64, effects: &mut Effects) {
+        let facts = UpFacts(self.pending_up);
+        let is_request = if self.is_plain() {
+            facts.has(UpFacts::BEGIN)
+        } else {
+            self.wire == Wire::Tls as u8 && written > CONTROL_BYTES
+        };
+        let is_between = matches!(
+            Phase::from_raw(self.phase),
+            Phase::Fresh | Phase::Idle | Phase::Tail
+        );
+        if written == 0 || !is_request || !is_between {
+            return;
+        }
+        if self.phase == Phase::Tail as u8 {
+            self.finish(Outcome::Success, effects);
+            self.phase = Phase::Idle as u8;
+        }
+        self.begin(written, facts, now, effects);
     }
 
     /// The application connects this socket again: returns what the socket held, which it holds no longer. What `end` would tell is
@@ -118,6 +194,7 @@ impl Meter {
                 self.finish_by_status(effects);
             }
             Side::Client if marked || plain => self.cancel(end, effects),
+            Side::Server if self.has_goodbye() => self.finish_by_status(effects),
             Side::Server if marked || end != End::Closed && !self.fin_by_peer() => {
                 self.finish(Outcome::Truncated, effects);
             }
@@ -132,9 +209,18 @@ impl Meter {
         self.wire == Wire::Tls as u8 && self.exchange.may_end_with(u32::from(self.tail))
     }
 
+    /// Whether the last that came from the server is an alert or an end marker under TLS: it closed in order.
+    #[inline(always)]
+    fn has_goodbye(&self) -> bool {
+        self.wire == Wire::Tls as u8 && self.tail != 0 && u32::from(self.tail) <= CONTROL_BYTES
+    }
+
     /// Which side ended the connection.
     #[inline(always)]
     fn gone(&self, end: End) -> Side {
+        if self.flags & MeterFlags::CLIENT_LEFT != 0 {
+            return Side::Client;
+        }
         let by_peer = end == End::Reset || self.fin_by_peer();
         if by_peer == (self.vantage == Vantage::Server as u8) {
             Side::Client
@@ -161,8 +247,10 @@ impl Meter {
     fn cancel(&mut self, end: End, effects: &mut Effects) {
         let (decode, reset) = if self.fin_by_peer() {
             (self.flags & MeterFlags::FIN_IN_RESPONSE != 0, false)
+        } else if self.flags & MeterFlags::CLIENT_LEFT != 0 {
+            (self.flags & MeterFlags::LEFT_IN_RESPONSE != 0, false)
         } else {
-            (self.phase == Phase::Response as u8, end != End::Closed)
+            (self.has_response(), end != End::Closed)
         };
         self.finish(Outcome::Canceled, effects);
         if let Some(finished) = &mut effects.finished {
@@ -192,14 +280,17 @@ impl Meter {
             // A stream of events whose tokens were not recognised, or another one in chunks.
             self.flags & MeterFlags::CHUNKED != 0 && self.exchange.emissions >= 2
         } else {
-            self.exchange.streams() || self.phase == Phase::Tail as u8 && self.exchange.emissions >= 2
+            let tickets = u32::from(self.flags & MeterFlags::TICKETS_NOW != 0);
+            self.exchange.streams()
+                || self.phase == Phase::Tail as u8 && self.exchange.emissions >= 2 + tickets
         }
     }
 
     /// Nothing has come for a while: ends what can only be ended by quiet. Called by the sweep.
     #[inline(always)]
     pub fn settle(&mut self, now: u64, effects: &mut Effects) {
-        if now.saturating_sub(self.last_ns) < QUIET_NS {
+        // What has arrived and was not read, or was written and has not left, is not quiet.
+        if now.saturating_sub(self.last_ns) < QUIET_NS || self.down_parsed != self.down_seq {
             return;
         }
         let quiet_end = match Phase::from_raw(self.phase) {

@@ -152,8 +152,8 @@ impl Meter {
     /// The first line of the present request is among `facts`.
     #[inline(always)]
     pub(super) fn take_line(&mut self, facts: UpFacts) {
-        self.flags |= (MeterFlags::BEGUN * u16::from(facts.has(UpFacts::BEGIN)))
-            | (MeterFlags::HEAD * u16::from(facts.has(UpFacts::HEAD)));
+        self.flags |= (MeterFlags::BEGUN * u32::from(facts.has(UpFacts::BEGIN)))
+            | (MeterFlags::HEAD * u32::from(facts.has(UpFacts::HEAD)));
     }
 
     /// Whether facts about a packet that ends at `mark` take effect at once; else they are only to be kept, by
@@ -298,8 +298,8 @@ impl Meter {
 const OF_END: u16 = DownFacts::END.0 | DownFacts::RECORD.0;
 
 #[inline(always)]
-const fn flag(facts: DownFacts, fact: DownFacts, flag: u16) -> u16 {
-    flag * facts.has(fact) as u16
+const fn flag(facts: DownFacts, fact: DownFacts, flag: u32) -> u32 {
+    flag * facts.has(fact) as u32
 }
 
 /// Whether the sequence number `at` is not before `mark` (RFC 9293, section 3.4).

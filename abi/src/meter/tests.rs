@@ -108,7 +108,7 @@ impl Bench {
     }
 
     /// TLS whose handshake left `flags`.
-    fn tls_with(vantage: Vantage, flags: u16) -> Self {
+    fn tls_with(vantage: Vantage, flags: u32) -> Self {
         let mut bench = Self::new(vantage, Path::Eager);
         bench.step(|meter, _, effects| meter.recognise(Wire::TlsHandshake, effects));
         bench.step(|meter, now, effects| meter.up(517, now, effects));
@@ -235,7 +235,9 @@ impl Bench {
     fn down_packet_to(&mut self, mark: u32, note: Note) -> &mut Self {
         self.meter.down_parsed = mark;
         if note.facts != DownFacts::default() {
-            self.step(|meter, _, effects| meter.note_down(note.facts, mark, note.status, note.end, 0, effects));
+            self.step(|meter, _, effects| {
+                meter.note_down(note.facts, mark, note.status, note.end, 0, effects)
+            });
         }
         self
     }
@@ -254,6 +256,11 @@ impl Bench {
     }
 
     fn down_bytes(&mut self, bytes: u32) -> &mut Self {
+        let end = self.meter.down_seq.wrapping_add(bytes);
+        if self.is_tls() && self.meter.down_parsed.wrapping_sub(end).cast_signed() < 0 {
+            // Its packet was seen.
+            self.meter.down_parsed = end;
+        }
         self.step(|meter, now, effects| meter.down(bytes, now, effects))
     }
 
@@ -262,7 +269,7 @@ impl Bench {
     }
 
     fn end(&mut self, end: End) -> &mut Self {
-        self.step(|meter, now, effects| meter.end(end, now, effects));
+        self.step(|meter, now, effects| meter.end(end, 0, now, effects));
         assert_eq!(
             (self.in_flight, self.load, self.held_bytes),
             (0, 0, 0),

@@ -168,11 +168,26 @@ mod tests {
 
     #[test]
     fn data_at_the_beginning_is_seen_at_once() {
-        for text in ["5\r\ndata: {\"a\":1}\n\n", "10f\r\ndata: {\"id\":1", "1a2b\r\ndata: {\"id\"", "data: {\"id\":1}\n\n"] {
-            assert!(begins_with_data(text.as_bytes()[..16].try_into().expect("16 bytes")), "{text}");
+        for text in [
+            "5\r\ndata: {\"a\":1}\n\n",
+            "10f\r\ndata: {\"id\":1",
+            "1a2b\r\ndata: {\"id\"",
+            "data: {\"id\":1}\n\n",
+        ] {
+            assert!(
+                begins_with_data(text.as_bytes()[..16].try_into().expect("16 bytes")),
+                "{text}"
+            );
         }
-        for text in ["e\r\ndata: [DONE]\n", "8\r\n: ping\n\n\r\ndata: {", "event: message_delta"] {
-            assert!(!begins_with_data(text.as_bytes()[..16].try_into().expect("16 bytes")), "{text}");
+        for text in [
+            "e\r\ndata: [DONE]\n",
+            "8\r\n: ping\n\n\r\ndata: {",
+            "event: message_delta",
+        ] {
+            assert!(
+                !begins_with_data(text.as_bytes()[..16].try_into().expect("16 bytes")),
+                "{text}"
+            );
         }
     }
 

@@ -15,11 +15,14 @@ pub const RECORD: u32 = 5;
 pub const ALPN: u16 = 16;
 
 const CHANGE_CIPHER_SPEC: u8 = 20;
-const ALERT: u8 = 21;
+/// Type of alerts, under TLS 1.2.
+pub const ALERT: u8 = 21;
 const HANDSHAKE: u8 = 22;
 /// Type of the records that hold the application's data.
 pub const APPLICATION: u8 = 23;
 const CLIENT_HELLO: u8 = 1;
+/// Shorter handshake records are no `ClientHello`, and longer ones no encrypted `Finished` of TLS 1.2.
+const SHORTEST_HELLO: u16 = 96;
 /// Sizes of a TLS 1.3 `Finished` under SHA-256 and SHA-384: header, hash, content type and tag.
 const FINISHED: [u16; 2] = [4 + 32 + 1 + 16, 4 + 48 + 1 + 16];
 
@@ -46,14 +49,15 @@ pub const fn length(header: &[u8; HEADER]) -> u16 {
 
 /// What the record with this header and first byte means on a connection with `flags` (bits of [`MeterFlags`]).
 #[inline(always)]
-pub fn record(header: &[u8; HEADER], flags: u16) -> Record {
+pub fn record(header: &[u8; HEADER], flags: u32) -> Record {
     let [kind, major, _, _, _, first] = *header;
     if major != 3 {
         return Record::Other;
     }
     match kind {
         // The second one of TLS 1.3, after a retry, is a hello again; those of TLS 1.2 are not.
-        HANDSHAKE if first != CLIENT_HELLO => Record::Tls12,
+        // Nor is the encrypted `Finished` of a resumed one, whose first byte is any: no hello is so short.
+        HANDSHAKE if first != CLIENT_HELLO || length(header) <= SHORTEST_HELLO => Record::Tls12,
         APPLICATION if flags & MeterFlags::TLS12 != 0 => Record::Application,
         APPLICATION if FINISHED.contains(&length(header)) => Record::Finished,
         // Of the last, the client's certificate.
@@ -73,7 +77,7 @@ pub const fn offers_http2(names: &[u8; 12]) -> bool {
 mod tests {
     use super::*;
 
-    const TLS12: u16 = MeterFlags::TLS12;
+    const TLS12: u32 = MeterFlags::TLS12;
 
     #[test]
     fn a_handshake_of_tls_1_3_ends_with_a_record_of_finished_size() {
@@ -87,6 +91,7 @@ mod tests {
     #[test]
     fn a_handshake_of_tls_1_2_ends_before_the_first_application_record() {
         assert_eq!(record(&[22, 3, 3, 0, 37, 16], 0), Record::Tls12);
+        assert_eq!(record(&[22, 3, 3, 0, 40, 1], 0), Record::Tls12, "a resumed one");
         assert_eq!(record(&[23, 3, 3, 0, 53, 0], TLS12), Record::Application);
     }
 

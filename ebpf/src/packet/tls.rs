@@ -130,7 +130,7 @@ pub fn answer(segment: &Segment, record: Record, in_order: bool, shown: &mut Sho
     };
     // SAFETY: the callback takes what is passed as its context.
     unsafe { bpf_loop(ANSWER_RECORDS, next as *mut _, (&raw mut walk).cast(), 0) };
-    if walk.cursor.is_between() && walk.kind == tls::APPLICATION {
+    if walk.cursor.is_between() && (walk.kind == tls::APPLICATION || walk.kind == tls::ALERT) {
         shown.down = DownFacts::RECORD;
         shown.tail = walk.last;
     }
@@ -158,7 +158,7 @@ unsafe extern "C" fn next(_index: u32, walk: *mut Answer) -> i64 {
 
 struct Walk {
     cursor: Cursor,
-    flags: u16,
+    flags: u32,
     app: AppData,
     app_start: u32,
     other: bool,

@@ -171,6 +171,6 @@ fn an_open_request_is_given_back_when_its_socket_connects_again() {
     let held = bench.meter.discard();
     assert_eq!((held.load, held.open, held.request_bytes), (1, 1, 800));
     let mut again = Effects::default();
-    bench.meter.end(End::Closed, bench.now, &mut again);
+    bench.meter.end(End::Closed, 0, bench.now, &mut again);
     assert_eq!(again, Effects::default());
 }

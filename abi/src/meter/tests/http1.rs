@@ -396,10 +396,19 @@ fn silence_leaves_a_plain_stream_open() {
 
 #[test]
 fn a_client_need_not_wait_for_what_follows_done() {
-    for (fact, outcome) in [(DownFacts::DONE, Outcome::Success), (DownFacts::DATA, Outcome::Canceled)] {
+    for (fact, outcome) in [
+        (DownFacts::DONE, Outcome::Success),
+        (DownFacts::DATA, Outcome::Canceled),
+    ] {
         for end in [End::Closed, End::Aborted] {
             let mut bench = Bench::plain(Vantage::Client);
-            bench.at(0).ask(800).at(1).down(149, EVENT_STREAM).at(300).down(269, DownFacts::DATA);
+            bench
+                .at(0)
+                .ask(800)
+                .at(1)
+                .down(149, EVENT_STREAM)
+                .at(300)
+                .down(269, DownFacts::DATA);
             bench.at(320).down(19, fact).at(321).end(end);
             assert_eq!(bench.outcomes(), [outcome], "{fact:?} {end:?}");
         }

@@ -241,3 +241,34 @@ fn a_server_that_aborts_has_truncated() {
         ));
     }
 }
+
+#[test]
+fn a_request_that_is_read_after_the_reset_was_canceled() {
+    let mut bench = Bench::plain(Vantage::Server);
+    bench
+        .at(0)
+        .up_packet(490, UpFacts::BEGIN)
+        .end(End::Reset)
+        .at(1)
+        .up_bytes(490);
+    assert_eq!((bench.outcomes(), bench.in_flight), (vec![Outcome::Canceled], 0));
+    bench.at(2).up_bytes(490);
+    assert_eq!(bench.outcomes(), [Outcome::Canceled], "once");
+}
+
+#[test]
+fn a_request_whose_answer_outruns_its_write_is_told() {
+    let mut bench = Bench::plain(Vantage::Client);
+    bench
+        .at(0)
+        .ask(800)
+        .at(9)
+        .down_with(300, OF_LENGTH, 2, 0)
+        .at(5_000)
+        .up_packet(700, UpFacts::BEGIN);
+    bench.step(|meter, now, effects| meter.end(End::Reset, 700, now, effects));
+    assert_eq!(
+        (bench.outcomes(), bench.in_flight),
+        (vec![Outcome::Success, Outcome::KeepaliveRace], 0)
+    );
+}

@@ -411,12 +411,25 @@ fn a_last_record_that_is_read_with_others_ends_a_stream() {
 #[test]
 fn an_end_of_another_size_than_the_heartbeats_is_told() {
     let mut bench = Bench::tls(Vantage::Server);
-    bench.at(0).ask(800).at(300).down_bytes(600).at(320).down_bytes(291).at(340).down_bytes(291);
+    bench
+        .at(0)
+        .ask(800)
+        .at(300)
+        .down_bytes(600)
+        .at(320)
+        .down_bytes(291)
+        .at(340)
+        .down_bytes(291);
     bench.at(345).down_bytes(35);
     assert_eq!(bench.phase(), Phase::Tail, "nobody can know yet");
     bench.at(360).down_bytes(291).at(365).down_bytes(35);
     assert_eq!(bench.phase(), Phase::Response, "a heartbeat of a known size");
-    bench.at(380).down_bytes(291).at(381).down_bytes(41).down_bytes(27);
+    bench
+        .at(380)
+        .down_bytes(291)
+        .at(381)
+        .down_bytes(41)
+        .down_bytes(27);
     assert_eq!((bench.phase(), bench.in_flight), (Phase::Tail, 0));
 }
 
@@ -424,11 +437,35 @@ fn an_end_of_another_size_than_the_heartbeats_is_told() {
 fn a_client_need_not_wait_for_the_end_of_a_tls_stream() {
     for (record, outcome) in [(35, Outcome::Success), (291, Outcome::Canceled)] {
         let mut bench = Bench::tls(Vantage::Client);
-        bench.at(0).ask(800).at(300).down_bytes(600).at(320).down_bytes(291).at(340).down_bytes(291);
+        bench
+            .at(0)
+            .ask(800)
+            .at(300)
+            .down_bytes(600)
+            .at(320)
+            .down_bytes(291)
+            .at(340)
+            .down_bytes(291);
         // The heartbeats are of the size of the end.
-        bench.at(345).down_bytes(35).at(360).down_bytes(291).at(380).down_bytes(291).at(381);
+        bench
+            .at(345)
+            .down_bytes(35)
+            .at(360)
+            .down_bytes(291)
+            .at(380)
+            .down_bytes(291)
+            .at(381);
         read_to_record(&mut bench, u32::from(record), record);
         bench.at(382).end(End::Closed);
         assert_eq!(bench.outcomes(), [outcome], "{record}");
     }
+}
+
+#[test]
+fn what_waits_to_be_read_is_not_quiet() {
+    let mut bench = Bench::tls(Vantage::Client);
+    bench.at(0).ask(800).at(300).down_bytes(600);
+    bench.meter.down_parsed = bench.meter.down_seq.wrapping_add(580);
+    bench.at(3_000).settle();
+    assert_eq!((bench.phase(), bench.in_flight), (Phase::Response, 1));
 }
