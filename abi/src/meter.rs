@@ -243,7 +243,7 @@ pub struct Meter {
     pub held_bytes: u64,
     /// Requests that have ended on this connection.
     pub requests: u32,
-    /// Highest HTTP/2 stream that has been opened.
+    /// Highest HTTP/2 stream that has been opened; on TLS, how many records of the server were looked at for HTTP/2.
     pub last_stream: u32,
     /// Bytes of the TLS record that ends the latest packet in response direction, its header included.
     pub tail: u16,
@@ -267,8 +267,6 @@ const FRAME_BYTES: u32 = 64;
 const FRAME_LEAST_BYTES: u32 = 31;
 /// Some libraries read a TLS record in two calls, of which the first takes its header.
 const RECORD_HEADER_BYTES: u32 = 5;
-/// Settings, their acknowledgement and a window update of a server, in a TLS record.
-const SETTINGS_BYTES: u32 = 96;
 /// Responses in one or two bursts, of which the last has at least this many bytes, are taken for complete when they are quiet.
 const WHOLE_BYTES: u32 = 512;
 /// How long such a response, and one in [`Phase::Tail`], must have been quiet.
@@ -439,10 +437,6 @@ impl Meter {
     #[inline(always)]
     fn write(&mut self, bytes: u32, facts: DownFacts, now: u64, effects: &mut Effects) {
         let plain = self.is_plain();
-        if self.is_settings(bytes) {
-            self.opaque(Wire::TlsHttp2, effects);
-            return;
-        }
         if self.exchange.response_bytes > 0 {
             self.flags |= MeterFlags::AGAIN;
         }
@@ -563,16 +557,6 @@ impl Meter {
         let least = FRAME_LEAST_BYTES + u32::from(self.flags & MeterFlags::TLS12 != 0);
         let offered = self.wire == Wire::Tls as u8 && self.flags & MeterFlags::OFFERS_HTTP2 != 0;
         offered && bytes >= least && bytes <= FRAME_BYTES
-    }
-
-    /// Whether `bytes` are the settings of an HTTP/2 server under TLS: too few for the head of a response, and the first that it sends
-    /// but for session tickets.
-    #[inline(always)]
-    fn is_settings(&self, bytes: u32) -> bool {
-        let offered = self.wire == Wire::Tls as u8 && self.flags & MeterFlags::OFFERS_HTTP2 != 0;
-        let tickets = u32::from(self.flags & MeterFlags::TICKETS_NOW != 0);
-        let is_first = self.requests == 0 && self.exchange.emissions <= tickets;
-        offered && is_first && bytes > CONTROL_BYTES && bytes <= SETTINGS_BYTES
     }
 
     /// Sets what the socket holds on its backend and its row, and tells `effects` the differences. After its end it holds nothing.

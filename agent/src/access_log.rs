@@ -6,8 +6,9 @@
 //!   full: lost, counted                    full: lost, counted      formats, names, writes
 //! ```
 //!
-//! Off unless asked for; then the programs write no record, so nobody wakes up. Invariant: nothing here waits for the output but the
-//! writer's own thread, and a record is either written or counted as lost.
+//! Off unless asked for; then the programs write no record, so nobody wakes up. They write none while no agent runs, unless it was
+//! killed: then the ring buffer fills, and the next agent writes what is in it. Invariant: nothing here waits for the output but
+//! the writer's own thread, and a record of a log that is on is either written or counted as lost.
 
 mod line;
 mod reader;
@@ -269,6 +270,18 @@ mod tests {
         );
         assert_eq!((log.written(), log.lost()), (9, 0));
         assert_eq!(log.setting().kernel_sample(), 5);
+    }
+
+    #[test]
+    fn records_that_a_killed_agent_left_are_nothing_to_a_log_that_is_off() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("log");
+        let log = log(&file);
+        push(&log, 3);
+        assert_eq!((log.written(), log.lost(), file.exists()), (0, 0, false));
+        log.set(JSON).unwrap();
+        push(&log, 2);
+        assert_eq!((log.written(), lines(&file)), (2, 2));
     }
 
     #[test]

@@ -19,12 +19,11 @@ use aya::{
     Ebpf,
     sys::{Stats, enable_stats},
 };
-use nix::time::{ClockId, clock_gettime};
 use nodemesh_abi::{Settings, names::program};
 use tokio::{
     runtime,
     signal::unix::{SignalKind, signal},
-    sync::watch,
+    sync::{oneshot, watch},
 };
 use tracing::{info, warn};
 
@@ -33,8 +32,8 @@ use crate::{
     admin::{Listeners, Node},
     config::{AgentConfig, VERSION},
     datapath::{
-        MapReader, MapWriter, PinRoot, attach, host,
-        listing::{self, ConnectionLister},
+        MapReader, MapWriter, PinRoot, adoption, attach, host,
+        listing::ConnectionLister,
         loader::{self, Loaded},
         program_log::ProgramLog,
     },
@@ -87,7 +86,7 @@ pub fn run(config: &AgentConfig, log: LogFilter) -> Result<()> {
     let (commands, inbox) = mpsc::channel();
     let readers = Readers::open(&mut ebpf)?;
     let [lister, open_requests] = listers(&ebpf, &pins)?;
-    let adopted = adopt(&ebpf, &lister);
+    let adopted = adopt(&ebpf, &cgroup, &lister)?;
     let ebpf = Arc::new(Mutex::new(ebpf));
     let correct = corrector(Arc::clone(&ebpf));
     let (sweeper, sweep) = Sweeper::new(open_requests, MapReader::open(&pins)?, view.clone(), correct);
@@ -116,13 +115,21 @@ pub fn run(config: &AgentConfig, log: LogFilter) -> Result<()> {
     let (stop, stopped) = mpsc::channel();
     let sweeper = spawn("sweep", move || sweeper.run(&stopped))?;
     // The runtime's end drops the tasks and with them every sender of commands, which ends the reconciler.
-    runtime()?.block_on(serve(node, source, watch, commands, readers, progress))?;
+    let records = runtime()?.block_on(serve(node, source, watch, commands, readers, progress))?;
     drop(stop);
     join(sweeper)?;
     join(reconciler)?;
-    access_log.flush(LAST_LINES);
+    finish(&access_log, records);
     info!("the agent ends; the data path stays");
     Ok(())
+}
+
+/// Writes what the programs wrote until the reconciler's last act, which was to tell them to write no more.
+fn finish(access_log: &AccessLog, records: Option<AccessReader>) {
+    if let Some(mut records) = records {
+        records.drain(access_log);
+    }
+    access_log.flush(LAST_LINES);
 }
 
 /// The reconciler, after its first round.
@@ -250,33 +257,16 @@ fn attach_programs(loaded: &mut Loaded, cgroup: &Path, pins: &PinRoot, progress:
 }
 
 /// Gives connections that this node's backends had accepted before the programs were attached their records; returns how many.
-fn adopt(ebpf: &Ebpf, lister: &ConnectionLister) -> u64 {
-    let adopt = || -> Result<u64> {
-        let since = Duration::from(clock_gettime(ClockId::CLOCK_MONOTONIC)?).as_nanos() as u64;
-        let program = ebpf
-            .program(program::ADOPT)
-            .context("the object lacks the iterator over files")?;
-        listing::adopt(program.fd()?)?;
-        let mut adopted = 0;
-        lister.scan(|listed| adopted += u64::from(listing::is_adopted(listed, since)))?;
-        Ok(adopted)
-    };
-    match adopt() {
-        Ok(adopted) => {
-            info!(
-                connections = adopted,
-                "adopted connections that were there before"
-            );
-            adopted
-        }
-        Err(error) => {
-            warn!(
-                error = format!("{error:#}"),
-                "connections that were there before are not metered at the server's end"
-            );
-            0
-        }
-    }
+fn adopt(ebpf: &Ebpf, cgroup: &Path, lister: &ConnectionLister) -> Result<u64> {
+    let program = ebpf
+        .program(program::ADOPT)
+        .context("the object lacks the iterator over files")?;
+    Ok(adoption::adopt(program.fd()?, cgroup, lister)
+        .inspect(|connections| info!(connections, "adopted connections that were there before"))
+        .inspect_err(
+            |error| warn!(%error, "connections that were there before are not metered at the server's end"),
+        )
+        .unwrap_or_default())
 }
 
 /// What lists all connections, and what lists those with open requests.
@@ -290,6 +280,7 @@ fn listers(ebpf: &Ebpf, pins: &PinRoot) -> Result<[ConnectionLister; 2]> {
     Ok([lister(program::LIST_CONNECTIONS)?, lister(program::SWEEP)?])
 }
 
+/// Serves until the agent is told to end; returns what still holds records of the access log.
 async fn serve(
     node: Arc<Node>,
     mut source: Source,
@@ -297,7 +288,7 @@ async fn serve(
     commands: mpsc::Sender<Command>,
     readers: Readers,
     progress: Progress,
-) -> Result<()> {
+) -> Result<Option<AccessReader>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
@@ -306,7 +297,8 @@ async fn serve(
     let access_log = Arc::clone(&node.access_log);
     let socket = listeners.serve(node);
     tokio::spawn(readers.logs.forward());
-    tokio::spawn(readers.access.forward(Arc::clone(&access_log)));
+    let (reading, until) = oneshot::channel();
+    let records = tokio::spawn(readers.access.forward(Arc::clone(&access_log), until));
     progress.reached(Step::Serving);
     loop {
         tokio::select! {
@@ -325,8 +317,10 @@ async fn serve(
             }
         }
     }
+    drop(reading);
+    let records = records.await.context("read the records of the access log")?;
     if let Err(error) = fs::remove_file(&socket) {
         warn!(%error, socket = %socket.display(), "could not remove the admin socket");
     }
-    Ok(())
+    Ok(records)
 }

@@ -2,14 +2,16 @@
 //! The kernel side as the agent sees it: loading and attaching the programs, typed maps, and the listing of connections.
 //!
 //! ```text
-//! host (cgroup, bpffs) ─► pins ─► loader ─► attach        at start, in this order
+//! host (cgroup, bpffs) ─► pins ─► loader ─► attach ─► adoption    at start, in this order
 //! reconcile ─► MapWriter ─► [ maps ] ─► MapReader ─► metrics, admin
 //! ```
 //!
 //! Invariant: nothing here decides policy; rows come from `reconcile` and are written as they are.
 
+pub mod adoption;
 pub mod attach;
 mod btf;
+pub mod clock;
 pub mod host;
 pub mod listing;
 pub mod loader;

@@ -3,7 +3,7 @@
 //! drift.
 //!
 //! ```text
-//! family (declares all) ─► meter, placement, node ─► text ─► /metrics
+//! family (declares all) ─► meter, placement, node ─► scrape ─► /metrics
 //!        └─► document ─► docs/metrics.md
 //! ```
 //!
@@ -15,19 +15,20 @@ pub mod family;
 mod meter;
 mod node;
 mod placement;
-mod text;
+mod scrape;
 
 use anyhow::Result;
 
 use crate::admin::Node;
-use text::Scrape;
+use scrape::Scrape;
 
 /// Renders the families.
 #[derive(Debug, Default)]
 pub struct Metrics;
 
 impl Metrics {
-    /// All families, in Prometheus' text format.
+    /// All families, in Prometheus' text format. Takes some 100 ms of a CPU on a node with 2,000 metered backends: not for a
+    /// thread of the runtime.
     pub fn render(&self, node: &Node) -> Result<String> {
         let view = node.view();
         let mut scrape = Scrape::default();

@@ -66,6 +66,20 @@ pub fn record(header: &[u8; HEADER], flags: u32) -> Record {
     }
 }
 
+/// Among how many of the server's first records after the handshake the settings of an HTTP/2 server are: after two session tickets at
+/// most, which only TLS 1.3 has there.
+#[inline(always)]
+pub const fn records_before_answer(flags: u32) -> u32 {
+    if flags & MeterFlags::TLS12 != 0 { 1 } else { 3 }
+}
+
+/// Whether a record of `bytes`, its header included, may be the settings of an HTTP/2 server, with their acknowledgement and a window
+/// update: the head of a response is larger.
+#[inline(always)]
+pub const fn may_be_settings(bytes: u16) -> bool {
+    bytes >= 31 && bytes <= 96
+}
+
 /// Whether an ALPN list that begins with `names` (after its own length) offers HTTP/2 first or second.
 #[inline(always)]
 pub const fn offers_http2(names: &[u8; 12]) -> bool {

@@ -9,10 +9,9 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use nix::time::{ClockId, clock_gettime};
 use nodemesh_abi::{AccessKind, AccessRecord, Cancel, Ip16, Outcome, Port, Vantage, Wire};
 
-use crate::names::Names;
+use crate::{datapath::clock::monotonic_ns, names::Names};
 
 /// What turns the kernel's clock into the time of day, as far as it is known now.
 #[derive(Clone, Copy, Debug)]
@@ -23,7 +22,7 @@ pub(super) struct Clock {
 
 impl Clock {
     pub(super) fn now() -> Self {
-        let monotonic = clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from);
+        let monotonic = Duration::from_nanos(monotonic_ns());
         let of_day = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Self {
             origin_ns: of_day.saturating_sub(monotonic).as_nanos() as u64,

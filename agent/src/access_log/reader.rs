@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Takes records out of the ring buffer. Runs as one task, which sleeps until the programs write a record.
+//! Takes records out of the ring buffer. Runs as one task, which sleeps until the programs write a record; `app` takes the last
+//! ones when the programs have been told to write no more.
 //!
 //! Invariant: the task never waits for the writer.
 
@@ -10,7 +11,10 @@ use aya::{
     maps::{MapData, MapError, RingBuf},
 };
 use nodemesh_abi::{AccessRecord, limits, names::map};
-use tokio::io::{Interest, unix::AsyncFd};
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    sync::oneshot,
+};
 use tracing::warn;
 use zerocopy::FromBytes as _;
 
@@ -37,26 +41,45 @@ impl AccessReader {
         })
     }
 
-    /// Hands records to `log` until the runtime ends.
-    pub async fn forward(self, log: Arc<AccessLog>) {
+    /// Hands records to `log` until the other end of `until` is gone; `None` if they cannot be read.
+    pub async fn forward(self, log: Arc<AccessLog>, mut until: oneshot::Receiver<()>) -> Option<Self> {
         // SAFETY: the ring buffer owns its descriptor and lives in the `AsyncFd`, which deregisters it before it is closed.
         let registered = unsafe { AsyncFd::register_with_interest(self.ring, Interest::READABLE) };
         let mut ring = match registered {
             Ok(ring) => ring,
-            Err(error) => return warn!(%error, "cannot wait for the records of the access log"),
+            Err(error) => {
+                warn!(%error, "cannot wait for the records of the access log");
+                return None;
+            }
         };
         loop {
-            match ring.readable_mut().await {
-                Ok(mut ready) => {
-                    // The kernel wakes only those who have read everything.
-                    if drain(ready.get_inner_mut(), &log) {
-                        ready.clear_ready();
+            tokio::select! {
+                ready = ring.readable_mut() => match ready {
+                    Ok(mut ready) => {
+                        // The kernel wakes only those who have read everything.
+                        if drain(ready.get_inner_mut(), &log) {
+                            ready.clear_ready();
+                        }
                     }
-                }
-                Err(error) => return warn!(%error, "cannot read the records of the access log"),
+                    Err(error) => {
+                        warn!(%error, "cannot read the records of the access log");
+                        return None;
+                    }
+                },
+                _ = &mut until => break,
             }
-            tokio::time::sleep(GATHER).await;
+            tokio::select! {
+                () = tokio::time::sleep(GATHER) => {}
+                _ = &mut until => break,
+            }
         }
+        let ring = ring.into_inner();
+        Some(Self { ring })
+    }
+
+    /// Hands over what is there.
+    pub fn drain(&mut self, log: &AccessLog) {
+        drain(&mut self.ring, log);
     }
 }
 

@@ -48,7 +48,8 @@ impl Output {
 pub(super) struct Writer {
     view: watch::Receiver<Arc<View>>,
     names: Names,
-    output: Output,
+    /// Absent until the log is on for the first time.
+    output: Option<Output>,
     format: Format,
     counts: Arc<Counts>,
     /// Lines that are not written yet, and how many they are.
@@ -64,7 +65,7 @@ impl Writer {
         Self {
             view,
             names,
-            output: Output::Standard,
+            output: None,
             format: Format::Json,
             counts,
             lines: Vec::new(),
@@ -92,7 +93,7 @@ impl Writer {
                 Message::Format(format) => self.format = format,
                 Message::Output(output) => {
                     self.write();
-                    self.output = output;
+                    self.output = Some(output);
                 }
                 Message::Flush(done) => {
                     self.write();
@@ -104,6 +105,10 @@ impl Writer {
     }
 
     fn append(&mut self, records: &[AccessRecord]) {
+        if self.output.is_none() {
+            // Of an agent that was killed while its log was on. Nobody asked this one for them.
+            return;
+        }
         if self.view.has_changed().unwrap_or_default() {
             self.names = Names::of(self.view.borrow_and_update().clone());
         }
@@ -123,10 +128,11 @@ impl Writer {
 
     /// Writes what waits. What cannot be written is lost: kept, it would only pile up.
     fn write(&mut self) {
+        let Some(output) = &mut self.output else { return };
         if self.lines.is_empty() {
             return;
         }
-        let result = self.output.write(&self.lines);
+        let result = output.write(&self.lines);
         let count = if result.is_ok() {
             &self.counts.written
         } else {

@@ -15,7 +15,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use futures_util::stream;
-use nodemesh_abi::{ConnectionState, Ip16, ListedConnection, Phase, Port, Vantage, Wire};
+use nodemesh_abi::{ConnectionState, Ip16, ListedConnection, Phase, Port, Vantage, Wire, meter::MeterFlags};
 use tokio::{sync::mpsc, task::spawn_blocking};
 
 use super::report::{endpoint, protocol};
@@ -170,6 +170,7 @@ impl Describer {
             vantage: Vantage::from_raw(meter.vantage).into(),
             wire: Wire::from_raw(meter.wire).label().to_owned(),
             tcp_state: tcp_state(record.tcp_state).to_owned(),
+            adopted: meter.flags & MeterFlags::ADOPTED != 0,
             phase: phase(record),
             requests_in_flight: meter.open,
             requests_total: meter.requests,

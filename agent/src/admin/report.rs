@@ -21,7 +21,7 @@ use crate::{
     access_log::AccessLog,
     api,
     config::{AgentConfig, ProgramLogLevel},
-    datapath::{MapReader, attach, listing::ConnectionLister},
+    datapath::{MapReader, attach, clock::monotonic_ns, listing::ConnectionLister},
     logging::LogFilter,
     metrics::Metrics,
     reconcile::{ledger::Programmed, thread::Command, view::View},
@@ -201,7 +201,7 @@ impl Node {
 
     /// Answer of `GET /v1/connections`.
     pub fn connections(&self, query: api::ConnectionQuery) -> Result<Selected> {
-        let describer = Describer::new(query, self.view(), self.sweep(), monotonic_ns()?)?;
+        let describer = Describer::new(query, self.view(), self.sweep(), monotonic_ns())?;
         Selected::list(describer, &self.lister)
     }
 }
@@ -256,12 +256,6 @@ pub fn state(state: BackendState) -> api::BackendState {
 /// Seconds since the epoch.
 pub fn unix_seconds(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
-}
-
-/// The clock of `bpf_ktime_get_ns`.
-pub(super) fn monotonic_ns() -> Result<u64> {
-    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)?;
-    Ok(now.tv_sec().cast_unsigned() * 1_000_000_000 + now.tv_nsec().cast_unsigned())
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
+use prometheus::TEXT_FORMAT;
 use tokio::task::spawn_blocking;
 
 use super::report::Node;
@@ -94,13 +95,11 @@ async fn change_log(State(node): Shared, Json(wanted): Json<LogStatus>) -> Respo
     }
 }
 
+/// Encodes on a thread of its own, since that takes a while where many backends are metered.
 async fn metrics(State(node): Shared) -> Response {
-    match node.metrics() {
-        Ok(text) => (
-            [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")],
-            text,
-        )
-            .into_response(),
+    let encoded = spawn_blocking(move || node.metrics()).await;
+    match encoded.map_err(anyhow::Error::from).flatten() {
+        Ok(text) => ([(header::CONTENT_TYPE, TEXT_FORMAT)], text).into_response(),
         Err(error) => problem(StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}")),
     }
 }

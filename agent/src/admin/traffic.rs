@@ -12,9 +12,10 @@ use nodemesh_abi::{
     traffic::{DURATION_BOUNDS_NS, FIRST_BOUNDS_NS, GAP_BOUNDS_NS, RTT_BOUNDS_NS, SHARED_PAIR, SIZE_BOUNDS},
 };
 
-use super::report::{Node, endpoint, monotonic_ns};
+use super::report::{Node, endpoint};
 use crate::{
     api::{self, Histogram, HistogramBounds, TrafficReport},
+    datapath::clock::monotonic_ns,
     quantile,
     reconcile::view::View,
     sweep::RowActivity,
@@ -42,7 +43,7 @@ impl Node {
             }
         }
         Ok(TrafficReport {
-            monotonic_ns: monotonic_ns()?,
+            monotonic_ns: monotonic_ns(),
             bounds: bounds(),
             rows,
         })

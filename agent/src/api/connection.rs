@@ -33,6 +33,8 @@ pub struct Connection {
     pub wire: String,
     /// State of the socket, as `ss` names it.
     pub tcp_state: String,
+    /// Whether it is older than the meter and had no request since: the first one is counted and not timed.
+    pub adopted: bool,
     /// What it is doing.
     pub phase: Phase,
     /// Requests that have begun and not ended.

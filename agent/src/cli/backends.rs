@@ -93,20 +93,13 @@ mod tests {
             time_to_first_token_seconds_p50: None,
             ..backend()
         };
-        let lines = table::text(&list(vec![backend(), idle]));
-        let words: Vec<Vec<&str>> = lines
-            .lines()
-            .map(|line| line.split_whitespace().collect())
-            .collect();
-        assert_eq!(words[0], HEADERS);
+        let rows = table::rows(&list(vec![backend(), idle]));
+        assert_eq!(rows[0], HEADERS.join(" "));
         assert_eq!(
-            words[1].join(" "),
+            rows[1],
             "prod/chat [fd00::1]:8000 100 unhealthy 1 7 20 3 42 us 250ms prod/chat-0"
         );
-        assert_eq!(
-            words[2].join(" "),
-            "prod/chat [fd00::1]:8000 100 unhealthy 1 - 20 3 - - -"
-        );
+        assert_eq!(rows[2], "prod/chat [fd00::1]:8000 100 unhealthy 1 - 20 3 - - -");
     }
 
     #[test]

@@ -94,19 +94,12 @@ mod tests {
             backends: BTreeMap::new(),
             ..service.clone()
         };
-        let lines = table::text(&list(vec![service, bare]));
-        let words: Vec<Vec<&str>> = lines
-            .lines()
-            .map(|line| line.split_whitespace().collect())
-            .collect();
-        assert_eq!(words[0], HEADERS);
+        let rows = table::rows(&list(vec![service, bare]));
+        assert_eq!(rows[0], HEADERS.join(" "));
         assert_eq!(
-            words[1].join(" "),
+            rows[1],
             "prod/chat 10.96.0.10:80 TCP maglev 1m 30s 3 active, 1 draining 4 1234 5 llama"
         );
-        assert_eq!(
-            words[2].join(" "),
-            "a/b 10.96.0.10:80 TCP maglev - none 4 1234 5 -"
-        );
+        assert_eq!(rows[2], "a/b 10.96.0.10:80 TCP maglev - none 4 1234 5 -");
     }
 }

@@ -20,6 +20,13 @@ pub(super) fn new(headers: &[&str], numbers: &[usize]) -> Table {
     table
 }
 
+/// The lines of a table, each with its words one space apart.
+#[cfg(test)]
+pub(super) fn rows(table: &Table) -> Vec<String> {
+    let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+    text(table).lines().map(words).collect()
+}
+
 /// Prints text; a reader that went away is no error.
 pub(super) fn print(text: &str) -> Result<()> {
     match writeln!(io::stdout().lock(), "{text}") {

@@ -117,14 +117,10 @@ mod tests {
             stalled_streams: 1,
             open_connections: 40,
         };
-        let text = table::text(&list(&[line]));
-        let words: Vec<Vec<&str>> = text
-            .lines()
-            .map(|line| line.split_whitespace().collect())
-            .collect();
-        assert_eq!(words[0], HEADERS);
+        let rows = table::rows(&list(&[line]));
+        assert_eq!(rows[0], HEADERS.join(" "));
         assert_eq!(
-            words[1].join(" "),
+            rows[1],
             "prod/chat * server 12 3.2 812 120ms 2.5s 15.0ms - 0 0.5 1 40"
         );
     }

@@ -18,6 +18,9 @@ use tracing::info;
 /// Where bpffs is mounted by convention.
 const BPFFS: &str = "/sys/fs/bpf";
 
+/// The initial pid namespace as `/proc/self/ns/pid` names it (`PROC_PID_INIT_INO` of the kernel).
+pub const INITIAL_PID_NAMESPACE: &str = "pid:[4026531836]";
+
 /// Why the host cannot carry the data path.
 #[derive(Debug, thiserror::Error)]
 pub enum HostError {

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Lists the mesh connections of the node, in every network namespace, by running an iterator program over the sockets' own
-//! records. Called by the admin API (`list_conns`) and by the sweep (`sweep`); the same way, `adopt` is run over the open files of
-//! all processes.
+//! records. Called by the admin API (`list_conns`) and by the sweep (`sweep`).
 //!
 //! Invariant: costs nothing while nobody lists; what it lists is what the counters count.
 
@@ -12,7 +11,7 @@ use std::{
 };
 
 use aya::{maps::MapData, programs::ProgramFd};
-use nodemesh_abi::{ListedConnection, Vantage, meter::MeterFlags, names::map};
+use nodemesh_abi::{ListedConnection, names::map};
 use zerocopy::{FromZeros as _, IntoBytes as _};
 
 use super::{pins::PinRoot, sys};
@@ -36,13 +35,10 @@ pub enum ListError {
     /// The iterator could not be run.
     #[error("iterate over the map of connections: {0}")]
     Iterate(io::Error),
-    /// The iterator over files could not be run.
-    #[error("iterate over the open files of all processes: {0}")]
-    Files(io::Error),
 }
 
 /// Reads from an iterator's output; 0 bytes at its end.
-fn read(output: &mut File, buffer: &mut [u8]) -> io::Result<usize> {
+pub(super) fn read(output: &mut File, buffer: &mut [u8]) -> io::Result<usize> {
     loop {
         match output.read(buffer) {
             // After a million objects without output the kernel lets the reader go on later.
@@ -50,25 +46,6 @@ fn read(output: &mut File, buffer: &mut [u8]) -> io::Result<usize> {
             result => return result,
         }
     }
-}
-
-/// Runs `program` over the open files of all processes that this one can see: each socket that a backend of this node accepted
-/// before there was a meter gets its record.
-pub fn adopt(program: &ProgramFd) -> Result<(), ListError> {
-    let mut output = sys::iterate_all(program.as_fd()).map_err(ListError::Files)?;
-    // It writes nothing, so that the first read runs it to the end.
-    while read(&mut output, &mut [0; 64]).map_err(ListError::Files)? > 0 {}
-    Ok(())
-}
-
-/// Whether [`adopt`] made this record, at `since` or later (nanoseconds of `CLOCK_MONOTONIC`).
-pub fn is_adopted(listed: &ListedConnection, since: u64) -> bool {
-    // The first request that is seen turns the one flag into the other.
-    const FLAGS: u16 = MeterFlags::ADOPTED | MeterFlags::UNTIMED;
-    let connection = &listed.connection;
-    connection.meter.vantage == Vantage::Server as u8
-        && connection.opened_ns >= since
-        && connection.meter.flags & FLAGS != 0
 }
 
 impl ConnectionLister {

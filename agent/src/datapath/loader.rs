@@ -17,7 +17,8 @@ use aya::{
 use aya_obj::btf::BtfKind;
 use nodemesh_abi::{
     AffinityKey, AffinityValue, Backend, BackendState, CgroupEntry, Connection, Endpoint, EndpointKey,
-    FlowKey, FlowValue, MeterPath, Service, ServiceKey, ServiceState, Settings, SockOffsets, Streams, TableState, Traffic, limits,
+    FlowKey, FlowValue, MeterPath, Service, ServiceKey, ServiceState, Settings, SockOffsets, Streams,
+    TableState, Traffic, limits,
     names::{self, map, program},
 };
 use zerocopy::IntoBytes as _;

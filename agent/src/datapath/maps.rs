@@ -10,7 +10,8 @@ use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
 use aya_obj::generated::bpf_map_type;
 use nodemesh_abi::{
     AffinityKey, AffinityValue, Backend, BackendState, CgroupEntry, Endpoint, EndpointKey, FlowKey,
-    FlowValue, InternalError, Service, ServiceKey, ServiceState, Settings, Slot, TableState, Traffic, Vantage, limits, names::map,
+    FlowValue, InternalError, Service, ServiceKey, ServiceState, Settings, Slot, TableState, Traffic,
+    Vantage, limits, names::map,
 };
 
 use super::{pins::PinRoot, sys};

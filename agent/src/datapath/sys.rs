@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The commands of `bpf(2)` that aya does not offer: link update, effective programs of a cgroup, batched map update,
-//! iterators over one map, and what a link's program cost. Called by the rest of `datapath` only.
+//! iterators over one map or process, and what a link's program cost. Called by the rest of `datapath` only.
 //!
 //! Invariant: every pointer handed to the kernel is to memory that outlives the call.
 
@@ -21,9 +21,26 @@ const MAX_EFFECTIVE: usize = 64;
 
 /// `union bpf_iter_link_info` of `linux/bpf.h`, as far as it is used here.
 #[repr(C)]
-struct IterLinkInfo {
+#[derive(Clone, Copy)]
+union IterLinkInfo {
+    map: IterMap,
+    task: IterTask,
+    /// Its size since Linux 6.1; an older kernel takes it as long as what it does not know is zero.
+    whole: [u32; 4],
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct IterMap {
     map_fd: u32,
-    pad: [u32; 3],
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct IterTask {
+    tid: u32,
+    pid: u32,
+    pid_fd: u32,
 }
 
 fn zeroed() -> bpf_attr {
@@ -140,9 +157,19 @@ where
 
 /// Starts an iterator program over the elements of `map` and opens its output.
 pub fn iterate_map(program: BorrowedFd<'_>, map: BorrowedFd<'_>) -> io::Result<File> {
-    let info = IterLinkInfo {
-        map_fd: raw(map),
-        pad: [0; 3],
+    let mut info = IterLinkInfo { whole: [0; 4] };
+    info.map = IterMap { map_fd: raw(map) };
+    iterate(program, Some(&info))
+}
+
+/// Starts an iterator program over what the threads of a process have, and opens its output. The id is one of this process'
+/// namespace; without such a process, there is nothing to iterate over. `E2BIG` before Linux 6.1.
+pub fn iterate_process(program: BorrowedFd<'_>, id: u32) -> io::Result<File> {
+    let mut info = IterLinkInfo { whole: [0; 4] };
+    info.task = IterTask {
+        tid: 0,
+        pid: id,
+        pid_fd: 0,
     };
     iterate(program, Some(&info))
 }

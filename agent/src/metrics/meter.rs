@@ -4,10 +4,7 @@
 //! Invariant: a number is the kernel's own, or a sum of the kernel's own where a backend has several rows (two ports of its
 //! service). Backends beyond the configured number share one row, which is the backend `other`.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::LazyLock,
-};
+use std::collections::{BTreeMap, HashMap};
 
 use anyhow::Result;
 use nodemesh_abi::{
@@ -19,7 +16,7 @@ use zerocopy::{FromBytes as _, IntoBytes as _};
 
 use super::{
     family::{self, Family, METERED},
-    text::{Bounds, Labels, Scrape},
+    scrape::{Bounds, Labels, Scrape},
 };
 use crate::{
     admin::{Node, report::endpoint},
@@ -33,11 +30,57 @@ const OTHER: &str = "other";
 const NANOSECONDS: f64 = 1e9;
 const BYTES: f64 = 1.0;
 
-static FIRST: LazyLock<Bounds> = LazyLock::new(|| Bounds::new(&FIRST_BOUNDS_NS, NANOSECONDS));
-static GAP: LazyLock<Bounds> = LazyLock::new(|| Bounds::new(&GAP_BOUNDS_NS, NANOSECONDS));
-static DURATION: LazyLock<Bounds> = LazyLock::new(|| Bounds::new(&DURATION_BOUNDS_NS, NANOSECONDS));
-static SIZE: LazyLock<Bounds> = LazyLock::new(|| Bounds::new(&SIZE_BOUNDS, BYTES));
-static RTT: LazyLock<Bounds> = LazyLock::new(|| Bounds::new(&RTT_BOUNDS_NS, NANOSECONDS));
+/// A family with one number per row.
+type Number = (&'static Family, fn(&Row) -> f64);
+/// A family with one histogram per row: its bounds, and its slots in the row, of which the last is the sum.
+type Distribution = (&'static Family, Bounds, fn(&Traffic) -> &[u64]);
+
+static NUMBERS: [Number; 11] = [
+    (&family::IN_FLIGHT, |row| level(row.traffic.in_flight) as f64),
+    (&family::BYTES_IN_FLIGHT, |row| {
+        level(row.traffic.request_bytes_in_flight) as f64
+    }),
+    (&family::OPEN, |row| level(row.traffic.connections) as f64),
+    (&family::STALLED, |row| row.stalled as f64),
+    (&family::LAST_BYTE_AGE, |row| row.quiet_ns as f64 / NANOSECONDS),
+    (&family::CHUNKS, |row| row.traffic.chunks as f64),
+    (&family::TRUNCATED, |row| row.requests(Outcome::Truncated)),
+    (&family::RACES, |row| row.requests(Outcome::KeepaliveRace)),
+    (&family::AMBIGUOUS, |row| row.traffic.ambiguous as f64),
+    (&family::METERED_CONNECTIONS, |row| {
+        row.traffic.connections_opened as f64
+    }),
+    (&family::RETRANSMITS, |row| row.traffic.retransmits as f64),
+];
+
+static DISTRIBUTIONS: [Distribution; 7] = [
+    (&family::FIRST_BYTE, times(&FIRST_BOUNDS_NS), |row| {
+        &row.first_byte
+    }),
+    (&family::FIRST_TOKEN, times(&FIRST_BOUNDS_NS), |row| {
+        &row.first_token
+    }),
+    (&family::GAP, times(&GAP_BOUNDS_NS), |row| &row.gap),
+    (&family::DURATION, times(&DURATION_BOUNDS_NS), |row| &row.duration),
+    (&family::REQUEST_SIZE, sizes(&SIZE_BOUNDS), |row| {
+        &row.request_size
+    }),
+    (&family::RESPONSE_SIZE, sizes(&SIZE_BOUNDS), |row| {
+        &row.response_size
+    }),
+    (&family::RTT, times(&RTT_BOUNDS_NS), |row| &row.rtt),
+];
+
+const fn times(bounds: &'static [u64]) -> Bounds {
+    Bounds {
+        bounds,
+        scale: NANOSECONDS,
+    }
+}
+
+const fn sizes(bounds: &'static [u64]) -> Bounds {
+    Bounds { bounds, scale: BYTES }
+}
 
 /// Whom a row is about.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -65,7 +108,14 @@ impl Row {
         self.stalled += activity.stalled;
         self.quiet_ns = self.quiet_ns.max(activity.quiet_ns);
     }
+
+    fn requests(&self, outcome: Outcome) -> f64 {
+        self.traffic.requests[outcome as usize] as f64
+    }
 }
+
+/// Rows by subject and the word of their vantage.
+type Rows = BTreeMap<(Subject, &'static str), Row>;
 
 /// A row is nothing but numbers that can be added.
 fn words(row: &Traffic) -> &[u64] {
@@ -79,7 +129,7 @@ fn words_mut(row: &mut Traffic) -> &mut [u64] {
 /// Writes every row that has had a connection.
 pub(super) fn write(scrape: &mut Scrape, node: &Node, view: &View) -> Result<()> {
     let sweep = node.sweep();
-    let mut rows: BTreeMap<(Subject, &str), Row> = BTreeMap::new();
+    let mut rows = Rows::new();
     for (pair, subject) in subjects(view) {
         for vantage in Vantage::ALL {
             let index = vantage.row(pair);
@@ -90,10 +140,7 @@ pub(super) fn write(scrape: &mut Scrape, node: &Node, view: &View) -> Result<()>
             }
         }
     }
-    for ((subject, vantage), row) in &rows {
-        write_row(scrape, subject, vantage, row);
-    }
-    Ok(())
+    Ok(write_rows(scrape, &rows)?)
 }
 
 /// The pairs of rows in use, the shared one among them.
@@ -141,57 +188,65 @@ impl Subject {
             model: String::new(),
         }
     }
+
+    fn labels(&self, vantage: &str) -> Labels {
+        let Self {
+            namespace,
+            service,
+            backend,
+            model,
+        } = self;
+        Labels::new(METERED, &[namespace, service, backend, vantage, model])
+    }
 }
 
-fn write_row(scrape: &mut Scrape, subject: &Subject, vantage: &str, row: &Row) {
-    let Subject {
-        namespace,
-        service,
-        backend,
-        model,
-    } = subject;
-    let labels = Labels::new(METERED, &[namespace, service, backend, vantage, model]);
-    let traffic = &row.traffic;
-    let mut sample = |family, value| scrape.sample(family, &labels, &[], value);
-    sample(&family::IN_FLIGHT, level(traffic.in_flight));
-    sample(&family::BYTES_IN_FLIGHT, level(traffic.request_bytes_in_flight));
-    sample(&family::OPEN, level(traffic.connections));
-    sample(&family::STALLED, row.stalled);
-    sample(&family::CHUNKS, traffic.chunks);
-    sample(&family::TRUNCATED, traffic.requests[Outcome::Truncated as usize]);
-    sample(&family::RACES, traffic.requests[Outcome::KeepaliveRace as usize]);
-    sample(&family::AMBIGUOUS, traffic.ambiguous);
-    sample(&family::METERED_CONNECTIONS, traffic.connections_opened);
-    sample(&family::RETRANSMITS, traffic.retransmits);
-    scrape.sample(
-        &family::LAST_BYTE_AGE,
-        &labels,
-        &[],
-        row.quiet_ns as f64 / NANOSECONDS,
-    );
-    for (outcome, count) in Outcome::ALL.iter().zip(traffic.requests) {
-        scrape.sample(&family::REQUESTS, &labels, &[outcome.label()], count);
+fn write_rows(scrape: &mut Scrape, rows: &Rows) -> prometheus::Result<()> {
+    let rows: Vec<(Labels, &Row)> = rows
+        .iter()
+        .map(|((subject, vantage), row)| (subject.labels(vantage), row))
+        .collect();
+    for (family, number) in &NUMBERS {
+        scrape.family(family, |samples| {
+            for (labels, row) in &rows {
+                samples.number(labels, &[], number(row));
+            }
+        })?;
     }
-    for (cancel, count) in Cancel::ALL.iter().zip(traffic.cancels) {
-        let (phase, how) = cancel.label().split_once('/').expect("a cancel has two parts");
-        scrape.sample(&family::CANCELS, &labels, &[phase, how], count);
+    write_split(scrape, &rows)?;
+    for (family, bounds, slots) in &DISTRIBUTIONS {
+        scrape.family(family, |samples| {
+            for (labels, row) in &rows {
+                let (sum, counts) = slots(&row.traffic).split_last().expect("a histogram has a sum");
+                samples.histogram(labels, *bounds, counts, *sum);
+            }
+        })?;
     }
-    for (direction, bytes) in [("request", traffic.bytes_up), ("response", traffic.bytes_down)] {
-        scrape.sample(&family::BYTES, &labels, &[direction], bytes);
-    }
-    let histograms: [(&'static Family, &Bounds, &[u64]); 7] = [
-        (&family::FIRST_BYTE, &FIRST, &traffic.first_byte),
-        (&family::FIRST_TOKEN, &FIRST, &traffic.first_token),
-        (&family::GAP, &GAP, &traffic.gap),
-        (&family::DURATION, &DURATION, &traffic.duration),
-        (&family::REQUEST_SIZE, &SIZE, &traffic.request_size),
-        (&family::RESPONSE_SIZE, &SIZE, &traffic.response_size),
-        (&family::RTT, &RTT, &traffic.rtt),
-    ];
-    for (family, bounds, slots) in histograms {
-        let (sum, counts) = slots.split_last().expect("a histogram has a sum");
-        scrape.histogram(family, &labels, bounds, counts, *sum);
-    }
+    Ok(())
+}
+
+/// Writes the families that split a number of the row by more labels.
+fn write_split(scrape: &mut Scrape, rows: &[(Labels, &Row)]) -> prometheus::Result<()> {
+    scrape.family(&family::REQUESTS, |samples| {
+        for (labels, row) in rows {
+            for outcome in Outcome::ALL {
+                samples.number(labels, &[outcome.label()], row.requests(*outcome));
+            }
+        }
+    })?;
+    scrape.family(&family::CANCELS, |samples| {
+        for (labels, row) in rows {
+            for (cancel, count) in Cancel::ALL.iter().zip(row.traffic.cancels) {
+                let (phase, how) = cancel.label().split_once('/').expect("a cancel has two parts");
+                samples.number(labels, &[phase, how], count as f64);
+            }
+        }
+    })?;
+    scrape.family(&family::BYTES, |samples| {
+        for (labels, row) in rows {
+            samples.number(labels, &["request"], row.traffic.bytes_up as f64);
+            samples.number(labels, &["response"], row.traffic.bytes_down as f64);
+        }
+    })
 }
 
 /// A number that programs on several CPUs add to and subtract from: while an end has been counted and the beginning before it not

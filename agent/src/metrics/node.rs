@@ -8,7 +8,7 @@ use nodemesh_abi::InternalError;
 
 use super::{
     family,
-    text::{Labels, Scrape},
+    scrape::{Labels, Scrape},
 };
 use crate::{
     admin::{Node, report},
@@ -19,81 +19,103 @@ use crate::{
 /// Writes the families of the node.
 pub(super) fn write(scrape: &mut Scrape, node: &Node, view: &View) -> Result<()> {
     write_meter(scrape, node)?;
-    write_maps(scrape, node, view);
-    write_programs(scrape, node);
-    write_config(scrape, node, view);
+    write_maps(scrape, node, view)?;
+    write_programs(scrape, node)?;
+    write_config(scrape, node, view)?;
     Ok(())
 }
 
 fn write_meter(scrape: &mut Scrape, node: &Node) -> Result<()> {
-    let unlabelled = Labels::default();
     let errors = node.maps.internal_errors()?;
     let sweep = node.sweep();
-    let mut sample = |family, value| scrape.sample(family, &unlabelled, &[], value);
-    sample(&family::TABLE_ENTRIES, node.maps.table()?.entries);
-    sample(&family::TABLE_LIMIT, node.connection_limit.into());
-    sample(
-        &family::TABLE_UNTRACKED,
-        errors[InternalError::ConnectionTable as usize],
-    );
-    sample(&family::ADOPTED, node.adopted);
-    sample(
-        &family::STREAMS_LOST,
-        errors[InternalError::StreamRecord as usize],
-    );
-    sample(&family::ACCESS_RECORDS, node.access_log.written());
-    sample(&family::ACCESS_LOST, node.access_lost());
-    sample(&family::CORRECTIONS, sweep.corrections);
-    scrape.sample(
-        &family::SWEEP_DURATION,
-        &unlabelled,
-        &[],
-        sweep.duration.as_secs_f64(),
-    );
-    scrape.sample(&family::METER_PATH, &unlabelled, &[node.meter_path.label()], 1);
+    let counts = [
+        (&family::TABLE_ENTRIES, node.maps.table()?.entries),
+        (&family::TABLE_LIMIT, node.connection_limit.into()),
+        (
+            &family::TABLE_UNTRACKED,
+            errors[InternalError::ConnectionTable as usize],
+        ),
+        (&family::ADOPTED, node.adopted),
+        (
+            &family::STREAMS_LOST,
+            errors[InternalError::StreamRecord as usize],
+        ),
+        (&family::ACCESS_RECORDS, node.access_log.written()),
+        (&family::ACCESS_LOST, node.access_lost()),
+        (&family::CORRECTIONS, sweep.corrections),
+    ];
+    for (family, count) in counts {
+        scrape.single(family, count as f64)?;
+    }
+    scrape.single(&family::SWEEP_DURATION, sweep.duration.as_secs_f64())?;
+    scrape.family(&family::METER_PATH, |samples| {
+        samples.number(&Labels::default(), &[node.meter_path.label()], 1.0);
+    })?;
     Ok(())
 }
 
-fn write_maps(scrape: &mut Scrape, node: &Node, view: &View) {
+fn write_maps(scrape: &mut Scrape, node: &Node, view: &View) -> prometheus::Result<()> {
     let unlabelled = Labels::default();
-    for (map, usage) in node.map_usage(view) {
-        scrape.sample(&family::MAP_ENTRIES, &unlabelled, &[&map], usage.entries);
-        scrape.sample(&family::MAP_CAPACITY, &unlabelled, &[&map], usage.capacity);
-    }
-    for (reason, frontends) in [
-        ("map_full", view.rejected.len()),
-        ("write_failed", view.failed.len()),
-    ] {
-        scrape.sample(&family::NOT_PROGRAMMED, &unlabelled, &[reason], frontends);
-    }
-    for (reason, count) in node.internal_errors() {
-        scrape.sample(&family::INTERNAL_ERRORS, &unlabelled, &[&reason], count);
-    }
+    let maps = node.map_usage(view);
+    scrape.family(&family::MAP_ENTRIES, |samples| {
+        for (map, usage) in &maps {
+            samples.number(&unlabelled, &[map], usage.entries as f64);
+        }
+    })?;
+    scrape.family(&family::MAP_CAPACITY, |samples| {
+        for (map, usage) in &maps {
+            samples.number(&unlabelled, &[map], usage.capacity as f64);
+        }
+    })?;
+    scrape.family(&family::NOT_PROGRAMMED, |samples| {
+        samples.number(&unlabelled, &["map_full"], view.rejected.len() as f64);
+        samples.number(&unlabelled, &["write_failed"], view.failed.len() as f64);
+    })?;
+    scrape.family(&family::INTERNAL_ERRORS, |samples| {
+        for (reason, count) in node.internal_errors() {
+            samples.number(&unlabelled, &[&reason], count as f64);
+        }
+    })
 }
 
-fn write_programs(scrape: &mut Scrape, node: &Node) {
+fn write_programs(scrape: &mut Scrape, node: &Node) -> prometheus::Result<()> {
     if !node.config.program_stats {
-        return;
+        return Ok(());
     }
-    let ebpf = node.ebpf.lock().expect("no holder panics");
-    for (name, runs) in attach::runs(&ebpf, &PinRoot::new(&node.config.pin_dir)) {
-        let labels = Labels::new(family::PROGRAM_RUNS.labels, &[&name]);
-        scrape.sample(&family::PROGRAM_RUNS, &labels, &[], runs.count);
-        scrape.sample(&family::PROGRAM_TIME, &labels, &[], runs.time.as_secs_f64());
-    }
+    let unlabelled = Labels::default();
+    let runs = {
+        let ebpf = node.ebpf.lock().expect("no holder panics");
+        attach::runs(&ebpf, &PinRoot::new(&node.config.pin_dir))
+    };
+    scrape.family(&family::PROGRAM_RUNS, |samples| {
+        for (name, runs) in &runs {
+            samples.number(&unlabelled, &[name], runs.count as f64);
+        }
+    })?;
+    scrape.family(&family::PROGRAM_TIME, |samples| {
+        for (name, runs) in &runs {
+            samples.number(&unlabelled, &[name], runs.time.as_secs_f64());
+        }
+    })
 }
 
-fn write_config(scrape: &mut Scrape, node: &Node, view: &View) {
+fn write_config(scrape: &mut Scrape, node: &Node, view: &View) -> prometheus::Result<()> {
     let unlabelled = Labels::default();
     let source = node.source();
-    let mut sample = |family, value| scrape.sample(family, &unlabelled, &[], value);
-    sample(&family::CONFIG_GENERATION, view.generation);
-    sample(&family::CONFIG_VALID, u64::from(source.errors.is_empty()));
-    sample(&family::CONFIG_TIME, report::unix_seconds(source.loaded_at));
-    for (outcome, reloads) in [("ok", source.reloads_ok), ("invalid", source.reloads_failed)] {
-        scrape.sample(&family::CONFIG_RELOADS, &unlabelled, &[outcome], reloads);
-    }
+    let is_valid = source.errors.is_empty();
+    scrape.single(&family::CONFIG_GENERATION, view.generation as f64)?;
+    scrape.single(&family::CONFIG_VALID, f64::from(u8::from(is_valid)))?;
+    scrape.single(
+        &family::CONFIG_TIME,
+        report::unix_seconds(source.loaded_at) as f64,
+    )?;
+    scrape.family(&family::CONFIG_RELOADS, |samples| {
+        samples.number(&unlabelled, &["ok"], source.reloads_ok as f64);
+        samples.number(&unlabelled, &["invalid"], source.reloads_failed as f64);
+    })?;
     let abi = nodemesh_abi::ABI_VERSION.to_string();
     let build = [env!("CARGO_PKG_VERSION"), env!("NODEMESH_COMMIT"), &abi];
-    scrape.sample(&family::BUILD_INFO, &unlabelled, &build, 1);
+    scrape.family(&family::BUILD_INFO, |samples| {
+        samples.number(&unlabelled, &build, 1.0);
+    })
 }

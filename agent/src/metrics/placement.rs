@@ -4,7 +4,7 @@
 //! Invariant: counters of one service and backend (two ports with the same backend) are added up, so that no series is given
 //! twice.
 
-use std::{collections::BTreeMap, sync::LazyLock};
+use std::collections::BTreeMap;
 
 use anyhow::Result;
 use nodemesh_abi::{BackendState, ConnectFailure, Refusal, backend::CONNECT_BOUNDS_NS};
@@ -12,8 +12,8 @@ use nodemesh_model::ResourceName;
 use zerocopy::{FromBytes as _, IntoBytes as _};
 
 use super::{
-    family::{self, PLACED},
-    text::{Bounds, Labels, Scrape},
+    family::{self, Family, PLACED},
+    scrape::{Bounds, Labels, Scrape},
 };
 use crate::{
     admin::{Node, report},
@@ -24,27 +24,41 @@ use crate::{
 /// cluster.
 const MOST_UNUSED: usize = 2_000;
 
-static CONNECT: LazyLock<Bounds> = LazyLock::new(|| Bounds::new(&CONNECT_BOUNDS_NS, 1e9));
+const CONNECT: Bounds = Bounds {
+    bounds: &CONNECT_BOUNDS_NS,
+    scale: 1e9,
+};
+
+/// A family with one number per backend.
+type Number = (&'static Family, fn(&BackendState) -> u64);
+
+static NUMBERS: [Number; 3] = [
+    (&family::OPENED, |state| state.opened),
+    (&family::CLOSED, |state| state.closed),
+    (&family::ACTIVE, |state| state.active),
+];
 
 /// A service and the address of one of its backends.
 type Subject<'a> = (&'a ResourceName, String);
 
+/// What was counted of each backend of each service.
+type States<'a> = BTreeMap<Subject<'a>, BackendState>;
+
 #[derive(Default)]
 struct Counted<'a> {
-    states: BTreeMap<Subject<'a>, BackendState>,
+    states: States<'a>,
     weights: BTreeMap<(Subject<'a>, &'static str), u64>,
 }
 
 /// Writes the families of backends and services.
 pub(super) fn write(scrape: &mut Scrape, node: &Node, view: &View) -> Result<()> {
     let counted = count(node, view)?;
-    for ((service, backend), state) in &counted.states {
-        write_state(scrape, [service.namespace(), service.name(), backend], state);
-    }
-    for (((service, backend), state), weight) in &counted.weights {
-        let labels = Labels::new(PLACED, &[service.namespace(), service.name(), backend]);
-        scrape.sample(&family::BACKEND_WEIGHT, &labels, &[state], weight);
-    }
+    write_states(scrape, &counted.states)?;
+    scrape.family(&family::BACKEND_WEIGHT, |samples| {
+        for ((subject, state), weight) in &counted.weights {
+            samples.number(&labels(subject), &[state], *weight as f64);
+        }
+    })?;
     write_refusals(scrape, node, view)
 }
 
@@ -88,21 +102,34 @@ fn add(sum: &mut BackendState, more: &BackendState) {
         .for_each(|(sum, more)| *sum = sum.wrapping_add(*more));
 }
 
-fn write_state(scrape: &mut Scrape, subject: [&str; 3], state: &BackendState) {
-    let labels = Labels::new(PLACED, &subject);
-    scrape.sample(&family::OPENED, &labels, &[], state.opened);
-    scrape.sample(&family::CLOSED, &labels, &[], state.closed);
-    scrape.sample(&family::ACTIVE, &labels, &[], state.active);
-    for (failure, count) in ConnectFailure::ALL.iter().zip(state.failed) {
-        scrape.sample(&family::FAILED, &labels, &[failure.label()], count);
+fn labels((service, backend): &Subject<'_>) -> Labels {
+    Labels::new(PLACED, &[service.namespace(), service.name(), backend])
+}
+
+fn write_states(scrape: &mut Scrape, states: &States<'_>) -> prometheus::Result<()> {
+    let states: Vec<(Labels, &BackendState)> = states
+        .iter()
+        .map(|(subject, state)| (labels(subject), state))
+        .collect();
+    for (family, number) in &NUMBERS {
+        scrape.family(family, |samples| {
+            for (labels, state) in &states {
+                samples.number(labels, &[], number(state) as f64);
+            }
+        })?;
     }
-    scrape.histogram(
-        &family::CONNECT_DURATION,
-        &labels,
-        &CONNECT,
-        &state.connect_buckets,
-        state.connect_ns,
-    );
+    scrape.family(&family::FAILED, |samples| {
+        for (labels, state) in &states {
+            for (failure, count) in ConnectFailure::ALL.iter().zip(state.failed) {
+                samples.number(labels, &[failure.label()], count as f64);
+            }
+        }
+    })?;
+    scrape.family(&family::CONNECT_DURATION, |samples| {
+        for (labels, state) in &states {
+            samples.histogram(labels, CONNECT, &state.connect_buckets, state.connect_ns);
+        }
+    })
 }
 
 fn write_refusals(scrape: &mut Scrape, node: &Node, view: &View) -> Result<()> {
@@ -117,12 +144,14 @@ fn write_refusals(scrape: &mut Scrape, node: &Node, view: &View) -> Result<()> {
             .zip(state.refused)
             .for_each(|(sum, more)| *sum += more);
     }
-    for (service, counts) in refused {
-        let labels = Labels::new(&PLACED[..2], &[service.namespace(), service.name()]);
-        for (refusal, count) in Refusal::ALL.iter().zip(counts) {
-            scrape.sample(&family::REFUSALS, &labels, &[refusal.label()], count);
+    scrape.family(&family::REFUSALS, |samples| {
+        for (service, counts) in refused {
+            let labels = Labels::new(&PLACED[..2], &[service.namespace(), service.name()]);
+            for (refusal, count) in Refusal::ALL.iter().zip(counts) {
+                samples.number(&labels, &[refusal.label()], count as f64);
+            }
         }
-    }
+    })?;
     Ok(())
 }
 
@@ -145,7 +174,9 @@ mod tests {
         add(&mut sum, &state);
         add(&mut sum, &state);
         let mut scrape = Scrape::default();
-        write_state(&mut scrape, ["prod", "chat", "10.0.0.1:8000"], &sum);
+        let service = ResourceName::new("prod", "chat").unwrap();
+        let subject = (&service, "10.0.0.1:8000".to_owned());
+        write_states(&mut scrape, &States::from([(subject, sum)])).unwrap();
         let text = scrape.finish();
         let labels = "namespace=\"prod\",service=\"chat\",backend=\"10.0.0.1:8000\"";
         for line in [

@@ -29,7 +29,7 @@ pub struct StallLimits {
 }
 
 impl Default for StallLimits {
-    /// Without measurements, a response is given as long as a request.
+    /// Without a gap between emissions, nothing is known of a backend's pace: a response is given as long as a request.
     fn default() -> Self {
         Self {
             request_ns: LEAST_REQUEST_NS,
@@ -52,15 +52,16 @@ impl StallLimits {
         }
     }
 
-    /// Whether the connection has an open request that has been silent for too long. Of HTTP/2 streams only the connection's
-    /// silence is known, which counts by the longer limit.
+    /// Whether the connection has an open request that has been silent for too long. The longer limit counts where the first token
+    /// has not come, as headers may leave before the prefill, and for HTTP/2 streams, of which only the connection's silence is
+    /// known.
     pub fn is_stalled(&self, meter: &Meter, now: u64) -> bool {
         if meter.open == 0 {
             return false;
         }
         let limit = match Phase::from_raw(meter.phase) {
             Phase::Request => self.request_ns,
-            Phase::Response => self.response_ns,
+            Phase::Response if meter.exchange.first_token_ns != 0 => self.response_ns,
             _ => self.request_ns.max(self.response_ns),
         };
         quiet_ns(meter, now) > limit
@@ -69,6 +70,8 @@ impl StallLimits {
 
 #[cfg(test)]
 mod tests {
+    use nodemesh_abi::Exchange;
+
     use super::*;
 
     const SECOND: u64 = 1_000_000_000;
@@ -113,6 +116,10 @@ mod tests {
             phase: phase as u8,
             open,
             last_ns: SECOND,
+            exchange: Exchange {
+                first_token_ns: 1,
+                ..Exchange::default()
+            },
             ..Meter::default()
         };
         for (phase, open, quiet, expected) in [
@@ -128,5 +135,12 @@ mod tests {
             let stalled = limits.is_stalled(&meter(phase, open), SECOND + quiet);
             assert_eq!(stalled, expected, "{phase:?}, {open} open, quiet for {quiet} ns");
         }
+        let mut prefill = meter(Phase::Response, 1);
+        prefill.exchange.first_token_ns = 0;
+        assert!(
+            !limits.is_stalled(&prefill, 11 * SECOND),
+            "only its headers have come"
+        );
+        assert!(limits.is_stalled(&prefill, 11 * SECOND + 1));
     }
 }

@@ -22,7 +22,7 @@ use super::{
     drift::{DriftWatch, Flow, Pass},
 };
 use crate::{
-    datapath::{MapReader, listing::ConnectionLister},
+    datapath::{MapReader, clock::monotonic_ns, listing::ConnectionLister},
     reconcile::view::View,
 };
 
@@ -96,7 +96,7 @@ impl Sweeper {
         let mut records: Vec<Connection> = Vec::new();
         self.lister.scan(|listed| records.push(listed.connection))?;
         let of_row = |row| limits.get(&row).copied().unwrap_or_default();
-        let rows = activity::by_row(&records, of_row, monotonic_ns()?);
+        let rows = activity::by_row(&records, of_row, monotonic_ns());
         let duration = started.elapsed();
         self.reconcile(&before, &rows, stop)?;
         self.published.send_replace(Arc::new(Sweep {
@@ -177,11 +177,6 @@ fn rest_after(cpu: Duration, elapsed: Duration) -> Duration {
 /// Time that this thread has run, in the kernel and outside.
 fn cpu_time() -> Duration {
     clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
-}
-
-/// The clock of `bpf_ktime_get_ns`.
-fn monotonic_ns() -> Result<u64> {
-    Ok(Duration::from(clock_gettime(ClockId::CLOCK_MONOTONIC)?).as_nanos() as u64)
 }
 
 #[cfg(test)]

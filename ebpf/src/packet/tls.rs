@@ -123,13 +123,26 @@ pub fn answer(segment: &Segment, record: Record, in_order: bool, shown: &mut Sho
         unsafe { (*record.0).meter.flags |= MeterFlags::UNFRAMED };
         return;
     }
+    // SAFETY: as above; on TLS the field counts the records that were looked at, which only the packets of this direction do.
+    let (wire, looked) = unsafe { ((*record.0).meter.wire, (*record.0).meter.last_stream) };
+    let looks = wire == Wire::Tls as u8 && flags & MeterFlags::OFFERS_HTTP2 != 0;
     let mut walk = Answer {
         cursor: Cursor::new(segment, record, false),
         last: 0,
         kind: 0,
+        looks: if looks { tls::records_before_answer(flags).saturating_sub(looked) } else { 0 },
+        is_http2: false,
     };
     // SAFETY: the callback takes what is passed as its context.
     unsafe { bpf_loop(ANSWER_RECORDS, next as *mut _, (&raw mut walk).cast(), 0) };
+    if looks {
+        // SAFETY: as above.
+        unsafe { (*record.0).meter.last_stream = tls::records_before_answer(flags) - walk.looks };
+    }
+    if walk.is_http2 {
+        shown.wire = Wire::TlsHttp2;
+        return;
+    }
     if walk.cursor.is_between() && (walk.kind == tls::APPLICATION || walk.kind == tls::ALERT) {
         shown.down = DownFacts::RECORD;
         shown.tail = walk.last;
@@ -140,6 +153,9 @@ struct Answer {
     cursor: Cursor,
     last: u16,
     kind: u8,
+    /// How many more records may be the settings of an HTTP/2 server.
+    looks: u32,
+    is_http2: bool,
 }
 
 unsafe extern "C" fn next(_index: u32, walk: *mut Answer) -> i64 {
@@ -151,6 +167,10 @@ unsafe extern "C" fn next(_index: u32, walk: *mut Answer) -> i64 {
     let length = u16::from_be_bytes([high, low]);
     walk.kind = kind;
     walk.last = length.saturating_add(tls::RECORD as u16);
+    if walk.looks > 0 {
+        walk.looks -= 1;
+        walk.is_http2 |= tls::may_be_settings(walk.last);
+    }
     // SAFETY: a field of a live record.
     unsafe { *walk.cursor.skip = u32::from(length) };
     0

@@ -34,6 +34,7 @@ fn streaming(replica: u8, quiet: u64) -> ListedConnection {
         ..Meter::default()
     };
     connection.meter.exchange.start_ns = NOW - 20 * SECOND;
+    connection.meter.exchange.first_token_ns = NOW - 19 * SECOND;
     record.tcp_state = 1;
     record.rtt_us = 250;
     record

@@ -26,6 +26,7 @@ fn connection() -> Connection {
         vantage: Vantage::Client,
         wire: "http1".into(),
         tcp_state: "ESTAB".into(),
+        adopted: false,
         phase: Phase::Stream,
         requests_in_flight: 1,
         requests_total: 3,

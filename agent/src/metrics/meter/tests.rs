@@ -24,10 +24,20 @@ fn distinct() -> Traffic {
     row
 }
 
-fn text_of(row: &Row) -> String {
+fn text_of(rows: &Rows) -> String {
     let mut scrape = Scrape::default();
-    write_row(&mut scrape, &subject("10.0.0.1:8000"), "server", row);
+    write_rows(&mut scrape, rows).unwrap();
     scrape.finish()
+}
+
+/// The text of a row of 10.0.0.1:8000 at the server.
+fn text_of_one(traffic: &Traffic, stalled: u64, quiet_ns: u64) -> String {
+    let row = Row {
+        traffic: *traffic,
+        stalled,
+        quiet_ns,
+    };
+    text_of(&Rows::from([((subject("10.0.0.1:8000"), "server"), row)]))
 }
 
 /// The value of the sample whose line begins like this, without the labels that all samples have.
@@ -40,13 +50,8 @@ fn value(text: &str, name: &str, more: &str) -> String {
 
 #[test]
 fn every_number_of_a_row_is_told_once() {
-    let row = Row {
-        traffic: distinct(),
-        stalled: 3,
-        quiet_ns: 1_500_000_000,
-    };
-    let text = text_of(&row);
-    let traffic = &row.traffic;
+    let traffic = distinct();
+    let text = text_of_one(&traffic, 3, 1_500_000_000);
     let told = |name: &str, more: &str| value(&text, name, more);
     let expected: [(&str, &str, u64); 17] = [
         ("requests_in_flight", "", traffic.in_flight),
@@ -91,12 +96,8 @@ fn every_number_of_a_row_is_told_once() {
 
 #[test]
 fn every_histogram_of_a_row_is_told_with_its_own_bounds() {
-    let row = Row {
-        traffic: distinct(),
-        ..Row::default()
-    };
-    let text = text_of(&row);
-    let traffic = &row.traffic;
+    let traffic = distinct();
+    let text = text_of_one(&traffic, 0, 0);
     let told = |name: &str, more: &str| value(&text, name, more);
     let histograms: [(&str, &[u64], f64); 7] = [
         ("time_to_first_byte_seconds", &traffic.first_byte, 1e9),
@@ -162,25 +163,21 @@ fn without_backends_there_is_the_shared_row() {
 /// Metered backends of which both ends are on the node.
 const BACKENDS: usize = 2_000;
 
-fn scrape_of_many() -> String {
-    let mut scrape = Scrape::default();
-    let row = Row {
+fn many() -> Rows {
+    let subjects =
+        (0..BACKENDS).map(|number| subject(&format!("10.0.{}.{}:8000", number / 256, number % 256)));
+    let ends = subjects.flat_map(|subject| Vantage::ALL.map(|vantage| (subject.clone(), vantage.label())));
+    let row = || Row {
         traffic: distinct(),
         ..Row::default()
     };
-    for backend in 0..BACKENDS {
-        for vantage in Vantage::ALL {
-            let subject = subject(&format!("10.0.{}.{}:8000", backend / 256, backend % 256));
-            write_row(&mut scrape, &subject, vantage.label(), &row);
-        }
-    }
-    scrape.finish()
+    ends.map(|end| (end, row())).collect()
 }
 
 #[test]
 fn a_row_costs_what_the_documentation_says() {
     let rows = BACKENDS * Vantage::ALL.len();
-    let text = scrape_of_many();
+    let text = text_of(&many());
     let lines = text.lines().filter(|line| !line.starts_with('#')).count();
     assert_eq!(lines / rows, SERIES_PER_ROW);
     assert!(
@@ -193,9 +190,10 @@ fn a_row_costs_what_the_documentation_says() {
 #[test]
 #[ignore = "a measurement: cargo test --release -- --ignored --nocapture scrape"]
 fn a_large_scrape_is_quick() {
+    let rows = many();
     let quickest = (0..5).map(|_| {
         let started = Instant::now();
-        let text = scrape_of_many();
+        let text = text_of(&rows);
         (started.elapsed(), text.len())
     });
     let (took, bytes) = quickest.min().expect("five tries");
