@@ -241,9 +241,32 @@ fn closed(record: Record, sk: KernelSock) {
     let errno = sk.err();
     ended(record, Some(sk), ConnectFailure::from_sk_err(errno));
     // After an orderly end the application may still have something to read: its close is the meter's end.
-    if errno != 0 {
-        meter_ended(record, sk, End::Reset);
+    if errno == 0 {
+        return;
     }
+    let (up_seq, _) = sk.sequence();
+    if let Some(subject) = Subject::of(record) {
+        // A step tells of one request at most, and two may end here.
+        subject.step(
+            sk,
+            0,
+            #[inline(always)]
+            |meter, effects| meter.end_tail(effects),
+        );
+    }
+    meter_ended(
+        record,
+        sk,
+        End::Reset,
+        #[inline(always)]
+        |meter| {
+            if meter.vantage == Vantage::Client as u8 {
+                up_seq.wrapping_sub(meter.up_seq)
+            } else {
+                0
+            }
+        },
+    );
 }
 
 /// The last reference of an application to a socket is gone.
@@ -258,29 +281,21 @@ pub fn released(sk: *mut bpf_sock) {
     } else {
         End::Closed
     };
-    meter_ended(record, socket, end);
+    meter_ended(record, socket, end, |_| 0);
     ended(record, Some(socket), ConnectFailure::Aborted);
 }
 
-/// Gives back what the meter holds.
+/// Gives back what the meter holds; `written` is what the application has written and its call has not returned.
 #[inline(always)]
-fn meter_ended(record: Record, sk: KernelSock, end: End) {
+fn meter_ended(record: Record, sk: KernelSock, end: End, written: impl FnOnce(&Meter) -> u32) {
     // SAFETY: the helper takes no pointer.
     let now = unsafe { bpf_ktime_get_ns() };
-    let (up_seq, _) = sk.sequence();
     if let Some(subject) = Subject::of(record) {
         subject.step(
             sk,
             0,
             #[inline(always)]
-            |meter, effects| {
-                let written = if meter.vantage == Vantage::Client as u8 {
-                    up_seq.wrapping_sub(meter.up_seq)
-                } else {
-                    0
-                };
-                meter.end(end, written, now, effects);
-            },
+            |meter, effects| meter.end(end, written(meter), now, effects),
         );
     }
 }

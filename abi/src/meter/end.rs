@@ -120,6 +120,15 @@ impl Meter {
         }
     }
 
+    /// What seemed complete is, because the connection has ended. Before [`Self::end`], which may have another request to tell of.
+    #[inline(always)]
+    pub fn end_tail(&mut self, effects: &mut Effects) {
+        if self.phase == Phase::Tail as u8 {
+            self.finish(Outcome::Success, effects);
+            self.phase = Phase::Idle as u8;
+        }
+    }
+
     /// A request whose write has not returned begins.
     #[inline(always)]
     fn begin_written(&mut self, written: u32, now: u64, effects: &mut Effects) {
@@ -129,18 +138,10 @@ impl Meter {
         } else {
             self.wire == Wire::Tls as u8 && written > CONTROL_BYTES
         };
-        let is_between = matches!(
-            Phase::from_raw(self.phase),
-            Phase::Fresh | Phase::Idle | Phase::Tail
-        );
-        if written == 0 || !is_request || !is_between {
-            return;
+        let is_between = matches!(Phase::from_raw(self.phase), Phase::Fresh | Phase::Idle);
+        if written != 0 && is_request && is_between {
+            self.begin(written, facts, now, effects);
         }
-        if self.phase == Phase::Tail as u8 {
-            self.finish(Outcome::Success, effects);
-            self.phase = Phase::Idle as u8;
-        }
-        self.begin(written, facts, now, effects);
     }
 
     /// The application connects this socket again: returns what the socket held, which it holds no longer. What `end` would tell is

@@ -130,7 +130,11 @@ pub fn answer(segment: &Segment, record: Record, in_order: bool, shown: &mut Sho
         cursor: Cursor::new(segment, record, false),
         last: 0,
         kind: 0,
-        looks: if looks { tls::records_before_answer(flags).saturating_sub(looked) } else { 0 },
+        looks: if looks {
+            tls::records_before_answer(flags).saturating_sub(looked)
+        } else {
+            0
+        },
         is_http2: false,
     };
     // SAFETY: the callback takes what is passed as its context.
