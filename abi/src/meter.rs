@@ -245,7 +245,7 @@ pub struct Meter {
     pub requests: u32,
     /// Highest HTTP/2 stream that has been opened; on TLS, how many records of the server were looked at for HTTP/2.
     pub last_stream: u32,
-    /// Bytes of the TLS record that ends the latest packet in response direction, its header included.
+    /// Bytes of the TLS record that ends the latest packet in response direction, its header included; 0 if it is not a short one.
     pub tail: u16,
     /// Zero.
     pub pad: [u8; 6],
@@ -271,6 +271,9 @@ const RECORD_HEADER_BYTES: u32 = 5;
 const WHOLE_BYTES: u32 = 512;
 /// How long such a response, and one in [`Phase::Tail`], must have been quiet.
 pub const QUIET_NS: u64 = 1_000_000_000;
+
+/// Facts of packets that are no part of a stream's text.
+const OF_MARKERS: u16 = DownFacts::MARKER.0 | DownFacts::END.0 | DownFacts::DONE.0;
 
 /// Whether a TLS record of `bytes` is an alert: of TLS 1.3, or of TLS 1.2 with AES-GCM or ChaCha20-Poly1305.
 #[inline(always)]
@@ -447,7 +450,8 @@ impl Meter {
             now.saturating_sub(self.exchange.emission_ns) < QUIET_NS && bytes != RECORD_HEADER_BYTES;
         // The last write of a stream may be read together with others; its record tells.
         let tail = u32::from(self.tail);
-        let tailed = facts.has(DownFacts::RECORD) && tail < bytes && self.exchange.is_short(tail);
+        let tailed =
+            facts.has(DownFacts::RECORD) && tail != 0 && tail < bytes && self.exchange.is_short(tail);
         let alone = follows && self.exchange.is_short(bytes);
         let short = !plain && !client_gone && (alone || tailed);
         let content = self.content(facts, plain);
@@ -488,7 +492,8 @@ impl Meter {
         } else if self.flags & MeterFlags::LENGTH != 0 {
             Content::Body
         } else if self.is_parsed() && (self.flags & MeterFlags::EVENTS != 0 || facts.has(DownFacts::END)) {
-            Content::Marker
+            let goes_on = self.exchange.first_token_ns != 0 && facts.0 & OF_MARKERS == 0;
+            if goes_on { Content::Data } else { Content::Marker }
         } else {
             Content::Unknown
         }

@@ -41,6 +41,8 @@ pub struct Shown {
     is_up: u8,
     /// 1 if frames are to be walked.
     walks: u8,
+    /// 1 if anything shows.
+    tells: u8,
     /// What the connection carries, if that shows now.
     wire: Wire,
     /// Request direction.
@@ -77,6 +79,7 @@ impl Shown {
     const NOTHING: Self = Self {
         is_up: 0,
         walks: 0,
+        tells: 0,
         wire: Wire::Unknown,
         up: UpFacts(0),
         down: DownFacts(0),
@@ -109,12 +112,6 @@ pub fn seen(skb: *mut __sk_buff, way: Way) {
     let Some(record) = Record::of(sk.cast()) else {
         return;
     };
-    // SAFETY: the verifier knows the socket; null for anything but TCP.
-    let tcp = unsafe { bpf_skc_to_tcp_sock(sk.cast()) };
-    if tcp.is_null() {
-        return;
-    }
-    let tcp = tcp.cast_const().cast();
     // SAFETY: a live record; the vantage is written before the record is.
     let up = way.is_up(unsafe { (*record.0).meter.vantage });
     let order = segment.advance(record, up);
@@ -135,16 +132,27 @@ pub fn seen(skb: *mut __sk_buff, way: Way) {
     }
     shown.is_up = u8::from(up);
     shown.walks = u8::from(wire == Wire::Http2 && order.in_order || shown.wire == Wire::Http2);
-    let walks = shown.walks;
+    shown.tells = u8::from(!shown.is_nothing());
+    let tells = shown.tells;
     // SAFETY: that is the byte there.
-    unsafe { forget(&mut shown, offset_of!(Shown, walks), walks, record.zero()) };
-    if !shown.is_nothing() {
+    unsafe { forget(&mut shown, offset_of!(Shown, tells), tells, record.zero()) };
+    let by_packet = current_settings().meter_path == MeterPath::Packet as u32;
+    if shown.tells | shown.walks == 0 && !by_packet {
+        return;
+    }
+    // SAFETY: the verifier knows the socket; null for anything but TCP.
+    let tcp = unsafe { bpf_skc_to_tcp_sock(sk.cast()) };
+    if tcp.is_null() {
+        return;
+    }
+    let tcp = tcp.cast_const().cast();
+    if shown.tells != 0 {
         show(record, tcp, &shown, segment.seq_end());
     }
     if shown.walks != 0 {
         http2::frames(&segment, record, tcp, shown.is_up != 0);
     }
-    if current_settings().meter_path == MeterPath::Packet as u32 {
+    if by_packet {
         bytes(record, tcp, order.new_bytes, way);
     }
 }

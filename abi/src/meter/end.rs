@@ -49,6 +49,18 @@ impl Meter {
         }
     }
 
+    /// Whether the connection has ended.
+    #[inline(always)]
+    pub fn has_ended(&self) -> bool {
+        self.flags & MeterFlags::ENDED != 0
+    }
+
+    /// Whether the client of an accepted HTTP/2 connection has sent FIN: nobody waits for what the server still writes.
+    #[inline(always)]
+    pub fn client_has_gone(&self) -> bool {
+        self.vantage == Vantage::Server as u8 && self.fin_by_peer()
+    }
+
     /// The client has said under TLS that it sends no more. Its FIN may come after the server's answer to that.
     #[inline(always)]
     pub(super) fn client_left(&mut self) {

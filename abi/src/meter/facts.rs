@@ -77,7 +77,10 @@ facts! {
         END = 9;
         /// It ends with the event that ends a stream of tokens, `[DONE]`.
         DONE = 10;
-        /// It ends with a TLS record of the application, whose size is in [`Meter::tail`].
+        /// It is a heartbeat or an end marker. Told after the first token only, and not of a packet that shares its read with others:
+        /// what a stream goes on with is data.
+        MARKER = 12;
+        /// It ends with a short TLS record of the application, whose size is in [`Meter::tail`].
         RECORD = 11;
     }
 }

@@ -46,7 +46,7 @@ const UNMARKED: DownFacts = DownFacts::STATUS.with(DownFacts::HEADERS);
 /// A part of a stream that holds the first token.
 const TOKEN: DownFacts = DownFacts::DATA.with(DownFacts::TOKEN);
 /// A heartbeat.
-const HEARTBEAT: DownFacts = DownFacts(0);
+const HEARTBEAT: DownFacts = DownFacts::MARKER;
 
 /// How packets and byte events follow each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -378,7 +378,7 @@ impl Note {
             bits &= !DownFacts::END.0;
         }
         if !first {
-            bits &= DownFacts::END.0 | DownFacts::DATA.0;
+            bits &= DownFacts::END.0 | DownFacts::DATA.0 | DownFacts::MARKER.0;
         }
         Self {
             facts: DownFacts(bits),

@@ -16,23 +16,29 @@ pub const END: [u8; 7] = *b"\r\n0\r\n\r\n";
 /// The event that ends a stream of tokens, in a chunk of its own or at the end of one.
 pub const DONE: [u8; 16] = *b"data: [DONE]\n\n\r\n";
 
-/// Whether a packet that begins with `bytes` is seen at once to hold data: with the line of a chunk's size of up to four digits, or
-/// none, and an event that is JSON. What is not seen here, [`Events`] finds.
+/// Whether a packet that begins with the eight bytes `first` and the eight `second` (big-endian) is seen at once to hold data: with the
+/// line of a chunk's size of up to four digits, or none, and an event that is JSON. What is not seen here, [`Events`] finds.
 #[inline(always)]
-pub fn begins_with_data(bytes: &[u8; 16]) -> bool {
-    let [a, b, c, d, e, f, g, h, i, j, k, l, m, ..] = *bytes;
-    let line = if f == b'\n' {
-        [g, h, i, j, k, l, m]
-    } else if e == b'\n' {
-        [f, g, h, i, j, k, l]
-    } else if d == b'\n' {
-        [e, f, g, h, i, j, k]
-    } else if c == b'\n' {
-        [d, e, f, g, h, i, j]
-    } else {
-        [a, b, c, d, e, f, g]
-    };
-    line == *b"data: {"
+pub const fn begins_with_data(first: u64, second: u64) -> bool {
+    const LINE: u64 = word(*b"\ndata: {");
+    let at_once = same(first >> 8, LINE & 0x00ff_ffff_ffff_ffff);
+    let after_size = same(first << 16 | second >> 48, LINE)
+        | same(first << 24 | second >> 40, LINE)
+        | same(first << 32 | second >> 32, LINE)
+        | same(first << 40 | second >> 24, LINE);
+    at_once | after_size != 0
+}
+
+/// What is to be told of a packet after the first token: nothing, if it is data as usual. Data is told when a marker waits to be read with
+/// it (among the facts `pending`), and a marker together with the data before it that is `unread`. By arithmetic, as in [`super`].
+#[inline(always)]
+pub const fn goes_on(is_data: bool, pending: u16, unread: bool) -> DownFacts {
+    const DATA_BIT: u32 = DownFacts::DATA.0.trailing_zeros();
+    const MARKER_BIT: u32 = DownFacts::MARKER.0.trailing_zeros();
+    let data = is_data as u16;
+    let awaited = (pending >> MARKER_BIT & 1) << DATA_BIT;
+    let marker = DownFacts::MARKER.0 | (unread as u16) << DATA_BIT;
+    DownFacts(awaited * data | marker * (1 - data))
 }
 
 /// What the last 16 bytes of a packet show.
@@ -167,6 +173,20 @@ mod tests {
     }
 
     #[test]
+    fn only_what_is_not_as_usual_is_told_after_the_first_token() {
+        let (data, marker) = (DownFacts::DATA, DownFacts::MARKER);
+        assert_eq!(goes_on(true, 0, true), DownFacts(0));
+        assert_eq!(goes_on(true, marker.0, false), data);
+        assert_eq!(goes_on(false, 0, false), marker);
+        assert_eq!(goes_on(false, 0, true), marker.with(data));
+    }
+
+    fn seen(text: &str) -> bool {
+        let words = text.as_bytes()[..16].as_chunks().0;
+        begins_with_data(u64::from_be_bytes(words[0]), u64::from_be_bytes(words[1]))
+    }
+
+    #[test]
     fn data_at_the_beginning_is_seen_at_once() {
         for text in [
             "5\r\ndata: {\"a\":1}\n\n",
@@ -174,20 +194,14 @@ mod tests {
             "1a2b\r\ndata: {\"id\"",
             "data: {\"id\":1}\n\n",
         ] {
-            assert!(
-                begins_with_data(text.as_bytes()[..16].try_into().expect("16 bytes")),
-                "{text}"
-            );
+            assert!(seen(text), "{text}");
         }
         for text in [
             "e\r\ndata: [DONE]\n",
             "8\r\n: ping\n\n\r\ndata: {",
             "event: message_delta",
         ] {
-            assert!(
-                !begins_with_data(text.as_bytes()[..16].try_into().expect("16 bytes")),
-                "{text}"
-            );
+            assert!(!seen(text), "{text}");
         }
     }
 

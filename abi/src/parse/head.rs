@@ -6,18 +6,19 @@
 use super::{fact_if, same, within, word};
 use crate::meter::DownFacts;
 
-/// Bytes of a status line that [`status`] wants: `HTTP/1.1 200`.
-pub const STATUS_LINE: usize = 12;
 /// Longest body whose end is followed: sequence numbers cannot tell larger distances.
 const LONGEST_BODY: u64 = 1 << 30;
 
-/// The status of a response that begins with `bytes`, if one does.
+/// The status of a response that begins with the eight bytes `first` and the eight `second` (big-endian), if one does.
 #[inline(always)]
-pub fn status(bytes: &[u8; STATUS_LINE]) -> Option<u16> {
-    let [h, t, t2, p, slash, one, dot, minor, space, a, b, c] = *bytes;
-    let is_http = [h, t, t2, p] == *b"HTTP" && [slash, one, dot, space] == *b"/1. ";
-    let digits = is_digit(minor) && is_digit(a) && is_digit(b) && is_digit(c);
-    (is_http && digits).then(|| u16::from(a - b'0') * 100 + u16::from(b - b'0') * 10 + u16::from(c - b'0'))
+pub const fn status(first: u64, second: u64) -> Option<u16> {
+    let is_http = same(first | 1, word(*b"HTTP/1.1")) & same(second >> 56, b' ' as u64);
+    let [_, a, b, c, ..] = second.to_be_bytes();
+    let digits = within(a, b'1', b'5') & within(b, b'0', b'9') & within(c, b'0', b'9');
+    if is_http & digits == 0 {
+        return None;
+    }
+    Some((a - b'0') as u16 * 100 + (b - b'0') as u16 * 10 + (c - b'0') as u16)
 }
 
 /// A head that is read byte by byte.
@@ -116,11 +117,6 @@ impl Head {
     }
 }
 
-#[inline(always)]
-const fn is_digit(byte: u8) -> bool {
-    byte >= b'0' && byte <= b'9'
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -135,12 +131,18 @@ mod tests {
         head
     }
 
+    fn status_of(text: &str) -> Option<u16> {
+        let words = text.as_bytes()[..16].as_chunks().0;
+        status(u64::from_be_bytes(words[0]), u64::from_be_bytes(words[1]))
+    }
+
     #[test]
     fn a_status_line_has_a_status() {
-        assert_eq!(status(b"HTTP/1.1 200"), Some(200));
-        assert_eq!(status(b"HTTP/1.0 503"), Some(503));
-        assert_eq!(status(b"HTTP/2.0 200"), None);
-        assert_eq!(status(b"data: HTTP/1"), None);
+        assert_eq!(status_of("HTTP/1.1 200 OK\r\n"), Some(200));
+        assert_eq!(status_of("HTTP/1.0 503 Busy"), Some(503));
+        assert_eq!(status_of("HTTP/2.0 200 OK\r\n"), None);
+        assert_eq!(status_of("HTTP/1.1 2x0 OK\r\n"), None);
+        assert_eq!(status_of("data: HTTP/1.1 200"), None);
     }
 
     #[test]

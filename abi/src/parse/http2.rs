@@ -93,6 +93,9 @@ pub const fn status_class(first: u8) -> u8 {
 /// A frame of an open stream in request direction; the stream is over if `effects` says that a request finished.
 #[inline(always)]
 pub fn request(meter: &mut Meter, stream: &mut Stream, frame: Frame, now: u64, effects: &mut Effects) {
+    if meter.has_ended() {
+        return;
+    }
     match frame.kind {
         Kind::Reset => {
             let cancel = Cancel::new(stream.exchange.first_byte_ns != 0, true);
@@ -119,6 +122,9 @@ pub fn response(
     now: u64,
     effects: &mut Effects,
 ) {
+    if meter.has_ended() {
+        return;
+    }
     match frame.kind {
         Kind::Reset => {
             let begun = stream.exchange.first_byte_ns != 0;
@@ -146,7 +152,13 @@ pub fn response(
         }
         Kind::Control => return,
     }
-    if frame.ends {
+    if frame.ends && meter.client_has_gone() {
+        let cancel = Cancel::new(stream.exchange.first_byte_ns != 0, false);
+        close(meter, stream, Outcome::Canceled, effects);
+        if let Some(finished) = &mut effects.finished {
+            finished.cancel = Some(cancel);
+        }
+    } else if frame.ends {
         let outcome = match stream.status {
             4 => Outcome::ClientError,
             5.. => Outcome::ServerError,

@@ -37,13 +37,13 @@ pub fn request(segment: &Segment, shown: &mut Shown) {
 #[inline(never)]
 pub fn response(segment: &Segment, record: Record, shown: &mut Shown) {
     let mut at = segment.at;
-    let start: [u8; 16] = segment.start();
-    let [a, b, c, d, e, f, g, h, i, j, k, l, ..] = start;
-    if let Some(status) = head::status(&[a, b, c, d, e, f, g, h, i, j, k, l]) {
+    let start = words(&segment.start());
+    if let Some(status) = head::status(start.0, start.1) {
         at = read_head(segment, at, status, record, shown);
         // An informational response and the final one may come together.
         if shown.down == DownFacts::INFORMATIONAL && at < segment.end {
-            let Some(status) = load(segment.skb, at).and_then(|line| head::status(&line)) else {
+            let line = load(segment.skb, at).map_or((0, 0), |line| words(&line));
+            let Some(status) = head::status(line.0, line.1) else {
                 return;
             };
             at = read_head(segment, at, status, record, shown);
@@ -52,7 +52,17 @@ pub fn response(segment: &Segment, record: Record, shown: &mut Shown) {
             return;
         }
     }
-    body(segment, at, &start, record, shown);
+    body(segment, at, start, record, shown);
+}
+
+/// Sixteen bytes as two big-endian words.
+#[inline(always)]
+fn words(bytes: &[u8; 16]) -> (u64, u64) {
+    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = *bytes;
+    (
+        u64::from_be_bytes([a, b, c, d, e, f, g, h]),
+        u64::from_be_bytes([i, j, k, l, m, n, o, p]),
+    )
 }
 
 /// Reads the head at `at` and returns where it ends.
@@ -98,7 +108,34 @@ unsafe extern "C" fn head_window(_index: u32, reader: *mut HeadReader) -> i64 {
 
 /// The part of the body that begins at `at`, in a packet that begins with `start`.
 #[inline(always)]
-fn body(segment: &Segment, at: u32, start: &[u8; 16], record: Record, shown: &mut Shown) {
+fn body(segment: &Segment, at: u32, start: (u64, u64), record: Record, shown: &mut Shown) {
+    let known = known(record, shown.down);
+    if known.has(DownFacts::LENGTH) || at >= segment.end {
+        return;
+    }
+    if known.has(DownFacts::EVENTS) {
+        let shows = text(segment, at, start, known.has(DownFacts::TOKEN), record);
+        shown.down = shown.down.with(shows);
+    }
+    // After the text, because the verifier walks its loop once for each thing that is known before.
+    let left = segment.end - at;
+    let tail = events::DONE.len() as u32;
+    if left >= tail {
+        let last = load(segment.skb, segment.end - tail).map_or(DownFacts(0), |bytes| events::tail(&bytes));
+        shown.down = shown.down.with(last);
+    } else if left >= LAST_CHUNK.len() as u32 {
+        let last = load(segment.skb, segment.end - LAST_CHUNK.len() as u32);
+        shown.down = shown.down.with_if(last == Some(LAST_CHUNK), DownFacts::END);
+    }
+}
+
+/// What is known of the present response: from its head in this packet (`head`), in one that the application has not reached, or
+/// before. With `TOKEN` once its first token has come.
+#[inline(always)]
+fn known(record: Record, head: DownFacts) -> DownFacts {
+    if head.has(DownFacts::HEADERS) {
+        return head;
+    }
     // SAFETY: a live record; volatile because other programs write it.
     let (flags, pending, token_ns) = unsafe {
         let meter = &raw const (*record.0).meter;
@@ -108,43 +145,30 @@ fn body(segment: &Segment, at: u32, start: &[u8; 16], record: Record, shown: &mu
             (&raw const (*meter).exchange.first_token_ns).read_volatile(),
         )
     };
-    let head = shown.down;
-    // Of this response as far as it is known: from its head in this packet, in one that the application has not reached, or before.
-    let (length, events) = if head.has(DownFacts::HEADERS) {
-        (head.has(DownFacts::LENGTH), head.has(DownFacts::EVENTS))
-    } else if pending & DownFacts::HEADERS.0 != 0 {
+    if pending & DownFacts::HEADERS.0 != 0 {
+        return DownFacts(pending);
+    }
+    DownFacts(pending)
+        .with_if(flags & MeterFlags::LENGTH != 0, DownFacts::LENGTH)
+        .with_if(flags & MeterFlags::EVENTS != 0, DownFacts::EVENTS)
+        .with_if(token_ns != 0, DownFacts::TOKEN)
+}
+
+/// What a packet of a stream of events shows of its text.
+#[inline(always)]
+fn text(segment: &Segment, at: u32, start: (u64, u64), token_seen: bool, record: Record) -> DownFacts {
+    // SAFETY: as in `known`.
+    let (down_seq, pending) = unsafe {
+        let meter = &raw const (*record.0).meter;
         (
-            pending & DownFacts::LENGTH.0 != 0,
-            pending & DownFacts::EVENTS.0 != 0,
+            (&raw const (*meter).down_seq).read_volatile(),
+            (&raw const (*meter).pending_down).read_volatile(),
         )
-    } else {
-        (flags & MeterFlags::LENGTH != 0, flags & MeterFlags::EVENTS != 0)
     };
-    if length {
-        return;
+    if token_seen && events::begins_with_data(start.0, start.1) {
+        return events::goes_on(true, pending, false);
     }
-    let left = segment.end.saturating_sub(at);
-    let tail = events::DONE.len() as u32;
-    if left >= tail {
-        let last = load(segment.skb, segment.end - tail).map_or(DownFacts(0), |bytes| events::tail(&bytes));
-        shown.down = shown.down.with(last);
-    } else if left >= LAST_CHUNK.len() as u32 {
-        let last = load(segment.skb, segment.end - LAST_CHUNK.len() as u32);
-        shown.down = shown.down.with_if(last == Some(LAST_CHUNK), DownFacts::END);
-    }
-    if left == 0 || !events {
-        return;
-    }
-    let token_seen = !head.has(DownFacts::HEADERS) && (token_ns != 0 || pending & DownFacts::TOKEN.0 != 0);
-    if token_seen && events::begins_with_data(start) {
-        shown.down = shown.down.with(DownFacts::DATA);
-        return;
-    }
-    let wanted = if token_seen {
-        DownFacts::DATA
-    } else {
-        DownFacts::DATA.with(DownFacts::TOKEN)
-    };
+    let wanted = DownFacts::DATA.with_if(!token_seen, DownFacts::TOKEN);
     let mut reader = EventReader {
         skb: segment.skb,
         at,
@@ -161,7 +185,12 @@ fn body(segment: &Segment, at: u32, start: &[u8; 16], record: Record, shown: &mu
             0,
         )
     };
-    shown.down = shown.down.with(reader.events.facts());
+    let found = reader.events.facts();
+    if token_seen {
+        events::goes_on(found.has(DownFacts::DATA), pending, down_seq != segment.seq)
+    } else {
+        found
+    }
 }
 
 struct EventReader {

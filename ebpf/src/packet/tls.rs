@@ -6,6 +6,7 @@
 use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_loop};
 use nodemesh_abi::{
     Wire,
+    exchange::SMALL_BYTES,
     meter::{DownFacts, MeterFlags},
     parse::tls::{self, HEADER, Record as Meaning},
 };
@@ -147,9 +148,13 @@ pub fn answer(segment: &Segment, record: Record, in_order: bool, shown: &mut Sho
         shown.wire = Wire::TlsHttp2;
         return;
     }
-    if walk.cursor.is_between() && (walk.kind == tls::APPLICATION || walk.kind == tls::ALERT) {
+    let is_whole = walk.cursor.is_between() && (walk.kind == tls::APPLICATION || walk.kind == tls::ALERT);
+    if is_whole && u32::from(walk.last) <= SMALL_BYTES {
         shown.down = DownFacts::RECORD;
         shown.tail = walk.last;
+    } else {
+        // SAFETY: as above; only the packets of this direction write the field.
+        unsafe { (*record.0).meter.tail = 0 };
     }
 }
 
