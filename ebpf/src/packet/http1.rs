@@ -113,20 +113,34 @@ fn body(segment: &Segment, at: u32, start: (u64, u64), record: Record, shown: &m
     if known.has(DownFacts::LENGTH) || at >= segment.end {
         return;
     }
+    let mut is_data = false;
     if known.has(DownFacts::EVENTS) {
-        let shows = text(segment, at, start, known.has(DownFacts::TOKEN), record);
+        let shows = text(
+            segment,
+            at,
+            start,
+            known.has(DownFacts::TOKEN),
+            record,
+            &mut is_data,
+        );
         shown.down = shown.down.with(shows);
     }
     // After the text, because the verifier walks its loop once for each thing that is known before.
     let left = segment.end - at;
     let tail = events::DONE.len() as u32;
-    if left >= tail {
-        let last = load(segment.skb, segment.end - tail).map_or(DownFacts(0), |bytes| events::tail(&bytes));
-        shown.down = shown.down.with(last);
+    let last = if left >= tail {
+        load(segment.skb, segment.end - tail).map_or(DownFacts(0), |bytes| events::tail(&bytes))
     } else if left >= LAST_CHUNK.len() as u32 {
         let last = load(segment.skb, segment.end - LAST_CHUNK.len() as u32);
-        shown.down = shown.down.with_if(last == Some(LAST_CHUNK), DownFacts::END);
-    }
+        DownFacts(0).with_if(last == Some(LAST_CHUNK), DownFacts::END)
+    } else {
+        DownFacts(0)
+    };
+    // An end that comes with text is told with it.
+    shown.down = shown
+        .down
+        .with(last)
+        .with_if(is_data && last.0 != 0, DownFacts::DATA);
 }
 
 /// What is known of the present response: from its head in this packet (`head`), in one that the application has not reached, or
@@ -154,9 +168,16 @@ fn known(record: Record, head: DownFacts) -> DownFacts {
         .with_if(token_ns != 0, DownFacts::TOKEN)
 }
 
-/// What a packet of a stream of events shows of its text.
+/// What a packet of a stream of events shows of its text, and whether it `is_data`.
 #[inline(always)]
-fn text(segment: &Segment, at: u32, start: (u64, u64), token_seen: bool, record: Record) -> DownFacts {
+fn text(
+    segment: &Segment,
+    at: u32,
+    start: (u64, u64),
+    token_seen: bool,
+    record: Record,
+    is_data: &mut bool,
+) -> DownFacts {
     // SAFETY: as in `known`.
     let (down_seq, pending) = unsafe {
         let meter = &raw const (*record.0).meter;
@@ -166,6 +187,7 @@ fn text(segment: &Segment, at: u32, start: (u64, u64), token_seen: bool, record:
         )
     };
     if token_seen && events::begins_with_data(start.0, start.1) {
+        *is_data = true;
         return events::goes_on(true, pending, false);
     }
     let wanted = DownFacts::DATA.with_if(!token_seen, DownFacts::TOKEN);
@@ -186,8 +208,9 @@ fn text(segment: &Segment, at: u32, start: (u64, u64), token_seen: bool, record:
         )
     };
     let found = reader.events.facts();
+    *is_data = found.has(DownFacts::DATA);
     if token_seen {
-        events::goes_on(found.has(DownFacts::DATA), pending, down_seq != segment.seq)
+        events::goes_on(*is_data, pending, down_seq != segment.seq)
     } else {
         found
     }
