@@ -111,6 +111,17 @@ impl Exchange {
         latest: 0,
     };
 
+    /// The request goes on with `bytes`: what seemed its response was none.
+    #[inline(always)]
+    pub fn resume(&mut self, bytes: u32, now: u64) {
+        *self = Self {
+            start_ns: self.start_ns,
+            sent_ns: now,
+            request_bytes: self.request_bytes + u64::from(bytes),
+            ..Self::EMPTY
+        };
+    }
+
     /// More `bytes` of the request.
     #[inline(always)]
     pub fn request(&mut self, bytes: u32, now: u64) {

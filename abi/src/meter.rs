@@ -427,6 +427,12 @@ impl Meter {
             }
         } else if self.is_frame(bytes) {
             self.opaque(Wire::TlsHttp2, effects);
+        } else if !self.is_control(bytes) && self.has_tickets_first(now) {
+            // What came was no answer.
+            self.flags &= !MeterFlags::TICKETS_NOW;
+            self.exchange.resume(bytes, now);
+            self.phase = Phase::Request as u8;
+            self.hold(1, 1, self.held_bytes + u64::from(bytes), effects);
         } else if !self.is_control(bytes) {
             // The client has what it asked for.
             self.finish(Outcome::Success, effects);

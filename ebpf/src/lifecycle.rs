@@ -239,11 +239,16 @@ pub fn adopted(sk: *const c_void) {
 #[inline(always)]
 fn closed(record: Record, sk: KernelSock) {
     let errno = sk.err();
-    ended(record, Some(sk), ConnectFailure::from_sk_err(errno));
     // After an orderly end the application may still have something to read: its close is the meter's end.
-    if errno == 0 {
-        return;
+    if errno != 0 {
+        reset(record, sk);
     }
+    ended(record, Some(sk), ConnectFailure::from_sk_err(errno));
+}
+
+/// The peer reset the connection, or does not answer any more.
+#[inline(always)]
+fn reset(record: Record, sk: KernelSock) {
     let (up_seq, _) = sk.sequence();
     if let Some(subject) = Subject::of(record) {
         // A step tells of one request at most, and two may end here.

@@ -14,12 +14,18 @@ mod exchange;
 mod footprint;
 mod inside;
 mod lab;
+mod listing;
 mod machine;
 mod markdown;
+mod meter_calls;
+mod meter_memory;
+mod meter_streams;
+mod meter_tokens;
 mod pick_scale;
 mod process_use;
 mod scale;
 mod series;
+mod token_load;
 
 use std::{
     fs,
@@ -74,6 +80,16 @@ enum Case {
     Established,
     /// What the agent and its maps take.
     Footprint,
+    /// What the meter takes of each read and write, of mesh sockets and of others.
+    MeterCalls,
+    /// CPU per token of metered streams, beside the same without nodemesh.
+    MeterTokens,
+    /// The agent while thousands of streams run.
+    MeterStreams,
+    /// Memory of a metered connection.
+    MeterMemory,
+    /// A list of 200,000 connections.
+    Listing,
 }
 
 /// What every case is given.
@@ -104,6 +120,11 @@ impl Case {
             Self::Distribution => distribution::run(run),
             Self::Established => established::run(run),
             Self::Footprint => footprint::run(run),
+            Self::MeterCalls => meter_calls::run(run),
+            Self::MeterTokens => meter_tokens::run(run),
+            Self::MeterStreams => meter_streams::run(run),
+            Self::MeterMemory => meter_memory::run(run),
+            Self::Listing => listing::run(run),
         }
     }
 

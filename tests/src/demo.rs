@@ -1,22 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The demo: clients of a virtual address, model servers of unequal speed on two nodes, and what becomes of the traffic
-//! when a server dies, joins and leaves.
+//! when a server dies, joins, leaves, and freezes.
 //!
 //! ```text
-//! stage (nodes, agents, servers, clients) ─► story (what happens when) ─► watch (kernel, clients, servers) ─► screen
-//!                                                       └───────────────► verdict (expectations and their numbers)
+//! stage (nodes, agents, servers, clients) ─► story, wedge (what happens) ─► watch (kernel, clients, servers) ─► screen
+//!                                                       └───────────────► summary, verdict (expectations and their numbers)
 //! ```
-//! Used by the binary `demo`. Invariant: every number on the screen was read from the agents' CLI, from a client's report or
+//! Used by the binary `demo`. Invariant: every number on the screen was read from the agents' CLI and API, from a client's report or
 //! from a server's own answer; none is computed from what the demo did.
 
 mod client;
+mod latency;
 mod mesh;
 mod replica;
 mod screen;
+mod squatters;
 mod stage;
 mod story;
+mod summary;
 mod verdict;
 mod watch;
+mod wedge;
 
 use std::process::ExitCode;
 
@@ -63,8 +67,10 @@ fn perform(options: &Options, interrupt: &Interrupt, screen: &mut Screen) -> Res
     screen.say(&stage::picture(timing));
     let mut stage = Stage::build(interrupt)?;
     let facts = Story::new(&mut stage, timing, interrupt, screen)?.play()?;
-    let verdict = verdict::judge(&stage, &facts);
     screen.settle();
+    screen.say(&summary::text(&stage, &facts));
+    let wedged = wedge::play(&stage, interrupt, screen)?;
+    let verdict = verdict::judge(&stage, &facts, &wedged);
     screen.say(&verdict.to_string());
     Ok(verdict.all_hold())
 }

@@ -175,6 +175,47 @@ fn the_access_log_follows_a_rotation() {
 }
 
 #[test]
+fn an_agent_that_ends_writes_every_line_and_one_that_is_killed_leaves_them_to_the_next() {
+    let json = ["--access-log", "json"];
+    let mut scene = ModelScene::new(
+        &[&["--prefill", "1ms", "--inter-token", "1ms", "--tokens", "2"]],
+        &json,
+    );
+    scene.send(0, 1, &[]);
+    eventually(
+        "lines of both ends",
+        || counts(&scene),
+        |counts| *counts == [1, 1],
+    );
+    scene.send(0, 40, &["--concurrency", "8"]);
+    let mut agent = scene.bed.agent.take_process();
+    agent.signal(Signal::SIGTERM).unwrap();
+    assert!(agent.wait().unwrap().success());
+    let lines = || {
+        agent
+            .stdout()
+            .iter()
+            .filter(|line| line.contains("\"kind\":\"request\""))
+            .count()
+    };
+    eventually("a line of each request at both ends", lines, |lines| *lines == 82);
+
+    scene.send(0, 3, &[]);
+    scene.bed.agent.start(&json).unwrap();
+    scene.send(0, 1, &[]);
+    eventually(
+        "not what nobody saw",
+        || counts(&scene),
+        |counts| *counts == [1, 1],
+    );
+    scene.bed.agent.kill().unwrap();
+    scene.send(0, 5, &[]);
+    scene.bed.agent.start(&json).unwrap();
+    eventually("what waited", || counts(&scene), |counts| *counts == [5, 5]);
+    assert_eq!(scene.logs()["access_lost"], 0);
+}
+
+#[test]
 fn a_sample_is_a_sample() {
     let scene = ModelScene::new(
         &[&["--prefill", "0ms", "--inter-token", "0ms", "--tokens", "1"]],

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The meter against real clients and servers: what it counts is what they did, and what it times is what they timed.
+//! The meter against real clients and servers: what it counts is what they did, and what it times is what they timed. Each test runs
+//! for both ways in which the meter sees bytes.
 
 use nix::sys::signal::Signal;
 use nodemesh_agent::api::{Traffic, Vantage};
@@ -52,6 +53,37 @@ impl Stack {
     }
 }
 
+macro_rules! on_path {
+    ($path:ident: $($test:ident)*) => {
+        mod $path {
+            $(
+                #[test]
+                fn $test() {
+                    super::$test(stringify!($path));
+                }
+            )*
+        }
+    };
+}
+
+macro_rules! on_both_paths {
+    ($($test:ident)*) => {
+        on_path!(tracepoint: $($test)*);
+        on_path!(packet: $($test)*);
+    };
+}
+
+on_both_paths! {
+    streams_in_plaintext_are_told_as_the_server_tells_them
+    streams_under_tls_are_told_as_the_server_tells_them
+    requests_of_a_kept_connection_are_counted_one_by_one
+    whole_answers_have_no_first_token
+    open_requests_are_in_flight_until_the_client_gives_up
+    curl_is_counted_twice_on_one_connection
+    a_burst_of_requests_is_counted_exactly
+    each_grpc_stream_is_a_request
+}
+
 /// The rows of `server` at both vantages, once `count` requests are over; checks that nothing is left, and nothing else was seen.
 #[track_caller]
 fn at_rest(
@@ -99,10 +131,10 @@ fn assert_told(name: &str, line: &Value, exchange: &Exchange) {
     // Under TLS, tickets may come before the first byte of the first response, and cannot be told from it.
     if line["protocol"] != "tls" || !line["time_to_first_byte_seconds"].is_null() {
         let first = exchange.time_to_first_byte_ns();
-        assert_near(name, line, "time_to_first_byte_seconds", first);
+        assert_near(name, line, "time_to_first_byte_seconds", first, exchange);
     }
     let first = exchange.time_to_first_token_ns();
-    assert_near(name, line, "time_to_first_token_seconds", first);
+    assert_near(name, line, "time_to_first_token_seconds", first, exchange);
     let chunks = line["chunks"].as_u64().expect("a number of chunks");
     assert!(
         exchange.emissions().contains(&chunks),
@@ -111,13 +143,18 @@ fn assert_told(name: &str, line: &Value, exchange: &Exchange) {
     );
 }
 
+/// Panics unless a time is about the server's own. It may be longer, since Python learns of a request when it has a processor and packets
+/// do not wait for that; but not longer than since the first byte.
 #[track_caller]
-fn assert_near(name: &str, line: &Value, key: &str, expected_ns: u64) {
-    let expected = expected_ns as f64 / 1e9;
+fn assert_near(name: &str, line: &Value, key: &str, expected_ns: u64, exchange: &Exchange) {
+    let started = line["started_monotonic_ns"].as_u64().expect("a time");
+    let read = exchange.read_ns.expect("a server's log");
+    let least = expected_ns as f64 / 1e9;
+    let most = least + read.saturating_sub(started) as f64 / 1e9;
     let is_near = line[key]
         .as_f64()
-        .is_some_and(|told| (told - expected).abs() <= TOLERANCE);
-    assert!(is_near, "{name}: {key} is not {expected}: {line:#}");
+        .is_some_and(|told| (least - TOLERANCE..=most + TOLERANCE).contains(&told));
+    assert!(is_near, "{name}: {key} is not from {least} to {most}: {line:#}");
 }
 
 /// Has the openai SDK stream from each server, and compares.
@@ -143,18 +180,16 @@ fn assert_streams_are_told(scene: &mut Scene, servers: &[Server], names: &[&str]
     }
 }
 
-#[test]
-fn streams_in_plaintext_are_told_as_the_server_tells_them() {
-    let mut scene = Scene::new();
+fn streams_in_plaintext_are_told_as_the_server_tells_them(path: &'static str) {
+    let mut scene = Scene::by(path);
     let serve =
         |(number, stack): (u16, &Stack)| Server::sse(&scene.server, scene.port(0) + number, stack.flags);
     let servers: Vec<Server> = (1..).zip(&STACKS).map(serve).collect();
     assert_streams_are_told(&mut scene, &servers, &STACKS.each_ref().map(|stack| stack.name));
 }
 
-#[test]
-fn streams_under_tls_are_told_as_the_server_tells_them() {
-    let mut scene = Scene::new();
+fn streams_under_tls_are_told_as_the_server_tells_them(path: &'static str) {
+    let mut scene = Scene::by(path);
     let certificates = scene.certificates();
     let serve = |(number, stack): (u16, &Stack)| {
         Server::sse_tls(&scene.server, scene.port(number), &certificates, &stack.flags())
@@ -163,9 +198,8 @@ fn streams_under_tls_are_told_as_the_server_tells_them() {
     assert_streams_are_told(&mut scene, &servers, &STACKS.each_ref().map(|stack| stack.name));
 }
 
-#[test]
-fn requests_of_a_kept_connection_are_counted_one_by_one() {
-    let mut scene = Scene::new();
+fn requests_of_a_kept_connection_are_counted_one_by_one(path: &'static str) {
+    let mut scene = Scene::by(path);
     let certificates = scene.certificates();
     let servers = [
         Server::sse(&scene.server, scene.port(1), &STACKS[1].flags()),
@@ -196,9 +230,8 @@ fn requests_of_a_kept_connection_are_counted_one_by_one() {
     }
 }
 
-#[test]
-fn whole_answers_have_no_first_token() {
-    let mut scene = Scene::new();
+fn whole_answers_have_no_first_token(path: &'static str) {
+    let mut scene = Scene::by(path);
     let server = Server::sse(&scene.server, scene.port(1), &["--http", "h11"]);
     let services = scene.mesh(&[server.address]);
     let client = Client::openai(
@@ -218,15 +251,15 @@ fn whole_answers_have_no_first_token() {
             &line,
             "time_to_first_byte_seconds",
             exchange.time_to_first_byte_ns(),
+            exchange,
         );
         assert_eq!(line["time_to_first_token_seconds"], Value::Null, "{line:#}");
         assert_eq!(line["status"], "2xx", "{line:#}");
     }
 }
 
-#[test]
-fn open_requests_are_in_flight_until_the_client_gives_up() {
-    let mut scene = Scene::new();
+fn open_requests_are_in_flight_until_the_client_gives_up(path: &'static str) {
+    let mut scene = Scene::by(path);
     let server = Server::sse(
         &scene.server,
         scene.port(1),
@@ -245,16 +278,15 @@ fn open_requests_are_in_flight_until_the_client_gives_up() {
     let decode = ask(&["--close-after-chunks", "5"]);
     assert_eq!(decode.leave().ended_with("closed"), 1);
     open.wait_for("chunk");
-    open.process.signal(Signal::SIGKILL).unwrap();
+    open.process.signal(Signal::SIGKILL).expect("a process");
     for row in at_rest(&scene, server.address, "given up", &[("canceled", 8)]) {
         assert_eq!(row.cancels.values().sum::<u64>(), 8, "{row:#?}");
         assert_eq!(row.open_connections, 0, "{row:#?}");
     }
 }
 
-#[test]
-fn curl_is_counted_twice_on_one_connection() {
-    let mut scene = Scene::new();
+fn curl_is_counted_twice_on_one_connection(path: &'static str) {
+    let mut scene = Scene::by(path);
     let server = Server::sse(&scene.server, scene.port(1), &["--http", "httptools", "--role"]);
     let services = scene.mesh(&[server.address]);
     let url = server.url(services[0]) + "/v1/chat/completions";
@@ -274,9 +306,8 @@ fn curl_is_counted_twice_on_one_connection() {
     }
 }
 
-#[test]
-fn a_burst_of_requests_is_counted_exactly() {
-    let mut scene = Scene::new();
+fn a_burst_of_requests_is_counted_exactly(path: &'static str) {
+    let mut scene = Scene::by(path);
     let uvicorn = Server::sse(&scene.server, scene.port(1), &["--http", "httptools"]);
     let nghttpd = Nghttpd::start(&scene.server, scene.port(2), &scene.folder());
     let services = scene.mesh(&[uvicorn.address, nghttpd.address]);
@@ -296,9 +327,8 @@ fn a_burst_of_requests_is_counted_exactly() {
     }
 }
 
-#[test]
-fn each_grpc_stream_is_a_request() {
-    let mut scene = Scene::new();
+fn each_grpc_stream_is_a_request(path: &'static str) {
+    let mut scene = Scene::by(path);
     let server = Server::grpc(&scene.server, scene.port(1), &[]);
     let services = scene.mesh(&[server.address]);
     let flags = ["--streams", "4", "--rounds", "2", "--cancel-first-after", "3"];
@@ -324,12 +354,14 @@ fn each_grpc_stream_is_a_request() {
             .exchanges
             .iter()
             .filter(|one| one.outcome() == Some(outcome));
-        let exchange = alike.min_by_key(|one| one.requested_ns.abs_diff(started));
-        let exchange = exchange.expect("one of this outcome");
-        // Before a thread of Python has seen a request, time goes by: the moment of the first token is compared, not the time to it.
         let told = line["time_to_first_token_seconds"].as_f64().expect("a time");
-        let wrong = (started as f64 - exchange.first_token_ns().expect("a token") as f64) / 1e9 + told;
-        assert!(wrong.abs() <= TOLERANCE, "{wrong}: {line:#} {exchange:#?}");
+        let wrong = |one: &Exchange| {
+            let first_token = one.first_token_ns().expect("a token");
+            (told - (first_token as f64 - started as f64) / 1e9).abs()
+        };
+        let exchange = alike.min_by(|one, other| wrong(one).total_cmp(&wrong(other)));
+        let exchange = exchange.expect("one of this outcome");
+        assert!(wrong(exchange) <= TOLERANCE, "{line:#} {exchange:#?}");
         let chunks = line["chunks"].as_u64().expect("a number of chunks");
         assert!(exchange.emissions().contains(&chunks), "{line:#} {exchange:#?}");
     }

@@ -9,6 +9,8 @@ use crate::{
     traffic::{Cancel, Outcome, Vantage},
 };
 
+/// A client writes the body of its request within this time after the head.
+const BODY_NS: u64 = 5_000_000;
 /// Session tickets take fewer bytes than this.
 const TICKETS_BYTES: u64 = 2_048;
 /// A request on a reused connection that the server closes later than this was not lost in a race with an idle timeout.
@@ -78,6 +80,17 @@ impl Meter {
     #[inline(always)]
     fn has_response(&self) -> bool {
         self.phase == Phase::Response as u8 && !self.has_tickets_only()
+    }
+
+    /// Whether bytes of the client after the first of the server belong to the same request: a server sends session tickets when the
+    /// handshake is complete, be it between head and body of the first request.
+    #[inline(always)]
+    pub(super) fn has_tickets_first(&self, now: u64) -> bool {
+        let first = self.flags & (MeterFlags::TICKETS_NOW | MeterFlags::AGAIN) == MeterFlags::TICKETS_NOW;
+        let at_once = now.saturating_sub(self.exchange.sent_ns) < BODY_NS;
+        let alone = first && self.exchange.response_bytes < TICKETS_BYTES;
+        // A client may have read its whole answer together with the tickets.
+        alone && (at_once || self.vantage == Vantage::Server as u8)
     }
 
     /// Whether all that the server has written to a first request under TLS 1.3 may be session tickets.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the benchmark runs in a pod: the binary starts itself there with one of these verbs.
 //!
-//! Invariant: each prints JSON on its last line, and nothing is retried.
+//! Invariant: each prints JSON on its last line, or a word when it is ready, and nothing is retried.
 
 use std::{
     io::{self, BufRead as _, BufReader, Read as _, Write as _},
@@ -12,6 +12,8 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
+
+use super::listing;
 
 /// What a request on an established connection sends and gets back.
 const REQUEST: [u8; 64] = [b'x'; 64];
@@ -37,6 +39,13 @@ pub(super) enum Inside {
         round: usize,
         /// Where to connect to.
         addresses: Vec<SocketAddr>,
+    },
+    /// Connect UDP sockets and keep them until standard input ends.
+    Hold {
+        /// Where to connect to.
+        address: SocketAddr,
+        /// How many.
+        count: u64,
     },
 }
 
@@ -68,6 +77,7 @@ impl Inside {
                 round,
                 addresses,
             } => ping(addresses, *count, *round),
+            Self::Hold { address, count } => listing::hold(*address, *count),
         }
     }
 }
@@ -85,7 +95,7 @@ fn print(value: &impl Serialize) -> Result<()> {
     Ok(stdout.flush()?)
 }
 
-fn say(word: &str) -> Result<()> {
+pub(super) fn say(word: &str) -> Result<()> {
     let mut stdout = io::stdout().lock();
     writeln!(stdout, "{word}")?;
     Ok(stdout.flush()?)

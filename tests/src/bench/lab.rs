@@ -6,8 +6,11 @@
 
 use std::{
     collections::BTreeMap,
+    fs,
     net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
     thread,
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -189,9 +192,54 @@ impl Lab {
                 .iter()
                 .map(|offset| format!("--listen={}", self.direct(*offset))),
         );
-        let server = spawn(&self.server.place(), cpus, "socket-probe", &arguments)?;
-        server.wait_for_line(|line| line.starts_with("listening on"))?;
-        Ok(server)
+        self.server_program(Side::Mesh, cpus, "socket-probe", &arguments)
+    }
+
+    /// Starts a server program in the server pod and waits until it listens.
+    pub(super) fn server_program(
+        &self,
+        side: Side,
+        cpus: Cpus,
+        program: &str,
+        arguments: &[String],
+    ) -> Result<Process> {
+        listening(spawn(&self.place(&self.server, side), cpus, program, arguments)?)
+    }
+
+    /// In a pod's network namespace, in its cgroup or outside the mesh.
+    fn place(&self, pod: &Pod, side: Side) -> Place {
+        let cgroup = match side {
+            Side::Mesh => pod.cgroup(),
+            Side::Outside => self.elsewhere.cgroup(),
+        };
+        Place {
+            netns: pod.netns().path(),
+            cgroup: cgroup.into(),
+        }
+    }
+
+    /// Starts `socket-probe serve` in the client pod, outside the mesh, and gives its address.
+    pub(super) fn serve_outside(&self, cpus: Cpus) -> Result<(SocketAddr, Process)> {
+        let address = SocketAddr::new(self.client.v4(), PORT);
+        let arguments = ["serve", "--name=outside", &format!("--listen={address}")].map(str::to_owned);
+        let server = self.client(Side::Outside, cpus, "socket-probe", &arguments)?;
+        Ok((address, listening(server)?))
+    }
+
+    /// CPU time, user and system, of all processes of one side so far, the agent's aside. Network interrupts that the kernel handles
+    /// at the end of a system call are in it.
+    pub(super) fn cpu_of(&self, side: Side) -> Result<Duration> {
+        let cgroups = match side {
+            Side::Mesh => vec![self.client.cgroup(), self.server.cgroup()],
+            Side::Outside => vec![self.elsewhere.cgroup()],
+        };
+        cgroups.into_iter().map(cpu_usage).sum()
+    }
+
+    /// A folder that goes with the lab.
+    pub(super) fn folder(&self) -> Result<PathBuf> {
+        let config = self.agent.config();
+        Ok(config.parent().context("a file is in a folder")?.to_owned())
     }
 
     /// Starts a program of the test bed in the client pod.
@@ -202,15 +250,7 @@ impl Lab {
         program: &str,
         arguments: &[String],
     ) -> Result<Process> {
-        let cgroup = match side {
-            Side::Mesh => self.client.cgroup(),
-            Side::Outside => self.elsewhere.cgroup(),
-        };
-        let place = Place {
-            netns: self.client.netns().path(),
-            cgroup: cgroup.into(),
-        };
-        spawn(&place, cpus, program, arguments)
+        spawn(&self.place(&self.client, side), cpus, program, arguments)
     }
 
     /// Runs `socket-probe bench-connect` and gives a result per address; an operation that failed is an error.
@@ -249,6 +289,20 @@ impl Lab {
         ensure!(code == 200, "/metrics answered {code}");
         Ok(text)
     }
+}
+
+fn listening(server: Process) -> Result<Process> {
+    server.wait_for_line(|line| line.starts_with("listening on"))?;
+    Ok(server)
+}
+
+/// What the kernel accounts to a cgroup.
+fn cpu_usage(cgroup: &Path) -> Result<Duration> {
+    let file = cgroup.join("cpu.stat");
+    let text = fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
+    let usage = text.lines().find_map(|line| line.strip_prefix("usage_usec "));
+    let usage = usage.with_context(|| format!("usage_usec in {}", file.display()))?;
+    Ok(Duration::from_micros(usage.parse()?))
 }
 
 /// Starts a program that inherits the CPUs that it may use.

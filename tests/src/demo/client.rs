@@ -5,13 +5,14 @@
 
 use std::{
     collections::BTreeMap,
+    path::Path,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result};
 use serde::Deserialize;
 
-use super::mesh;
+use super::{latency::Log, mesh};
 use crate::{process::Process, topology::Pod};
 
 /// How often a client reports.
@@ -39,6 +40,8 @@ pub(super) struct Client {
     pub(super) cast: Cast,
     /// Its last report, once it has ended.
     pub(super) last: Option<Report>,
+    /// What it saw of each exchange.
+    pub(super) log: Log,
     process: Process,
     /// Lines that were read.
     read: usize,
@@ -72,14 +75,6 @@ pub(super) struct Requests {
 pub(super) struct Part {
     pub(super) tokens: u64,
     pub(super) failures: u64,
-    pub(super) ttft: Option<Percentiles>,
-}
-
-/// Seconds.
-#[derive(Clone, Copy, Debug, Deserialize)]
-pub(super) struct Percentiles {
-    pub(super) count: u64,
-    pub(super) p50: f64,
 }
 
 /// What happened in a span of time, which [`Heard::span`] covers.
@@ -98,9 +93,10 @@ impl Report {
 }
 
 impl Client {
-    /// Starts the client; it begins no request after `duration`.
-    pub(super) fn start(cast: Cast, pod: Pod, duration: Duration) -> Result<Self> {
+    /// Starts the client, which keeps a log in `folder`; it begins no request after `duration`.
+    pub(super) fn start(cast: Cast, pod: Pod, folder: &Path, duration: Duration) -> Result<Self> {
         let address = mesh::service_address(cast.address);
+        let log = folder.join(format!("{}.log", cast.name));
         let arguments = [
             format!("--url=http://{address}"),
             format!("--model={}", mesh::MODEL),
@@ -112,11 +108,13 @@ impl Client {
             "--connect-timeout=2s".into(),
             format!("--report-interval={INTERVAL}"),
             "--allow-failures".into(),
+            format!("--log={}", log.display()),
         ];
         let process = pod.spawn("load-client", &arguments)?;
         Ok(Self {
             cast,
             last: None,
+            log: Log::new(log),
             process,
             read: 0,
             looked: Instant::now(),

@@ -12,6 +12,7 @@ use anyhow::{Context as _, Result};
 use nix::sys::signal::Signal;
 use nodemesh_agent::api::BackendState;
 use serde::Deserialize;
+use serde_json::Value;
 
 use crate::{
     process::Process,
@@ -20,6 +21,8 @@ use crate::{
 
 /// Port of the model servers.
 pub(super) const PORT: u16 = 9000;
+/// Port where they take orders and tell their load: no backend of the mesh, so that it is not metered.
+const CONTROL_PORT: u16 = 9001;
 /// How long a server may take to tell its load.
 const PATIENCE: Duration = Duration::from_millis(300);
 
@@ -83,6 +86,10 @@ impl Replica {
         [self.pod.v4(), self.pod.v6()].map(|ip| SocketAddr::new(ip, PORT))
     }
 
+    fn control(&self) -> SocketAddr {
+        SocketAddr::new(self.pod.v4(), CONTROL_PORT)
+    }
+
     /// Its pod.
     pub(super) fn pod(&self) -> &Pod {
         &self.pod
@@ -95,6 +102,7 @@ impl Replica {
         let arguments = [
             format!("--listen={v4}"),
             format!("--listen={v6}"),
+            format!("--listen-plain={}", self.control()),
             format!("--name={}", self.cast.name),
             format!("--model={}", super::mesh::MODEL),
             format!("--prefill={prefill}ms"),
@@ -148,19 +156,33 @@ impl Replica {
         if !self.runs() {
             return None;
         }
-        let [address, _] = self.addresses();
-        let body = self.pod.netns().run(|| control(address)).ok()?.ok()?;
+        let address = self.control();
+        let body = self.pod.netns().run(|| ask(address, "GET", "")).ok()?.ok()?;
         serde_json::from_str::<Control>(&body)
             .ok()
             .map(|control| control.state)
     }
+
+    /// Changes how the server behaves.
+    pub(super) fn behave(&self, change: &Value) -> Result<()> {
+        let address = self.control();
+        let body = change.to_string();
+        let answer = self.pod.netns().run(|| ask(address, "POST", &body))??;
+        serde_json::from_str::<Value>(&answer)
+            .map(drop)
+            .with_context(|| format!("{} does not take {body}: {answer}", self.cast.name))
+    }
 }
 
-/// `GET /control`, from the pod itself: past the mesh.
-fn control(address: SocketAddr) -> Result<String> {
+/// A request to `/control`, from the pod itself: past the mesh.
+fn ask(address: SocketAddr, method: &str, body: &str) -> Result<String> {
     let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;
-    write!(stream, "GET /control HTTP/1.0\r\nHost: replica\r\n\r\n")?;
+    write!(
+        stream,
+        "{method} /control HTTP/1.0\r\nHost: replica\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    )?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
     let (_, body) = answer.split_once("\r\n\r\n").context("an HTTP answer")?;

@@ -11,8 +11,9 @@ use std::{
 use comfy_table::{CellAlignment, Table, presets};
 
 use super::{
+    latency::{Bounds, Figures},
     replica::Replica,
-    stage::{Look, NODES},
+    stage::{Look, Metered},
     watch::Watch,
 };
 
@@ -39,26 +40,32 @@ pub(super) struct Frame<'a> {
     pub(super) replicas: &'a [(usize, &'a Replica)],
     pub(super) former: &'a Look,
     pub(super) look: &'a Look,
+    /// What the kernels have measured, before and now.
+    pub(super) former_metered: &'a [Metered],
+    pub(super) metered: &'a [Metered],
+    pub(super) bounds: &'a Bounds,
     /// Since the last drawing.
     pub(super) recent: &'a Watch,
     /// Since the beginning.
     pub(super) heard: &'a Watch,
 }
 
-const HEADERS: [&str; 11] = [
+const HEADERS: [&str; 13] = [
     "REPLICA",
-    "ADDRESS",
-    "NODE",
     "SPEED",
     "STATE",
     "ACTIVE",
     "TOTAL",
     "SHARE",
     "TOKENS/S",
-    "TTFT",
+    "TTFT KERNEL",
+    "TTFT CLIENT",
+    "ITL KERNEL",
+    "ITL CLIENT",
     "IN FLIGHT",
+    "SERVER SAYS",
 ];
-const NUMBERS: std::ops::Range<usize> = 5..11;
+const NUMBERS: std::ops::Range<usize> = 3..13;
 
 impl Screen {
     /// The standard output.
@@ -141,8 +148,11 @@ impl Frame<'_> {
     fn row(&self, index: usize, replica: &Replica) -> Vec<String> {
         let absent = || "-".to_owned();
         let (counts, former) = (self.look.counts[index], self.former.counts[index]);
-        let served = self.recent.served(replica.cast.name);
-        let [address, _] = replica.addresses();
+        let seen = self.recent.seen(replica.cast.name);
+        let kernel = self.metered[index]
+            .server
+            .since(&self.former_metered[index].server);
+        let shown = |figures: Option<Figures>| figures.map_or_else(absent, |figures| figures.to_string());
         let new = counts.total - former.total;
         let all: u64 = self
             .replicas
@@ -151,8 +161,6 @@ impl Frame<'_> {
             .sum();
         vec![
             replica.cast.name.to_owned(),
-            address.to_string(),
-            NODES[replica.cast.node].to_owned(),
             format!("{}+{} ms", replica.cast.speed.prefill, replica.cast.speed.token),
             state(replica),
             counts.active.to_string(),
@@ -160,10 +168,15 @@ impl Frame<'_> {
             (new * 100)
                 .checked_div(all)
                 .map_or_else(absent, |share| format!("{share} %")),
-            format!("{:.0}", served.tokens as f64 / self.elapsed.as_secs_f64()),
-            served
-                .ttft()
-                .map_or_else(absent, |ttft| format!("{} ms", ttft.as_millis())),
+            format!(
+                "{:.0}",
+                self.recent.tokens(replica.cast.name) as f64 / self.elapsed.as_secs_f64()
+            ),
+            shown(kernel.first(self.bounds)),
+            shown(seen.first()),
+            shown(kernel.gap(self.bounds)),
+            shown(seen.gap()),
+            self.metered[index].server.in_flight.to_string(),
             self.look.truths[index].map_or_else(absent, |truth| truth.in_flight().to_string()),
         ]
     }

@@ -6,25 +6,31 @@
 
 use std::{
     fmt::Write as _,
-    io,
-    net::{IpAddr, SocketAddr, TcpListener, TcpStream},
+    io::{self, Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
+    os::unix::net::UnixStream,
+    path::PathBuf,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, ensure};
-use nodemesh_agent::api::BackendState;
+use nodemesh_agent::{
+    api::{BackendState, TrafficReport, Vantage},
+    config::ADMIN_SOCKET,
+};
 
 use super::{
     client::{self, Client},
+    latency::{Bounds, Counted},
     mesh,
     replica::{self, Replica, Speed, Truth},
+    squatters,
     story::Timing,
 };
 use crate::{
     agent::Agent,
     eventually::{PATIENCE, wait_until},
     interrupt::Interrupt,
-    netns::NetNs,
     topology::{Node, Pod, Topology},
 };
 
@@ -43,11 +49,11 @@ pub(super) const SLOWEST: usize = 3;
 pub(super) const NEWCOMER: usize = 4;
 
 const REPLICAS: [replica::Cast; 5] = [
-    replica_cast("replica-1", 0, 40, 5),
-    replica_cast("replica-2", 1, 80, 10),
-    replica_cast("replica-3", 0, 120, 15),
-    replica_cast("replica-4", 1, 160, 20),
-    replica_cast("replica-5", 0, 60, 8),
+    replica_cast("replica-1", 0, 50, 5),
+    replica_cast("replica-2", 1, 70, 12),
+    replica_cast("replica-3", 0, 90, 17),
+    replica_cast("replica-4", 1, 170, 20),
+    replica_cast("replica-5", 0, 50, 8),
 ];
 
 const CLIENTS: [client::Cast; 4] = [
@@ -110,6 +116,15 @@ pub(super) struct Look {
     pub(super) truths: Vec<Option<Truth>>,
 }
 
+/// What the kernels measured of one replica so far.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Metered {
+    /// By the kernel of its own node.
+    pub(super) server: Counted,
+    /// By the kernels of its clients' nodes.
+    pub(super) client: Counted,
+}
+
 impl Stage {
     /// Starts the agents and all servers but the one that joins later.
     pub(super) fn build(interrupt: &Interrupt) -> Result<Self> {
@@ -156,9 +171,16 @@ impl Stage {
             self.wait_for_network(pod)?;
         }
         for (cast, pod) in pods {
-            self.clients.push(Client::start(cast, pod, duration)?);
+            let folder = self.folder()?;
+            self.clients.push(Client::start(cast, pod, &folder, duration)?);
         }
         Ok(())
+    }
+
+    /// A folder that goes with the stage.
+    fn folder(&self) -> Result<PathBuf> {
+        let config = self.hosts[0].agent.config();
+        Ok(config.parent().context("a file is in a folder")?.to_owned())
     }
 
     /// Waits until every server can be reached from `pod`: IPv6 forwards nothing before duplicate address detection ends.
@@ -223,6 +245,32 @@ impl Stage {
         Ok(Look { counts, truths })
     }
 
+    /// What the kernels measured, in the order of the replicas, and the bounds of their histograms.
+    pub(super) fn metered(&self) -> Result<(Vec<Metered>, Bounds)> {
+        let mut metered = vec![Metered::default(); self.replicas.len()];
+        let mut bounds = Bounds::default();
+        for host in &self.hosts {
+            let report = traffic(&host.agent)?;
+            for row in report.rows.iter().filter(|row| row.service == mesh::SERVICE) {
+                let replica = &mut metered[self.index_of(&row.backend)?];
+                match row.vantage {
+                    Vantage::Server => replica.server.add(row),
+                    Vantage::Client => replica.client.add(row),
+                }
+            }
+            bounds = Bounds {
+                first: report.bounds.first_seconds,
+                gap: report.bounds.gap_seconds,
+            };
+        }
+        Ok((metered, bounds))
+    }
+
+    /// The agent of a node.
+    pub(super) fn agent(&self, node: usize) -> &Agent {
+        &self.hosts[node].agent
+    }
+
     /// How long ago the oldest connection that is still open on a replica was placed there.
     pub(super) fn age_of_first_connection(&self, replica: usize) -> Result<Option<Duration>> {
         let mut oldest: Option<Duration> = None;
@@ -251,46 +299,24 @@ impl Stage {
         let clients = self.clients.iter().map(|client| client.pod().netns());
         let mut found = Vec::new();
         for netns in hosts.chain(servers).chain(clients) {
-            found.extend(squatters_in(netns).with_context(|| format!("look into {}", netns.name()))?);
+            found.extend(squatters::inside(netns).with_context(|| format!("look into {}", netns.name()))?);
         }
         Ok(found)
     }
 }
 
-/// Listeners on the service's port and holders of its addresses in one network namespace.
-fn squatters_in(netns: &NetNs) -> Result<Vec<String>> {
-    let inside = || -> io::Result<Vec<String>> {
-        let mut found = Vec::new();
-        for table in ["tcp", "tcp6"] {
-            let sockets = std::fs::read_to_string(format!("/proc/thread-self/net/{table}"))?;
-            found.extend(sockets.lines().filter(|line| listens(line)).map(str::to_owned));
-        }
-        for ip in mesh::VIRTUAL {
-            match TcpListener::bind(SocketAddr::new(ip, 0)) {
-                Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => (),
-                Err(error) => return Err(error),
-                Ok(_) => found.push(has_address(ip)),
-            }
-        }
-        Ok(found)
+/// `GET /v1/traffic` of an agent's admin socket.
+fn traffic(agent: &Agent) -> Result<TrafficReport> {
+    let socket = agent.run_dir().join(ADMIN_SOCKET);
+    let ask = || -> io::Result<String> {
+        let (mut stream, mut answer) = (UnixStream::connect(&socket)?, String::new());
+        write!(stream, "GET /v1/traffic HTTP/1.0\r\nHost: nodemesh\r\n\r\n")?;
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
     };
-    Ok(netns.run(inside)??)
-}
-
-fn has_address(ip: IpAddr) -> String {
-    format!("an interface has {ip}")
-}
-
-/// Whether a line of `/proc/net/tcp` is a socket that listens on the service's port.
-fn listens(line: &str) -> bool {
-    const LISTEN: &str = "0A";
-    let mut fields = line.split_whitespace().skip(1);
-    let port = fields
-        .next()
-        .and_then(|local| local.rsplit_once(':'))
-        .map(|(_, port)| port);
-    let state = fields.nth(1);
-    port == Some(&format!("{:04X}", mesh::PORT)) && state == Some(LISTEN)
+    let answer = ask().with_context(|| format!("ask {}", socket.display()))?;
+    let (_, body) = answer.split_once("\r\n\r\n").context("an HTTP answer")?;
+    serde_json::from_str(body).with_context(|| format!("{} answered {answer}", socket.display()))
 }
 
 /// What runs and what will be seen.
@@ -321,24 +347,12 @@ pub(super) fn picture(timing: Timing) -> String {
 
 {timing}
 
-  In the table: ACTIVE, TOTAL and SHARE of the new connections are the kernels' counts (nodemesh backends), TOKENS/S
-  and median TTFT (time to first token) are what clients saw, IN FLIGHT is what the server says itself.
+  In the table: ACTIVE, TOTAL and SHARE of the new connections are the kernels' counts (nodemesh backends), TOKENS/S is what
+  clients saw. TTFT (time to first token) and ITL (between two tokens) are mean, median and 99th percentile in milliseconds:
+  as the kernel of the replica's node measured them, without decrypting or proxying anything, and as the clients saw them; the
+  kernel's quantiles are interpolated within a bucket of its histogram. IN FLIGHT are the requests that the kernel counts as
+  open, beside those that the server itself knows.
 "
     );
     text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_listeners_on_the_port_of_the_service_count() {
-        let line =
-            |port: &str, state: &str| format!("  0: 0B01010A:{port} 00000000:0000 {state} 00000000:00000000");
-        assert!(listens(&line("1F40", "0A")));
-        assert!(!listens(&line("1F40", "01")));
-        assert!(!listens(&line("2328", "0A")));
-        assert!(!listens("  sl  local_address rem_address   st tx_queue rx_queue"));
-    }
 }

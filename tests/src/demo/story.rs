@@ -15,9 +15,10 @@ use nodemesh_agent::api::BackendState;
 
 use super::{
     client::Client,
+    latency::Bounds,
     replica::Replica,
     screen::{Frame, Screen},
-    stage::{LEAVING, Look, NEWCOMER, Stage, VICTIM},
+    stage::{LEAVING, Look, Metered, NEWCOMER, Stage, VICTIM},
     watch::Watch,
 };
 use crate::{eventually::pause, interrupt::Interrupt};
@@ -111,6 +112,8 @@ pub(super) struct Facts {
     /// After the last stream.
     pub(super) at_end: Look,
     pub(super) heard: Watch,
+    /// What the kernels measured then.
+    pub(super) metered: (Vec<Metered>, Bounds),
     pub(super) ended_at: Instant,
 }
 
@@ -131,6 +134,7 @@ pub(super) struct Story<'a> {
 struct Row {
     at: Instant,
     look: Look,
+    metered: Vec<Metered>,
     heard: Watch,
 }
 
@@ -149,6 +153,7 @@ impl<'a> Story<'a> {
         let row = Row {
             at: began,
             look: look.clone(),
+            metered: stage.metered()?.0,
             heard: heard.clone(),
         };
         Ok(Self {
@@ -192,6 +197,7 @@ impl<'a> Story<'a> {
             drained,
             left: self.left,
             at_end: self.look,
+            metered: self.stage.metered()?,
             heard: self.heard,
             ended_at,
         })
@@ -285,8 +291,7 @@ impl<'a> Story<'a> {
         while self.look.counts.iter().any(|count| count.active > 0) && Instant::now() < deadline {
             self.observe()?;
         }
-        self.draw();
-        Ok(())
+        self.draw()
     }
 
     /// Changes how a replica is listed.
@@ -311,35 +316,45 @@ impl<'a> Story<'a> {
                 self.heard.add(&heard);
                 self.row.heard.add(&heard);
             }
+            for (replica, seen) in client.log.news()? {
+                self.heard.add_seen(&replica, &seen);
+                self.row.heard.add_seen(&replica, &seen);
+            }
         }
         if let Some(ended) = self.stage.replicas[LEAVING].ended()? {
             self.tell(&format!("replica-3 has ended: {}", ended.0));
             self.left = Some(ended);
         }
         if self.row.at.elapsed() >= self.screen.row_interval() {
-            self.draw();
+            self.draw()?;
         }
         pause(LOOK_INTERVAL);
         Ok(())
     }
 
-    fn draw(&mut self) {
+    fn draw(&mut self) -> Result<()> {
         let shown = |(_, replica): &(usize, &Replica)| replica.listed.is_some();
         let replicas = self.stage.replicas.iter().enumerate().filter(shown);
+        let (metered, bounds) = self.stage.metered()?;
         self.screen.draw(&Frame {
             clock: self.began.elapsed(),
             elapsed: self.row.at.elapsed(),
             replicas: &replicas.collect::<Vec<_>>(),
             former: &self.row.look,
             look: &self.look,
+            former_metered: &self.row.metered,
+            metered: &metered,
+            bounds: &bounds,
             recent: &self.row.heard,
             heard: &self.heard,
         });
         self.row = Row {
             at: Instant::now(),
             look: self.look.clone(),
+            metered,
             heard: Watch::default(),
         };
+        Ok(())
     }
 
     fn tell(&mut self, what: &str) {

@@ -10,6 +10,7 @@ use super::{
     mesh,
     stage::{FASTEST, LEAVING, NEWCOMER, SLOWEST, Stage, VICTIM},
     story::Facts,
+    wedge::{Stream, Wedged},
 };
 
 /// How soon a new replica has its first connection.
@@ -51,7 +52,7 @@ impl fmt::Display for Verdict {
 }
 
 /// Judges what was seen.
-pub(super) fn judge(stage: &Stage, facts: &Facts) -> Verdict {
+pub(super) fn judge(stage: &Stage, facts: &Facts, wedged: &Wedged) -> Verdict {
     let reports: Vec<&Report> = stage
         .clients
         .iter()
@@ -70,6 +71,9 @@ pub(super) fn judge(stage: &Stage, facts: &Facts) -> Verdict {
         nothing_stayed_open(facts),
         totals_agree(&reports, facts),
         refusals_agree(&reports, facts),
+        times_agree(stage, facts),
+        nothing_stayed_in_flight(facts),
+        wedged_is_not_slow(wedged),
     ];
     Verdict { expectations }
 }
@@ -119,7 +123,7 @@ fn all_served(stage: &Stage, facts: &Facts) -> Expectation {
     let (look, heard) = &facts.before_kill;
     let replicas = || stage.replicas.iter().zip(&look.counts).take(NEWCOMER);
     let numbers = replicas().map(|(replica, counts)| {
-        let tokens = heard.served(replica.cast.name).tokens;
+        let tokens = heard.tokens(replica.cast.name);
         format!(
             "{}: {} connections, {tokens} tokens",
             replica.cast.name, counts.total
@@ -127,7 +131,7 @@ fn all_served(stage: &Stage, facts: &Facts) -> Expectation {
     });
     expect(
         "before the kill every replica served",
-        replicas().all(|(replica, counts)| counts.total > 0 && heard.served(replica.cast.name).tokens > 0),
+        replicas().all(|(replica, counts)| counts.total > 0 && heard.tokens(replica.cast.name) > 0),
         numbers.collect::<Vec<_>>().join("; "),
     )
 }
@@ -135,7 +139,7 @@ fn all_served(stage: &Stage, facts: &Facts) -> Expectation {
 fn faster_got_more(stage: &Stage, facts: &Facts) -> Expectation {
     let (look, heard) = &facts.before_kill;
     let [fastest, slowest] = [FASTEST, SLOWEST].map(|index| {
-        let tokens = heard.served(stage.replicas[index].cast.name).tokens;
+        let tokens = heard.tokens(stage.replicas[index].cast.name);
         (look.counts[index].total, tokens)
     });
     expect(
@@ -288,5 +292,99 @@ fn refusals_agree(reports: &[&Report], facts: &Facts) -> Expectation {
         "the kernels counted as many refused connections as the clients saw",
         kernel == clients,
         format!("kernels {kernel}; clients {clients}"),
+    )
+}
+
+fn times_agree(stage: &Stage, facts: &Facts) -> Expectation {
+    let (metered, bounds) = &facts.metered;
+    let (mut compared, mut apart) = (0, Vec::new());
+    for (replica, metered) in stage.replicas.iter().zip(metered) {
+        let name = replica.cast.name;
+        let seen = facts.heard.seen(name);
+        for (what, server, kernel, client, bounds) in [
+            (
+                "TTFT",
+                metered.server.first(bounds),
+                metered.client.first(bounds),
+                seen.first(),
+                &bounds.first,
+            ),
+            (
+                "ITL",
+                metered.server.gap(bounds),
+                metered.client.gap(bounds),
+                seen.gap(),
+                &bounds.gap,
+            ),
+        ] {
+            compared += 1;
+            let (Some(server), Some(kernel), Some(client)) = (server, kernel, client) else {
+                apart.push(format!(
+                    "{what} of {name} was not measured at each end, or seen by no client"
+                ));
+                continue;
+            };
+            if !kernel.agrees(&client, bounds) {
+                apart.push(format!("{what} of {name}: kernel {kernel}, client {client}"));
+            }
+            if !server.agrees_but_for_the_way(&client, bounds) {
+                apart.push(format!(
+                    "{what} of {name}: kernel at the server {server}, client {client}"
+                ));
+            }
+        }
+    }
+    expect(
+        "the kernels' TTFT and ITL are what the clients saw: mean within 10 % or 1 ms, p50 and p99 within 10 % or a bucket; at the \
+         server's own node p50 likewise, mean and p99 no longer",
+        apart.is_empty(),
+        match apart.as_slice() {
+            [] => format!("all {compared} agree: TTFT and ITL of each replica"),
+            apart => apart.join("; "),
+        },
+    )
+}
+
+fn nothing_stayed_in_flight(facts: &Facts) -> Expectation {
+    let (metered, _) = &facts.metered;
+    let [server, client]: [u64; 2] = [
+        metered.iter().map(|metered| metered.server.in_flight).sum(),
+        metered.iter().map(|metered| metered.client.in_flight).sum(),
+    ];
+    expect(
+        "the kernels count no request in flight after the last one ended",
+        server == 0 && client == 0,
+        format!("{server} at the servers, {client} at the clients"),
+    )
+}
+
+fn wedged_is_not_slow(wedged: &Wedged) -> Expectation {
+    let silence = |streams: &[Stream]| {
+        let quiet = streams.iter().map(|stream| stream.quiet);
+        quiet.fold(0.0, f64::max)
+    };
+    let stalled = |streams: &[Stream]| streams.iter().filter(|stream| stream.stalled).count();
+    let (frozen, slow) = (&wedged.frozen, &wedged.slow);
+    let [top_frozen, top_slow] = wedged.top;
+    let (answered, all) = wedged.answered;
+    expect(
+        "nodemesh connections and top tell the frozen replica's streams from the slow one's",
+        stalled(frozen) == frozen.len()
+            && !frozen.is_empty()
+            && stalled(slow) == 0
+            && !slow.is_empty()
+            && top_frozen > 0
+            && top_slow == 0
+            && answered == all,
+        format!(
+            "frozen: {} of {} stalled, silent for up to {:.1} s; slow: {} of {}, {:.2} s; top: {top_frozen} and {top_slow} stalled; \
+             {answered} of {all} answered after the thaw",
+            stalled(frozen),
+            frozen.len(),
+            silence(frozen),
+            stalled(slow),
+            slow.len(),
+            silence(slow)
+        ),
     )
 }

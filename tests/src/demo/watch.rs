@@ -3,21 +3,9 @@
 //!
 //! Owned by the story, read by the screen and the verdict.
 
-use std::{
-    collections::BTreeMap,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, time::Instant};
 
-use super::client::{Heard, Part};
-
-/// What clients said about one replica.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Served {
-    /// Chunks with text.
-    pub(super) tokens: u64,
-    /// Medians of the time to first token, in seconds, each with the number of requests behind it.
-    ttft: Vec<(f64, u64)>,
-}
+use super::{client::Heard, latency::Seen};
 
 /// Failures that a client reported, and the span in which they happened.
 #[derive(Clone, Copy, Debug)]
@@ -30,7 +18,9 @@ pub(super) struct Failed {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Watch {
     /// By name of the replica.
-    served: BTreeMap<String, Served>,
+    tokens: BTreeMap<String, u64>,
+    /// By name of the replica.
+    seen: BTreeMap<String, Seen>,
     pub(super) failed: Vec<Failed>,
     pub(super) ok: u64,
 }
@@ -45,52 +35,27 @@ impl Watch {
             self.failed.push(Failed { count, span });
         }
         for (name, part) in &heard.report.replicas {
-            self.served.entry(name.clone()).or_default().add(part);
+            *self.tokens.entry(name.clone()).or_default() += part.tokens;
         }
     }
 
-    /// What a replica did for clients.
-    pub(super) fn served(&self, replica: &str) -> Served {
-        self.served.get(replica).cloned().unwrap_or_default()
+    /// Adds what a client's log says about a replica.
+    pub(super) fn add_seen(&mut self, replica: &str, seen: &Seen) {
+        self.seen.entry(replica.to_owned()).or_default().merge(seen);
+    }
+
+    /// Chunks with text that clients had from a replica.
+    pub(super) fn tokens(&self, replica: &str) -> u64 {
+        self.tokens.get(replica).copied().unwrap_or_default()
+    }
+
+    /// What clients saw of a replica.
+    pub(super) fn seen(&self, replica: &str) -> Seen {
+        self.seen.get(replica).cloned().unwrap_or_default()
     }
 
     /// Requests that failed.
     pub(super) fn failures(&self) -> u64 {
         self.failed.iter().map(|failed| failed.count).sum()
-    }
-}
-
-impl Served {
-    fn add(&mut self, part: &Part) {
-        self.tokens += part.tokens;
-        self.ttft.extend(part.ttft.map(|ttft| (ttft.p50, ttft.count)));
-    }
-
-    /// Median time to first token: the median of the reports' medians, weighted by their requests.
-    pub(super) fn ttft(&self) -> Option<Duration> {
-        let mut medians = self.ttft.clone();
-        medians.sort_by(|one, other| one.0.total_cmp(&other.0));
-        let half = medians.iter().map(|(_, count)| count).sum::<u64>().div_ceil(2);
-        let mut seen = 0;
-        let median = medians.into_iter().find(|(_, count)| {
-            seen += count;
-            seen >= half
-        });
-        median.map(|(seconds, _)| Duration::from_secs_f64(seconds))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn medians_are_weighted_by_their_requests() {
-        let served = Served {
-            tokens: 0,
-            ttft: vec![(0.3, 1), (0.1, 5), (0.2, 1)],
-        };
-        assert_eq!(served.ttft(), Some(Duration::from_millis(100)));
-        assert_eq!(Served::default().ttft(), None);
     }
 }

@@ -34,6 +34,7 @@ pub struct Scene {
     /// A pod of the same node.
     pub server: Pod,
     ports: u16,
+    flags: Vec<&'static str>,
 }
 
 impl Scene {
@@ -45,6 +46,15 @@ impl Scene {
             bed,
             server,
             ports: first_port(),
+            flags: Vec::new(),
+        }
+    }
+
+    /// The same; its agent will see bytes by this path, `tracepoint` or `packet`.
+    pub fn by(path: &'static str) -> Self {
+        Self {
+            flags: vec!["--meter-path", path],
+            ..Self::new()
         }
     }
 
@@ -83,7 +93,8 @@ impl Scene {
         let services = numbered().map(|(number, backend)| {
             Service::new(&format!("m{number}"), Family::V4.vip(number)).to([*backend])
         });
-        self.bed.start(&Manifest::of(services), &["--access-log", "json"]);
+        let flags = [&["--access-log", "json"], &self.flags[..]].concat();
+        self.bed.start(&Manifest::of(services), &flags);
         numbered().map(|(number, _)| Family::V4.vip(number)).collect()
     }
 

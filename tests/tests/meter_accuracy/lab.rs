@@ -15,21 +15,16 @@ use nodemesh_e2e::{
     bed::Family,
     certificate::Certificates,
     eventually::eventually,
-    load::{
-        Report,
-        observation::{self, Observation},
-    },
+    load::observation::{self, Observation},
     manifest::{Manifest, Service},
     process::Process,
     real::Scene,
     scrape::Scrape,
     truth::{self, Exchange},
 };
+use serde_json::Value;
 
 use crate::line::Line;
-
-/// The two ways in which the meter sees bytes.
-pub const PATHS: [&str; 2] = ["tracepoint", "packet"];
 
 /// What is on a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,11 +84,13 @@ impl Lab {
         let mut lab = Self {
             scene,
             certificates,
-            ports: first_port(),
+            ports: first_port(servers.len() * Wire::ALL.len()),
             path,
             servers: Vec::new(),
         };
-        lab.servers = (0..servers.len()).map(|server| lab.serve(server, &servers[server])).collect();
+        lab.servers = (0..servers.len())
+            .map(|server| lab.serve(server, &servers[server]))
+            .collect();
         lab.mesh();
         lab
     }
@@ -101,18 +98,25 @@ impl Lab {
     fn serve(&self, server: usize, line: &str) -> Process {
         let at = |wire| self.backend(Spot { server, wire }).to_string();
         let truth = self.truth_file(server).display().to_string();
-        let mut arguments = vec!["--listen-plain".to_owned(), at(Wire::Plain), "--truth".into(), truth];
+        let mut arguments = vec![
+            "--listen-plain".to_owned(),
+            at(Wire::Plain),
+            "--truth".into(),
+            truth,
+        ];
         for wire in [Wire::Tls12, Wire::Tls13] {
             arguments.extend(["--listen".into(), at(wire)]);
         }
         arguments.extend(self.certificates.server_flags());
         arguments.extend(line.split_whitespace().map(str::to_owned));
-        self.scene.server.serve("model-server", &arguments).expect("start a server")
+        self.scene
+            .server
+            .serve("model-server", &arguments)
+            .expect("start a server")
     }
 
     fn mesh(&mut self) {
-        let spots = (0..self.servers.len()).flat_map(|server| Wire::ALL.map(|wire| Spot { server, wire }));
-        let services = spots.map(|spot| {
+        let services = self.spots().map(|spot| {
             let name = format!("m{}", number(spot));
             Service::new(&name, Family::V4.vip(number(spot))).to([self.backend(spot)])
         });
@@ -122,14 +126,14 @@ impl Lab {
             .start(&manifest, &["--access-log", "json", "--meter-path", self.path]);
     }
 
-    /// Which path the meter takes.
-    pub fn path(&self) -> &'static str {
-        self.path
+    /// Every server over every wire.
+    pub fn spots(&self) -> impl Iterator<Item = Spot> + use<> {
+        (0..self.servers.len()).flat_map(|server| Wire::ALL.map(|wire| Spot { server, wire }))
     }
 
     /// Where the server listens.
     pub fn backend(&self, spot: Spot) -> SocketAddr {
-        SocketAddr::new(self.scene.server.v4(), self.ports + u16::from(number(spot)))
+        SocketAddr::new(self.scene.server.v4(), self.ports + u16::from(number(spot)) - 1)
     }
 
     /// Starts a load client of the service.
@@ -162,17 +166,17 @@ impl Lab {
         self.row(spot, vantage, over)
     }
 
-    /// The exchanges of the service, once `count` have ended.
+    /// The exchanges of the service, by connection and in order, once at least `count` have ended.
     #[track_caller]
     pub fn truth(&self, spot: Spot, count: usize) -> Vec<Exchange> {
         let backend = self.backend(spot);
         let look = || {
             let all = truth::read(&self.truth_file(spot.server)).expect("a log");
-            all.into_iter().filter(|one| one.local == backend).collect::<Vec<_>>()
+            let mut of_this: Vec<_> = all.into_iter().filter(|one| one.local == backend).collect();
+            of_this.sort_by_key(|one| (one.peer, one.sequence));
+            of_this
         };
-        let lines = eventually("the server's log", look, |lines| lines.len() >= count);
-        assert_eq!(lines.len(), count, "{spot:?}");
-        lines
+        eventually("the server's log", look, |lines| lines.len() >= count)
     }
 
     /// Lines of the access log about the service at one vantage, by connection, in the order of their beginnings; there must be
@@ -182,7 +186,8 @@ impl Lab {
         let backend = self.backend(spot);
         let look = || {
             let lines = self.lines();
-            let of_this = |line: &Line| line.is_request() && line.backend == backend && line.vantage == vantage;
+            let of_this =
+                |line: &Line| line.is_request() && line.backend == backend && line.vantage == vantage;
             lines.into_iter().filter(of_this).collect::<Vec<_>>()
         };
         let mut told = eventually("the access log", look, |told| told.len() >= count);
@@ -201,13 +206,43 @@ impl Lab {
     #[track_caller]
     pub fn assert_nothing_was_lost(&self) {
         self.scene.bed.assert_no_internal_error();
-        let (code, body) = self.scene.bed.agent.http(&self.scene.bed.a, "/metrics").expect("a scrape");
-        assert_eq!(code, 200, "{body}");
-        let scrape = Scrape::parse(&body).expect("a scrape");
-        for name in ["nodemesh_access_log_lost_total", "nodemesh_in_flight_corrections_total"] {
+        let scrape = self.scrape();
+        for name in [
+            "nodemesh_access_log_lost_total",
+            "nodemesh_in_flight_corrections_total",
+        ] {
             assert_eq!(scrape.count(name, &[]), 0, "{name}");
         }
-        assert_eq!(scrape.count("nodemesh_meter_path_info", &[("path", self.path)]), 1, "{}", self.path);
+        assert_eq!(
+            scrape.count("nodemesh_meter_path_info", &[("path", self.path)]),
+            1,
+            "{}",
+            self.path
+        );
+    }
+
+    /// Upper bounds of the buckets of a histogram, seconds, without the last one.
+    pub fn bounds(&self, family: &str) -> Vec<f64> {
+        let (scrape, name) = (self.scrape(), format!("{family}_bucket"));
+        let labels = scrape.samples(&name).map(|(labels, _)| labels["le"].clone());
+        let mut bounds: Vec<f64> = labels
+            .filter_map(|bound| bound.parse().ok())
+            .filter(|bound: &f64| bound.is_finite())
+            .collect();
+        bounds.sort_by(f64::total_cmp);
+        bounds.dedup();
+        bounds
+    }
+
+    fn scrape(&self) -> Scrape {
+        let (code, body) = self
+            .scene
+            .bed
+            .agent
+            .http(&self.scene.bed.a, "/metrics")
+            .expect("a scrape");
+        assert_eq!(code, 200, "{body}");
+        Scrape::parse(&body).expect("a scrape")
     }
 
     fn truth_file(&self, server: usize) -> PathBuf {
@@ -218,7 +253,7 @@ impl Lab {
 impl Client {
     /// Waits for its end and gives what it saw, by connection, in order.
     #[track_caller]
-    pub fn ended(self) -> (Report, Vec<Observation>) {
+    pub fn ended(self) -> (Value, Vec<Observation>) {
         let (report, _) = self.process.report().expect("a report");
         let mut seen = observation::read(&self.log).expect("a log");
         seen.sort_by_key(|one| (one.source, one.sequence));
@@ -231,10 +266,10 @@ fn number(spot: Spot) -> u8 {
     (spot.server * Wire::ALL.len() + spot.wire as usize + 1) as u8
 }
 
-/// Scenes have the same addresses, and an agent adopts whatever socket of the machine is accepted at an address of its backends:
-/// ports that no other scene is likely to use at the same time.
-fn first_port() -> u16 {
-    static LABS: AtomicU16 = AtomicU16::new(0);
-    let lab = LABS.fetch_add(1, Ordering::Relaxed) % 4;
-    2_000 + (std::process::id() % 16) as u16 * 400 + lab * 100
+/// Scenes have the same addresses, and an agent adopts whatever socket of the machine is accepted at an address of its backends: ports
+/// that no other scene is likely to use at the same time.
+fn first_port(count: usize) -> u16 {
+    static TAKEN: AtomicU16 = AtomicU16::new(0);
+    let taken = TAKEN.fetch_add(count as u16, Ordering::Relaxed);
+    2_000 + (std::process::id() % 20) as u16 * 320 + taken % 320
 }

@@ -33,6 +33,11 @@ impl Line {
         self.kind == "request"
     }
 
+    /// Outcome, and how the client gave up if it did.
+    pub fn ending(&self) -> (&str, Option<&str>) {
+        (self.outcome.as_deref().unwrap_or("none"), self.cancel.as_deref())
+    }
+
     pub fn ttfb(&self) -> Option<Duration> {
         self.time_to_first_byte_seconds.map(Duration::from_secs_f64)
     }

@@ -469,3 +469,35 @@ fn what_waits_to_be_read_is_not_quiet() {
     bench.at(3_000).settle();
     assert_eq!((bench.phase(), bench.in_flight), (Phase::Response, 1));
 }
+
+#[test]
+fn session_tickets_between_head_and_body_are_no_answer() {
+    for vantage in [Vantage::Server, Vantage::Client] {
+        let mut bench = Bench::tls_with(vantage, MeterFlags::TICKETS);
+        bench
+            .at(0)
+            .up_bytes(542)
+            .at(1)
+            .down_bytes(510)
+            .at(2)
+            .up_bytes(162);
+        assert_eq!(
+            (bench.phase(), bench.in_flight, bench.held_bytes),
+            (Phase::Request, 1, 704),
+            "{vantage:?}"
+        );
+        bench
+            .at(302)
+            .down_bytes(400)
+            .at(322)
+            .down_bytes(291)
+            .at(342)
+            .down_bytes(291)
+            .at(343)
+            .down_bytes(27);
+        assert_eq!(bench.phase(), Phase::Tail);
+        bench.at(5_000).settle();
+        assert_eq!((bench.outcomes(), bench.chunks), (vec![Outcome::Success], 3));
+        assert_eq!(bench.latencies()[1], [300]);
+    }
+}
