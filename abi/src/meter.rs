@@ -15,11 +15,13 @@
 //! run ahead of the other. Where plaintext is not seen (TLS), timing and sizes decide, and what they cannot decide is left out:
 //! a socket whose exchanges cannot be told apart becomes [`Phase::Opaque`] and contributes bytes and age alone.
 //!
-//! Every method returns [`Effects`]; the caller holds the socket's lock around it and applies them afterwards. Pure, and
-//! tested on the host. The table of edge cases is in `docs/datapath.md`.
+//! Every method tells [`Effects`] what is to be counted; the caller holds the socket's lock around it. Pure, and tested on the
+//! host. The table of edge cases is in `docs/meter.md`.
 
 mod end;
 mod facts;
+mod response;
+mod state;
 #[cfg(test)]
 mod tests;
 
@@ -28,158 +30,13 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 pub use self::{
     end::{End, Held},
     facts::{DownFacts, UpFacts},
+    state::{MeterFlags, Phase, Wire},
 };
 use crate::{
     Effects, Exchange,
-    exchange::{Content, SMALL_BYTES},
     layout::abi_struct,
     traffic::{Outcome, Vantage},
 };
-
-/// What a connection is doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum Phase {
-    /// No request yet.
-    Fresh = 0,
-    /// Between two requests.
-    Idle = 1,
-    /// A request has begun; no byte of its response yet.
-    Request = 2,
-    /// The response has begun.
-    Response = 3,
-    /// The response seems complete; what follows will tell.
-    Tail = 4,
-    /// Exchanges cannot be told apart.
-    Opaque = 5,
-    /// HTTP/2 in plaintext: each stream has an exchange of its own.
-    Streams = 6,
-}
-
-impl Phase {
-    /// From the number in a record.
-    #[inline(always)]
-    pub const fn from_raw(raw: u8) -> Self {
-        match raw {
-            0 => Self::Fresh,
-            1 => Self::Idle,
-            2 => Self::Request,
-            3 => Self::Response,
-            4 => Self::Tail,
-            6 => Self::Streams,
-            _ => Self::Opaque,
-        }
-    }
-}
-
-/// What the bytes of a connection are, as far as its first ones told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum Wire {
-    /// Nothing seen yet.
-    Unknown = 0,
-    /// HTTP/1.x in plaintext.
-    Http1 = 1,
-    /// TLS, before the first record of the client's application.
-    TlsHandshake = 2,
-    /// TLS.
-    Tls = 3,
-    /// HTTP/2 in plaintext.
-    Http2 = 4,
-    /// TLS that carries HTTP/2.
-    TlsHttp2 = 5,
-    /// Anything else, and what was upgraded to it.
-    Other = 6,
-}
-
-impl Wire {
-    /// From the number in a record.
-    #[inline(always)]
-    pub const fn from_raw(raw: u8) -> Self {
-        match raw {
-            0 => Self::Unknown,
-            1 => Self::Http1,
-            2 => Self::TlsHandshake,
-            3 => Self::Tls,
-            4 => Self::Http2,
-            5 => Self::TlsHttp2,
-            _ => Self::Other,
-        }
-    }
-
-    /// The word for people and labels.
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::Unknown => "unknown",
-            Self::Http1 => "http1",
-            Self::TlsHandshake | Self::Tls => "tls",
-            Self::Http2 => "http2",
-            Self::TlsHttp2 => "tls_http2",
-            Self::Other => "other",
-        }
-    }
-}
-
-/// Bits of [`Meter::flags`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct MeterFlags;
-
-impl MeterFlags {
-    /// The times of the present request are not exact: it began before the meter or a part of it was not seen.
-    pub const UNTIMED: u32 = 1;
-    /// The peer has sent FIN.
-    pub const PEER_FIN: u32 = 1 << 1;
-    /// The peer's FIN came after the first byte of the response.
-    pub const FIN_IN_RESPONSE: u32 = 1 << 2;
-    /// The present request is a HEAD.
-    pub const HEAD: u32 = 1 << 3;
-    /// The present response is a stream of server-sent events.
-    pub const EVENTS: u32 = 1 << 4;
-    /// [`Meter::response_end`] is the end of the present response.
-    pub const LENGTH: u32 = 1 << 5;
-    /// The present response is in chunks, so that its end is marked.
-    pub const CHUNKED: u32 = 1 << 6;
-    /// The client offers HTTP/2 in its TLS handshake.
-    pub const OFFERS_HTTP2: u32 = 1 << 7;
-    /// TLS 1.3, whose session tickets look like the beginning of a first response.
-    pub const TICKETS: u32 = 1 << 8;
-    /// The connection is older than the meter: its first request is counted and not timed.
-    pub const ADOPTED: u32 = 1 << 9;
-    /// The times of the present request were of the first on a connection with session tickets.
-    pub const TICKETS_NOW: u32 = 1 << 10;
-    /// The TLS handshake is one of TLS 1.2 or older.
-    pub const TLS12: u32 = 1 << 11;
-    /// The first line of the present request was seen.
-    pub const BEGUN: u32 = 1 << 12;
-    /// The connection has ended: nothing that is still seen of it counts.
-    pub const ENDED: u32 = 1 << 13;
-    /// The event that ends a stream of tokens was seen in the present response.
-    pub const DONE: u32 = 1 << 14;
-    /// The TLS records in response direction are not followed, because a packet was missed.
-    pub const UNFRAMED: u32 = 1 << 15;
-
-    /// The client has said under TLS that it sends no more.
-    pub const CLIENT_LEFT: u32 = 1 << 16;
-    /// It said so after the first byte of the response.
-    pub const LEFT_IN_RESPONSE: u32 = 1 << 17;
-    /// The present response has had more than one write.
-    pub const AGAIN: u32 = 1 << 18;
-
-    /// The client reset the connection between two requests, at the server: a request that is read from now on was canceled.
-    pub const RESET_BETWEEN: u32 = 1 << 19;
-
-    /// What is about one request and is cleared by the next.
-    const OF_REQUEST: u32 = Self::UNTIMED
-        | Self::FIN_IN_RESPONSE
-        | Self::HEAD
-        | Self::EVENTS
-        | Self::LENGTH
-        | Self::CHUNKED
-        | Self::TICKETS_NOW
-        | Self::BEGUN
-        | Self::DONE
-        | Self::AGAIN;
-}
 
 /// The meter of one socket.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -271,9 +128,6 @@ const RECORD_HEADER_BYTES: u32 = 5;
 const WHOLE_BYTES: u32 = 512;
 /// How long such a response, and one in [`Phase::Tail`], must have been quiet.
 pub const QUIET_NS: u64 = 1_000_000_000;
-
-/// Facts of packets that are no part of a stream's text.
-const OF_MARKERS: u16 = DownFacts::MARKER.0 | DownFacts::END.0 | DownFacts::DONE.0;
 
 /// Whether a TLS record of `bytes` is an alert: of TLS 1.3, or of TLS 1.2 with AES-GCM or ChaCha20-Poly1305.
 #[inline(always)]
@@ -440,114 +294,6 @@ impl Meter {
         } else if is_alert(bytes) {
             self.client_left();
         }
-    }
-
-    /// A write of the response.
-    #[inline(always)]
-    fn write(&mut self, bytes: u32, facts: DownFacts, now: u64, effects: &mut Effects) {
-        let plain = self.is_plain();
-        if self.exchange.response_bytes > 0 {
-            self.flags |= MeterFlags::AGAIN;
-        }
-        // A server whose client has gone says so with an alert that is as short as a last write.
-        let client_gone = self.flags & MeterFlags::PEER_FIN != 0 && self.vantage == Vantage::Server as u8;
-        // A stream's last write follows its tokens; one that breaks a silence is a heartbeat.
-        let follows =
-            now.saturating_sub(self.exchange.emission_ns) < QUIET_NS && bytes != RECORD_HEADER_BYTES;
-        // The last write of a stream may be read together with others; its record tells.
-        let tail = u32::from(self.tail);
-        let tailed =
-            facts.has(DownFacts::RECORD) && tail != 0 && tail < bytes && self.exchange.is_short(tail);
-        let alone = follows && self.exchange.is_short(bytes);
-        let short = !plain && !client_gone && (alone || tailed);
-        let content = self.content(facts, plain);
-        self.exchange.response(bytes, now, content, effects);
-        self.withhold(effects);
-        if plain && self.is_complete(facts) {
-            self.finish_by_status(effects);
-            self.phase = Phase::Idle as u8;
-        } else if short {
-            self.exchange.short = if tailed { tail } else { bytes } as u16;
-            self.phase = Phase::Tail as u8;
-            self.hold(0, 0, 0, effects);
-        }
-    }
-
-    /// A write after one that looked like the last.
-    #[inline(always)]
-    fn write_in_tail(&mut self, bytes: u32, facts: DownFacts, now: u64, effects: &mut Effects) {
-        if self.exchange.is_short(bytes) {
-            self.exchange.response_bytes += u64::from(bytes);
-            self.exchange.response_ns = now;
-            return;
-        }
-        // It was a heartbeat.
-        self.phase = Phase::Response as u8;
-        self.hold(1, 1, self.exchange.request_bytes, effects);
-        self.write(bytes, facts, now, effects);
-    }
-
-    #[inline(always)]
-    fn content(&self, facts: DownFacts, plain: bool) -> Content {
-        if !plain {
-            Content::Unknown
-        } else if facts.has(DownFacts::TOKEN) {
-            Content::Token
-        } else if facts.has(DownFacts::DATA) {
-            Content::Data
-        } else if self.flags & MeterFlags::LENGTH != 0 {
-            Content::Body
-        } else if self.is_parsed() && (self.flags & MeterFlags::EVENTS != 0 || facts.has(DownFacts::END)) {
-            let goes_on = self.exchange.first_token_ns != 0 && facts.0 & OF_MARKERS == 0;
-            if goes_on { Content::Data } else { Content::Marker }
-        } else {
-            Content::Unknown
-        }
-    }
-
-    /// Leaves out of `effects` what this exchange cannot tell exactly.
-    #[inline(always)]
-    fn withhold(&self, effects: &mut Effects) {
-        if self.flags & MeterFlags::UNTIMED != 0 {
-            effects.forget_latencies();
-        } else if self.flags & MeterFlags::TICKETS_NOW != 0 {
-            effects.first_byte_ns = 0;
-        }
-    }
-
-    /// Whether the packets that hold what the application has written or read so far were seen.
-    #[inline(always)]
-    fn is_parsed(&self) -> bool {
-        self.down_parsed.wrapping_sub(self.down_seq).cast_signed() >= 0
-    }
-
-    /// Whether `facts` are of an informational response alone.
-    #[inline(always)]
-    fn is_informational(facts: DownFacts) -> bool {
-        facts.has(DownFacts::INFORMATIONAL) && !facts.has(DownFacts::STATUS)
-    }
-
-    /// Whether `bytes` in response direction between two requests tell that these were more than they seemed.
-    #[inline(always)]
-    fn is_uncalled(&self, bytes: u32, facts: DownFacts) -> bool {
-        if self.is_plain() {
-            facts.has(DownFacts::STATUS)
-        } else {
-            self.wire == Wire::Tls as u8 && bytes > SMALL_BYTES
-        }
-    }
-
-    /// Whether the response is complete, by its own marks.
-    #[inline(always)]
-    fn is_complete(&self, facts: DownFacts) -> bool {
-        if facts.has(DownFacts::END) {
-            return true;
-        }
-        if self.flags & MeterFlags::HEAD != 0 && facts.has(DownFacts::HEADERS) {
-            return true;
-        }
-        self.flags & MeterFlags::LENGTH != 0
-            && self.down_seq.wrapping_sub(self.response_end).cast_signed() >= 0
     }
 
     /// Whether the marks of HTTP/1.x in plaintext are seen.

@@ -236,7 +236,7 @@ impl Bench {
         self.meter.down_parsed = mark;
         if note.facts != DownFacts::default() {
             self.step(|meter, _, effects| {
-                meter.note_down(note.facts, mark, note.status, note.end, 0, effects)
+                meter.note_down(note.facts, mark, note.status, note.end, 0, effects);
             });
         }
         self

@@ -36,9 +36,9 @@ pub const fn goes_on(is_data: bool, pending: u16, unread: bool) -> DownFacts {
     const DATA_BIT: u32 = DownFacts::DATA.0.trailing_zeros();
     const MARKER_BIT: u32 = DownFacts::MARKER.0.trailing_zeros();
     let data = is_data as u16;
-    let awaited = (pending >> MARKER_BIT & 1) << DATA_BIT;
-    let marker = DownFacts::MARKER.0 | (unread as u16) << DATA_BIT;
-    DownFacts(awaited * data | marker * (1 - data))
+    let awaited = ((pending >> MARKER_BIT) & 1) << DATA_BIT;
+    let marker = DownFacts::MARKER.0 | ((unread as u16) << DATA_BIT);
+    DownFacts((awaited * data) | (marker * (1 - data)))
 }
 
 /// What the last 16 bytes of a packet show.

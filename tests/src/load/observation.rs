@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What a client saw of its exchanges: the lines of `load-client --log FILE`, which [`crate::truth`] has the other side of.
 //!
-//! Written by [`super::request`], read by tests. Stamps are nanoseconds of `CLOCK_MONOTONIC`; that of an arrival was taken right
+//! Written by `request`, read by tests. Stamps are nanoseconds of `CLOCK_MONOTONIC`; that of an arrival was taken right
 //! after the system call that read it, that of a write right before. Bytes are those of the socket: with TLS, of its records.
 
 use std::{net::SocketAddr, path::Path, time::Duration};
