@@ -286,6 +286,21 @@ mod tests {
     }
 
     #[test]
+    fn an_end_that_nobody_waits_for_is_a_cancel() {
+        let (mut meter, mut stream) = opened();
+        meter.peer_fin();
+        let mut effects = Effects::default();
+        response(&mut meter, &mut stream, header(HEADERS, END_STREAM, 1, 10), 2, 120 * MS, &mut effects);
+        let finished = effects.finished.expect("over");
+        assert_eq!((finished.outcome, finished.cancel), (Outcome::Canceled, Some(Cancel::DecodeFin)));
+        let (mut meter, mut stream) = opened();
+        meter.end(crate::meter::End::Closed, 0, 120 * MS, &mut Effects::default());
+        let mut effects = Effects::default();
+        response(&mut meter, &mut stream, header(HEADERS, END_STREAM, 1, 10), 2, 121 * MS, &mut effects);
+        assert_eq!(effects, Effects::default(), "it was given up with its connection");
+    }
+
+    #[test]
     fn a_status_of_the_static_table_is_known() {
         assert_eq!([0x88, 0x8d, 0x8e, 0x48, 0xbf].map(status_class), [2, 4, 5, 0, 0]);
     }
