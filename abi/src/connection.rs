@@ -5,7 +5,9 @@
 //! by the iterator `bpf_sk_storage_map`. Invariants: [`Connection::state`] changes only by an atomic exchange, so each end is
 //! counted once even when a reset and a close meet on two CPUs; [`Connection::meter`] changes only while the lock is held.
 
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+use core::mem::offset_of;
+
+use zerocopy::{FromBytes, FromZeros as _, Immutable, IntoBytes, KnownLayout};
 
 use crate::{Ip16, Meter, Port, layout::abi_struct};
 
@@ -100,11 +102,11 @@ pub struct TableState {
 }
 abi_struct!(TableState: 8 { entries: 0 });
 
-/// One entry of the listing by iterator: the record, and what the socket itself knows.
+/// One connection as `list_conns` and `sweep` tell of it: the record, and what the socket itself knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct ListedConnection {
-    /// The record.
+    /// The record. Of its meter, what [`Excerpt`] has.
     pub connection: Connection,
     /// Smoothed round-trip time, microseconds; 0 before the first sample and for UDP.
     pub rtt_us: u32,
@@ -118,3 +120,90 @@ pub struct ListedConnection {
 abi_struct!(ListedConnection: 352 {
     connection: 0, rtt_us: 336, retransmits: 340, tcp_state: 344, unread: 348,
 });
+
+/// Bytes of a [`Connection`] before its meter.
+pub const IDENTITY_BYTES: usize = offset_of!(Connection, meter);
+
+/// What the iterators write after the first [`IDENTITY_BYTES`] of a record. An excerpt, because the kernel hands out 32 KiB at a
+/// time and walks over all former sockets for each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Excerpt {
+    /// [`Meter::bytes_up`].
+    pub bytes_up: u64,
+    /// [`Meter::bytes_down`].
+    pub bytes_down: u64,
+    /// [`Meter::last_ns`].
+    pub last_ns: u64,
+    /// [`Meter::held_bytes`].
+    pub held_bytes: u64,
+    /// Beginning of the exchange.
+    pub start_ns: u64,
+    /// First token of the exchange.
+    pub first_token_ns: u64,
+    /// [`Meter::flags`].
+    pub flags: u32,
+    /// [`Meter::open`].
+    pub open: u32,
+    /// [`Meter::requests`].
+    pub requests: u32,
+    /// [`Meter::phase`].
+    pub phase: u8,
+    /// [`Meter::wire`].
+    pub wire: u8,
+    /// [`Meter::vantage`].
+    pub vantage: u8,
+    /// [`Meter::status`].
+    pub status: u8,
+    /// As in [`ListedConnection`].
+    pub rtt_us: u32,
+    /// As in [`ListedConnection`].
+    pub retransmits: u32,
+    /// As in [`ListedConnection`].
+    pub tcp_state: u32,
+    /// As in [`ListedConnection`].
+    pub unread: u32,
+}
+abi_struct!(Excerpt: 80 {
+    bytes_up: 0, bytes_down: 8, last_ns: 16, held_bytes: 24, start_ns: 32, first_token_ns: 40, flags: 48, open: 52, requests: 56,
+    phase: 60, wire: 61, vantage: 62, status: 63, rtt_us: 64, retransmits: 68, tcp_state: 72, unread: 76,
+});
+
+/// What the iterators write for each connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct ListedExcerpt {
+    /// The beginning of the [`Connection`].
+    pub identity: [u8; IDENTITY_BYTES],
+    /// The rest.
+    pub excerpt: Excerpt,
+}
+abi_struct!(ListedExcerpt: 192 { identity: 0, excerpt: 112 });
+
+impl From<&ListedExcerpt> for ListedConnection {
+    fn from(listed: &ListedExcerpt) -> Self {
+        let excerpt = &listed.excerpt;
+        let mut whole = Self::new_zeroed();
+        let (identity, _) = whole.as_mut_bytes().split_at_mut(IDENTITY_BYTES);
+        identity.copy_from_slice(&listed.identity);
+        whole.rtt_us = excerpt.rtt_us;
+        whole.retransmits = excerpt.retransmits;
+        whole.tcp_state = excerpt.tcp_state;
+        whole.unread = excerpt.unread;
+        let meter = &mut whole.connection.meter;
+        meter.bytes_up = excerpt.bytes_up;
+        meter.bytes_down = excerpt.bytes_down;
+        meter.last_ns = excerpt.last_ns;
+        meter.held_bytes = excerpt.held_bytes;
+        meter.exchange.start_ns = excerpt.start_ns;
+        meter.exchange.first_token_ns = excerpt.first_token_ns;
+        meter.flags = excerpt.flags;
+        meter.open = excerpt.open;
+        meter.requests = excerpt.requests;
+        meter.phase = excerpt.phase;
+        meter.wire = excerpt.wire;
+        meter.vantage = excerpt.vantage;
+        meter.status = excerpt.status;
+        whole
+    }
+}

@@ -40,7 +40,7 @@ pub use access::{AccessKind, AccessRecord};
 pub use addr::{Ip16, Port};
 pub use backend::{Backend, BackendFlags, BackendState, ConnectFailure};
 pub use client::{AffinityKey, AffinityValue, CgroupEntry, ClientKey};
-pub use connection::{Connection, ConnectionState, ListedConnection, TableState};
+pub use connection::{Connection, ConnectionState, Excerpt, ListedConnection, ListedExcerpt, TableState};
 pub use datagram::{FlowDirection, FlowKey, FlowValue};
 pub use effects::Effects;
 pub use endpoint::{Endpoint, EndpointKey};

@@ -121,7 +121,9 @@ impl Subject {
                     effects.request_bytes.cast_unsigned(),
                 );
             }
-            if let Some(backend) = load {
+            if let Some(backend) = load
+                && effects.load != 0
+            {
                 add(&raw mut (*backend).load, i64::from(effects.load).cast_unsigned());
             }
             if effects.chunks != 0 {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
-//! The iterators over `connections`: a [`ListedConnection`] for each socket that is counted, for `nodemesh connections` and for the
+//! The iterators over `connections`: a `ListedExcerpt` for each socket that is counted, for `nodemesh connections` and for the
 //! agent's sweep.
 //!
 //! Cost nothing while nobody reads them: the records are the sockets' own, in every network namespace.
@@ -7,7 +7,7 @@
 use core::{ffi::c_void, ptr};
 
 use aya_ebpf::helpers::generated::{bpf_ktime_get_ns, bpf_seq_write};
-use nodemesh_abi::{Connection, ConnectionState, ListedConnection, Phase, Protocol};
+use nodemesh_abi::{Connection, ConnectionState, Excerpt, Protocol, connection::IDENTITY_BYTES};
 
 use crate::{count::Subject, kernel_sock::KernelSock, record::Record};
 
@@ -32,7 +32,7 @@ pub fn emit(ctx: *mut c_void) -> i32 {
     visit(ctx, |_, _, _| true)
 }
 
-/// Settles the socket's exchange if it is quiet, and writes its record if it has an open request, or is opaque.
+/// Settles the socket's exchange if it is quiet, and writes its record if it has an open request.
 #[inline(always)]
 pub fn sweep(ctx: *mut c_void) -> i32 {
     visit(ctx, |sk, value, socket| {
@@ -49,7 +49,7 @@ pub fn sweep(ctx: *mut c_void) -> i32 {
             }
         }
         // SAFETY: the value of the iterator's current socket, which the kernel keeps for the call.
-        unsafe { (*value).meter.open != 0 || (*value).meter.phase == Phase::Opaque as u8 }
+        unsafe { (*value).meter.open != 0 }
     })
 }
 
@@ -72,40 +72,40 @@ fn visit(ctx: *mut c_void, wanted: impl FnOnce(*mut c_void, *const Connection, K
         }
         let seq = (*ptr::read_volatile(&raw const (*ctx).meta)).seq;
         // On a full buffer the kernel grows it and calls again for the same socket.
-        bpf_seq_write(seq.cast(), value.cast(), size_of::<Connection>() as u32);
-        let mut tail = Tail::of(socket, (*value).protocol);
-        bpf_seq_write(seq.cast(), (&raw mut tail).cast(), size_of::<Tail>() as u32);
+        bpf_seq_write(seq.cast(), value.cast(), IDENTITY_BYTES as u32);
+        let mut excerpt = excerpt(value, socket);
+        bpf_seq_write(seq.cast(), (&raw mut excerpt).cast(), size_of::<Excerpt>() as u32);
     }
     0
 }
 
-/// What follows the record in a [`ListedConnection`].
-#[repr(C)]
-struct Tail {
-    rtt_us: u32,
-    retransmits: u32,
-    tcp_state: u32,
-    unread: u32,
-}
-const _: () = assert!(size_of::<Connection>() + size_of::<Tail>() == size_of::<ListedConnection>());
-
-impl Tail {
-    #[inline(always)]
-    fn of(socket: KernelSock, protocol: u16) -> Self {
-        let tcp_state = u32::from(socket.state());
-        if protocol != Protocol::Tcp as u16 {
-            return Self {
-                rtt_us: 0,
-                retransmits: 0,
-                tcp_state,
-                unread: 0,
-            };
-        }
-        Self {
-            rtt_us: socket.rtt_us(),
-            retransmits: socket.retransmits(),
-            tcp_state,
-            unread: socket.unread(),
-        }
+/// What is told of a record beside its identity.
+///
+/// # Safety
+/// `value` is the record of `socket`, which the kernel keeps for the call.
+#[inline(always)]
+unsafe fn excerpt(value: *const Connection, socket: KernelSock) -> Excerpt {
+    // SAFETY: the caller's. Not under the lock: a listing may mix what was before and after an event.
+    let (meter, protocol) = unsafe { (&(*value).meter, (*value).protocol) };
+    let is_tcp = protocol == Protocol::Tcp as u16;
+    let of_tcp = |read: fn(KernelSock) -> u32| if is_tcp { read(socket) } else { 0 };
+    Excerpt {
+        bytes_up: meter.bytes_up,
+        bytes_down: meter.bytes_down,
+        last_ns: meter.last_ns,
+        held_bytes: meter.held_bytes,
+        start_ns: meter.exchange.start_ns,
+        first_token_ns: meter.exchange.first_token_ns,
+        flags: meter.flags,
+        open: meter.open,
+        requests: meter.requests,
+        phase: meter.phase,
+        wire: meter.wire,
+        vantage: meter.vantage,
+        status: meter.status,
+        rtt_us: of_tcp(KernelSock::rtt_us),
+        retransmits: of_tcp(KernelSock::retransmits),
+        tcp_state: u32::from(socket.state()),
+        unread: of_tcp(KernelSock::unread),
     }
 }

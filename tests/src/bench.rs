@@ -50,7 +50,7 @@ const EXIT_INTERRUPTED: u8 = 130;
     args_conflicts_with_subcommands = true
 )]
 pub struct Options {
-    /// Fewer and shorter rounds: all cases in less than two minutes.
+    /// Fewer and shorter rounds: all cases in about three minutes.
     #[arg(long)]
     quick: bool,
     /// Also write the results to a file in this folder.

@@ -290,13 +290,30 @@ mod tests {
         let (mut meter, mut stream) = opened();
         meter.peer_fin();
         let mut effects = Effects::default();
-        response(&mut meter, &mut stream, header(HEADERS, END_STREAM, 1, 10), 2, 120 * MS, &mut effects);
+        response(
+            &mut meter,
+            &mut stream,
+            header(HEADERS, END_STREAM, 1, 10),
+            2,
+            120 * MS,
+            &mut effects,
+        );
         let finished = effects.finished.expect("over");
-        assert_eq!((finished.outcome, finished.cancel), (Outcome::Canceled, Some(Cancel::DecodeFin)));
+        assert_eq!(
+            (finished.outcome, finished.cancel),
+            (Outcome::Canceled, Some(Cancel::DecodeFin))
+        );
         let (mut meter, mut stream) = opened();
         meter.end(crate::meter::End::Closed, 0, 120 * MS, &mut Effects::default());
         let mut effects = Effects::default();
-        response(&mut meter, &mut stream, header(HEADERS, END_STREAM, 1, 10), 2, 121 * MS, &mut effects);
+        response(
+            &mut meter,
+            &mut stream,
+            header(HEADERS, END_STREAM, 1, 10),
+            2,
+            121 * MS,
+            &mut effects,
+        );
         assert_eq!(effects, Effects::default(), "it was given up with its connection");
     }
 

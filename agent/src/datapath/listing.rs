@@ -11,13 +11,13 @@ use std::{
 };
 
 use aya::{maps::MapData, programs::ProgramFd};
-use nodemesh_abi::{ListedConnection, names::map};
+use nodemesh_abi::{ListedConnection, ListedExcerpt, names::map};
 use zerocopy::{FromZeros as _, IntoBytes as _};
 
 use super::{pins::PinRoot, sys};
 
 /// Records read by one call: more than the kernel's own buffer of 32 KiB holds.
-const BATCH: usize = 128;
+const BATCH: usize = 256;
 
 /// A handle that lists connections.
 #[derive(Debug)]
@@ -61,7 +61,7 @@ impl ConnectionLister {
     pub fn scan(&self, mut visit: impl FnMut(&ListedConnection)) -> Result<(), ListError> {
         let mut output = sys::iterate_map(self.program.as_fd(), self.connections.fd().as_fd())
             .map_err(ListError::Iterate)?;
-        let mut records = vec![ListedConnection::new_zeroed(); BATCH];
+        let mut records = vec![ListedExcerpt::new_zeroed(); BATCH];
         let mut filled = 0;
         loop {
             let read =
@@ -70,10 +70,10 @@ impl ConnectionLister {
                 return Ok(());
             }
             filled += read;
-            let whole = filled / size_of::<ListedConnection>();
-            records[..whole].iter().for_each(&mut visit);
+            let whole = filled / size_of::<ListedExcerpt>();
+            records[..whole].iter().for_each(|listed| visit(&listed.into()));
             // A read may end within a record.
-            let rest = whole * size_of::<ListedConnection>();
+            let rest = whole * size_of::<ListedExcerpt>();
             records.as_mut_bytes().copy_within(rest..filled, 0);
             filled -= rest;
         }

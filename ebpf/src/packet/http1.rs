@@ -22,6 +22,8 @@ use crate::record::Record;
 /// Most windows of a response's head.
 const HEAD_WINDOWS: u32 = 256;
 
+/// Events of at most this many bytes may be heartbeats.
+const SMALL: u8 = 96;
 /// The end of a response in chunks, alone in its packet.
 const LAST_CHUNK: [u8; 5] = *b"0\r\n\r\n";
 
@@ -36,6 +38,13 @@ pub fn request(segment: &Segment, shown: &mut Shown) {
 /// A packet in response direction.
 #[inline(never)]
 pub fn response(segment: &Segment, record: Record, shown: &mut Shown) {
+    let known = known(record);
+    if known.has(DownFacts::TOKEN) && segment.end - segment.at > u32::from(SMALL) {
+        // In the middle of a stream, and too large for a heartbeat: text, of which only the end is of interest.
+        let last = tail(segment, segment.at);
+        shown.down = last.with_if(last.0 != 0 || known.has(DownFacts::MARKER), DownFacts::DATA);
+        return;
+    }
     let mut at = segment.at;
     let start = words(&segment.start());
     if let Some(status) = head::status(start.0, start.1) {
@@ -52,7 +61,7 @@ pub fn response(segment: &Segment, record: Record, shown: &mut Shown) {
             return;
         }
     }
-    body(segment, at, start, record, shown);
+    body(segment, at, start, known, record, shown);
 }
 
 /// Sixteen bytes as two big-endian words.
@@ -108,8 +117,12 @@ unsafe extern "C" fn head_window(_index: u32, reader: *mut HeadReader) -> i64 {
 
 /// The part of the body that begins at `at`, in a packet that begins with `start`.
 #[inline(always)]
-fn body(segment: &Segment, at: u32, start: (u64, u64), record: Record, shown: &mut Shown) {
-    let known = known(record, shown.down);
+fn body(segment: &Segment, at: u32, start: (u64, u64), before: DownFacts, record: Record, shown: &mut Shown) {
+    let known = if shown.down.has(DownFacts::HEADERS) {
+        shown.down
+    } else {
+        before
+    };
     if known.has(DownFacts::LENGTH) || at >= segment.end {
         return;
     }
@@ -126,16 +139,7 @@ fn body(segment: &Segment, at: u32, start: (u64, u64), record: Record, shown: &m
         shown.down = shown.down.with(shows);
     }
     // After the text, because the verifier walks its loop once for each thing that is known before.
-    let left = segment.end - at;
-    let tail = events::DONE.len() as u32;
-    let last = if left >= tail {
-        load(segment.skb, segment.end - tail).map_or(DownFacts(0), |bytes| events::tail(&bytes))
-    } else if left >= LAST_CHUNK.len() as u32 {
-        let last = load(segment.skb, segment.end - LAST_CHUNK.len() as u32);
-        DownFacts(0).with_if(last == Some(LAST_CHUNK), DownFacts::END)
-    } else {
-        DownFacts(0)
-    };
+    let last = tail(segment, at);
     // An end that comes with text is told with it.
     shown.down = shown
         .down
@@ -143,13 +147,24 @@ fn body(segment: &Segment, at: u32, start: (u64, u64), record: Record, shown: &m
         .with_if(is_data && last.0 != 0, DownFacts::DATA);
 }
 
-/// What is known of the present response: from its head in this packet (`head`), in one that the application has not reached, or
-/// before. With `TOKEN` once its first token has come.
+/// What the end of a packet shows whose body begins at `at`.
 #[inline(always)]
-fn known(record: Record, head: DownFacts) -> DownFacts {
-    if head.has(DownFacts::HEADERS) {
-        return head;
+fn tail(segment: &Segment, at: u32) -> DownFacts {
+    let (left, length) = (segment.end - at, events::DONE.len() as u32);
+    if left >= length {
+        return load(segment.skb, segment.end - length).map_or(DownFacts(0), |bytes| events::tail(&bytes));
     }
+    if left < LAST_CHUNK.len() as u32 {
+        return DownFacts(0);
+    }
+    let last = load(segment.skb, segment.end - LAST_CHUNK.len() as u32);
+    DownFacts(0).with_if(last == Some(LAST_CHUNK), DownFacts::END)
+}
+
+/// What is known of the present response before this packet: from its head in one that the application has not reached, or from
+/// what it has. With `TOKEN` once its first token has come, and `MARKER` while one waits to be read.
+#[inline(always)]
+fn known(record: Record) -> DownFacts {
     // SAFETY: a live record; volatile because other programs write it.
     let (flags, pending, token_ns) = unsafe {
         let meter = &raw const (*record.0).meter;

@@ -124,6 +124,11 @@ pub fn answer(segment: &Segment, record: Record, in_order: bool, shown: &mut Sho
         unsafe { (*record.0).meter.flags |= MeterFlags::UNFRAMED };
         return;
     }
+    if flags & MeterFlags::OFFERS_HTTP2 == 0 && is_one_record(segment, record) {
+        // SAFETY: as above; only the packets of this direction write the field.
+        unsafe { (*record.0).meter.tail = 0 };
+        return;
+    }
     // SAFETY: as above; on TLS the field counts the records that were looked at, which only the packets of this direction do.
     let (wire, looked) = unsafe { ((*record.0).meter.wire, (*record.0).meter.last_stream) };
     let looks = wire == Wire::Tls as u8 && flags & MeterFlags::OFFERS_HTTP2 != 0;
@@ -156,6 +161,20 @@ pub fn answer(segment: &Segment, record: Record, in_order: bool, shown: &mut Sho
         // SAFETY: as above; only the packets of this direction write the field.
         unsafe { (*record.0).meter.tail = 0 };
     }
+}
+
+/// Whether the segment is one record of the application, as most are, and too long to end a stream.
+#[inline(always)]
+fn is_one_record(segment: &Segment, record: Record) -> bool {
+    // SAFETY: a live record; only the packets of this direction write these fields.
+    let is_between = unsafe { (*record.0).meter.down_skip == 0 && (*record.0).meter.down_carried == 0 };
+    let bytes = segment.end - segment.at;
+    is_between
+        && bytes > SMALL_BYTES
+        && load::<5>(segment.skb, segment.at).is_some_and(|[kind, _, _, high, low]| {
+            let length = u32::from(u16::from_be_bytes([high, low]));
+            kind == tls::APPLICATION && length + tls::RECORD == bytes
+        })
 }
 
 struct Answer {

@@ -45,7 +45,7 @@ pub(super) fn run(run: &Run) -> Result<String> {
         &service("held", address, "TCP", "least-request", [(lab.direct(0), 1)]),
         false,
     )?;
-    let count = run.scaled(5_000, 20_000);
+    let count = run.scaled(5_000, 10_000);
     // Both ends are sockets of this node.
     let sockets = f64::from(count) * 2.0;
     let mut caches: BTreeMap<String, (f64, Series)> = BTreeMap::new();

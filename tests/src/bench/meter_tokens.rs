@@ -61,7 +61,11 @@ pub(super) fn run(run: &Run) -> Result<String> {
             ratio.to_string(),
             twins.other.over(&twins.bare).to_string(),
         ]);
-        let word = if ratio.median() <= TARGET { "met" } else { "**not met**" };
+        let word = if ratio.median() <= TARGET {
+            "met"
+        } else {
+            "**not met**"
+        };
         let _ = write!(verdicts, "; {name} {:.3}: {word}", ratio.median());
     }
     Ok(format!(
@@ -121,8 +125,15 @@ fn together(
         other.clients(lab, address, pace, TIME)?,
     ];
     let [bare, other] = clients.map(Streamed::of);
-    let used = |side, before: Duration| -> Result<f64> { Ok((lab.cpu_of(side)? - before).as_secs_f64() * 1e6) };
-    pairs.bare.push(used(Side::Outside, before[0])? / bare?.tokens as f64);
-    pairs.other.push(used(Side::Mesh, before[1])? / other?.tokens as f64);
+    let microseconds = |side, before: Duration| -> Result<f64> {
+        let used = lab.cpu_of(side)?.saturating_sub(before);
+        Ok(used.as_secs_f64() * 1e6)
+    };
+    let used = [
+        microseconds(Side::Outside, before[0])?,
+        microseconds(Side::Mesh, before[1])?,
+    ];
+    pairs.bare.push(used[0] / bare?.tokens as f64);
+    pairs.other.push(used[1] / other?.tokens as f64);
     Ok(())
 }

@@ -111,7 +111,9 @@ impl TokenServer {
         arguments.extend(addresses.iter().map(|address| format!("--listen={address}")));
         let certificates = match software {
             Software::HyperTls => {
-                let folder = lab.folder()?.join(offsets.iter().map(u16::to_string).collect::<String>());
+                let folder = lab
+                    .folder()?
+                    .join(offsets.iter().map(u16::to_string).collect::<String>());
                 fs::create_dir_all(&folder)?;
                 Some(Certificates::generate(&folder, &[SERVER_NAME])?)
             }
