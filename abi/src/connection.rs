@@ -9,7 +9,7 @@ use core::mem::offset_of;
 
 use zerocopy::{FromBytes, FromZeros as _, Immutable, IntoBytes, KnownLayout};
 
-use crate::{Ip16, Meter, Port, layout::abi_struct};
+use crate::{Effects, Ip16, Meter, Port, layout::abi_struct};
 
 /// Values of [`Connection::state`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -86,12 +86,59 @@ pub struct Connection {
     pub traffic: u32,
     /// What travels on it.
     pub meter: Meter,
+    /// What of that is not in its row yet. Guarded by the lock too.
+    pub untold: Untold,
 }
-abi_struct!(Connection: 336 {
+abi_struct!(Connection: 360 {
     lock: 0, state: 4, service_addr: 8, backend_addr: 24, client_addr: 40, cookie: 56, cgroup: 64, workload: 72, opened_ns: 80,
     service: 88, backend: 92, service_port: 96, backend_port: 98, client_port: 100, protocol: 102, tgid: 104, traffic: 108,
-    meter: 112,
+    meter: 112, untold: 336,
 });
+
+/// What every token adds, gathered by its socket and added to the row at most every 100 ms, because the CPUs of a node share the row.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Untold {
+    /// Sum of inter-token gaps, nanoseconds.
+    pub gaps_ns: u64,
+    /// Bytes in request direction.
+    pub bytes_up: u32,
+    /// Bytes in response direction.
+    pub bytes_down: u32,
+    /// Chunks.
+    pub chunks: u32,
+    /// When the row was told last, in units of 2^20 ns.
+    pub told: u32,
+}
+abi_struct!(Untold: 24 { gaps_ns: 0, bytes_up: 8, bytes_down: 12, chunks: 16, told: 20 });
+
+/// Units of [`Untold::told`] between two tellings: 100 ms.
+const TELL_EVERY: u32 = 95;
+
+impl Untold {
+    /// Gathers what `effects` add to it.
+    #[inline(always)]
+    pub fn gather(&mut self, effects: &Effects) {
+        let [a, b, c] = effects.gaps_ns;
+        self.gaps_ns += match effects.gap_count {
+            0 => 0,
+            1 => a,
+            2 => a + b,
+            _ => a + b + c,
+        };
+        self.bytes_up = self.bytes_up.wrapping_add(effects.bytes_up);
+        self.bytes_down = self.bytes_down.wrapping_add(effects.bytes_down);
+        self.chunks = self.chunks.wrapping_add(effects.chunks);
+    }
+
+    /// Whether it is to be told at `now`, when a request begins or ends, or what was gathered is much or old.
+    #[inline(always)]
+    pub fn is_due(&self, effects: &Effects, now: u64) -> bool {
+        let old = ((now >> 20) as u32).wrapping_sub(self.told) >= TELL_EVERY;
+        let much = (self.bytes_up | self.bytes_down) >> 30 != 0;
+        old || much || effects.tell || effects.in_flight != 0 || effects.finished.is_some()
+    }
+}
 
 /// The only value of `conn_table`: how full the table of connections is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -117,8 +164,8 @@ pub struct ListedConnection {
     /// Bytes that the application has not read.
     pub unread: u32,
 }
-abi_struct!(ListedConnection: 352 {
-    connection: 0, rtt_us: 336, retransmits: 340, tcp_state: 344, unread: 348,
+abi_struct!(ListedConnection: 376 {
+    connection: 0, rtt_us: 360, retransmits: 364, tcp_state: 368, unread: 372,
 });
 
 /// Bytes of a [`Connection`] before its meter.

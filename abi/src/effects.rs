@@ -39,6 +39,12 @@ const GAPS: usize = 3;
 /// Changes to apply.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Effects {
+    /// Bytes in request direction.
+    pub bytes_up: u32,
+    /// Bytes in response direction.
+    pub bytes_down: u32,
+    /// What the socket has gathered is to be counted now ([`crate::connection::Untold`]).
+    pub tell: bool,
     /// Change of the requests in flight.
     pub in_flight: i32,
     /// Change of [`crate::BackendState::load`].

@@ -158,6 +158,7 @@ impl Meter {
     #[inline(always)]
     pub fn up(&mut self, bytes: u32, now: u64, effects: &mut Effects) {
         self.bytes_up += u64::from(bytes);
+        effects.bytes_up = bytes;
         self.last_ns = now;
         self.up_seq = self.up_seq.wrapping_add(bytes);
         let facts = self.take_up();
@@ -201,6 +202,7 @@ impl Meter {
     #[inline(always)]
     pub fn down(&mut self, bytes: u32, now: u64, effects: &mut Effects) {
         self.bytes_down += u64::from(bytes);
+        effects.bytes_down = bytes;
         self.last_ns = now;
         self.down_seq = self.down_seq.wrapping_add(bytes);
         let facts = self.take_down();

@@ -5,9 +5,10 @@
 
 use nodemesh_abi::{
     BackendState, Effects, Meter, Outcome, Traffic, Vantage,
+    connection::Untold,
     effects::Finished,
     meter::Held,
-    traffic::{self, Histogram, bucket},
+    traffic::{self, GAP_BOUNDS_NS, Histogram, bucket},
 };
 
 use crate::{
@@ -53,20 +54,6 @@ impl Subject {
         unsafe { add(&raw mut (*self.row).connections, u64::MAX) };
     }
 
-    /// Counts bytes in request direction.
-    #[inline(always)]
-    pub fn bytes_up(self, bytes: u32) {
-        // SAFETY: a map value.
-        unsafe { add(&raw mut (*self.row).bytes_up, u64::from(bytes)) };
-    }
-
-    /// Counts bytes in response direction.
-    #[inline(always)]
-    pub fn bytes_down(self, bytes: u32) {
-        // SAFETY: a map value.
-        unsafe { add(&raw mut (*self.row).bytes_down, u64::from(bytes)) };
-    }
-
     /// Counts a segment that was sent again.
     #[inline(always)]
     pub fn retransmit(self) {
@@ -93,6 +80,7 @@ impl Subject {
                     section(meter, &mut *effects);
                     let effects = &*settled(effects);
                     self.count(effects, load);
+                    self.tell(effects, meter);
                     effects.finished
                 }
             },
@@ -126,9 +114,6 @@ impl Subject {
             {
                 add(&raw mut (*backend).load, i64::from(effects.load).cast_unsigned());
             }
-            if effects.chunks != 0 {
-                add(&raw mut (*row).chunks, u64::from(effects.chunks));
-            }
             if effects.ambiguous {
                 add(&raw mut (*row).ambiguous, 1);
             }
@@ -141,6 +126,36 @@ impl Subject {
             }
         }
         self.latencies(effects);
+    }
+
+    /// Gathers bytes, chunks and the sum of gaps in the record, and counts them when it is time to.
+    #[inline(always)]
+    fn tell(self, effects: &Effects, meter: &Meter) {
+        let row = self.row;
+        // SAFETY: a live record whose lock is held, and a map value.
+        unsafe {
+            let untold = &mut (*self.record.0).untold;
+            untold.gather(effects);
+            if !untold.is_due(effects, meter.last_ns) && !meter.has_ended() {
+                return;
+            }
+            let told = *untold;
+            *untold = Untold {
+                told: (meter.last_ns >> 20) as u32,
+                ..Untold::default()
+            };
+            add(&raw mut (*row).bytes_up, u64::from(told.bytes_up));
+            add(&raw mut (*row).bytes_down, u64::from(told.bytes_down));
+            if told.chunks != 0 {
+                add(&raw mut (*row).chunks, u64::from(told.chunks));
+            }
+            if told.gaps_ns != 0 {
+                add(
+                    (&raw mut (*row).gap).cast::<u64>().add(GAP_BOUNDS_NS.len() + 1),
+                    told.gaps_ns,
+                );
+            }
+        }
     }
 
     /// Takes back what a socket held whose end is not told apart.
@@ -197,15 +212,29 @@ impl Subject {
             }
             let [a, b, c] = effects.gaps_ns;
             if effects.gap_count > 0 {
-                observe(&raw mut (*self.row).gap, &traffic::GAP_BOUNDS_NS, a);
+                self.gap(a);
             }
             if effects.gap_count > 1 {
-                observe(&raw mut (*self.row).gap, &traffic::GAP_BOUNDS_NS, b);
+                self.gap(b);
             }
             if effects.gap_count > 2 {
-                observe(&raw mut (*self.row).gap, &traffic::GAP_BOUNDS_NS, c);
+                self.gap(c);
             }
         }
+    }
+
+    /// Counts a gap in its bucket; the sum waits in the record.
+    #[inline(always)]
+    unsafe fn gap(self, ns: u64) {
+        // SAFETY: a map value; `bucket` is at most the number of bounds.
+        unsafe {
+            add(
+                (&raw mut (*self.row).gap)
+                    .cast::<u64>()
+                    .add(bucket(&GAP_BOUNDS_NS, ns)),
+                1,
+            )
+        };
     }
 
     #[inline(always)]

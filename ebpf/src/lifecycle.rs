@@ -85,6 +85,7 @@ pub fn placed(socket: &SockAddr<'_>, service: &Service, client: &Client, dialled
         (*connection).tgid = client.tgid;
         (*connection).traffic = Vantage::Client.row(picked.traffic);
         ptr::write_bytes(&raw mut (*connection).meter, 0, 1);
+        ptr::write_bytes(&raw mut (*connection).untold, 0, 1);
         (*connection).meter.start(Vantage::Client, 0, 0);
     }
     stats::opened(picked.id);
@@ -211,6 +212,7 @@ fn accepted(sk: *const c_void, cookie: u64, flags: u32) {
         (*connection).protocol = Protocol::Tcp as u16;
         (*connection).traffic = Vantage::Server.row(endpoint.traffic);
         ptr::write_bytes(&raw mut (*connection).meter, 0, 1);
+        ptr::write_bytes(&raw mut (*connection).untold, 0, 1);
         (*connection).meter.start(Vantage::Server, up, down);
         (*connection).meter.flags = flags;
     }

@@ -44,7 +44,10 @@ pub fn sweep(ctx: *mut c_void) -> i32 {
                     socket,
                     0,
                     #[inline(always)]
-                    |meter, effects| meter.settle(now, effects),
+                    |meter, effects| {
+                        effects.tell = true;
+                        meter.settle(now, effects);
+                    },
                 );
             }
         }

@@ -53,11 +53,6 @@ pub fn bytes(record: Record, sk: KernelSock, length: u32, way: Way) {
     let up = way.is_up(unsafe { (*record.0).meter.vantage });
     // SAFETY: the helper takes no pointer.
     let now = unsafe { bpf_ktime_get_ns() };
-    if up {
-        subject.bytes_up(length);
-    } else {
-        subject.bytes_down(length);
-    }
     subject.step(
         sk,
         0,

@@ -79,9 +79,21 @@ impl Table {
             for one in sockets: one.connect((host, port))\n\
             print('{\"opened\": %d}' % len(sockets), flush=True)\n\
             sys.stdin.read()\n";
-        let arguments = ["-c", script, &self.udp.ip().to_string(), &self.udp.port().to_string(), &count.to_string()];
-        let process = self.bed.client.spawn("/usr/bin/python3", &arguments).expect("start a client");
-        let line = process.wait_for_line(|line| line.starts_with('{')).expect("sockets");
+        let arguments = [
+            "-c",
+            script,
+            &self.udp.ip().to_string(),
+            &self.udp.port().to_string(),
+            &count.to_string(),
+        ];
+        let process = self
+            .bed
+            .client
+            .spawn("/usr/bin/python3", &arguments)
+            .expect("start a client");
+        let line = process
+            .wait_for_line(|line| line.starts_with('{'))
+            .expect("sockets");
         let opened: Opened = serde_json::from_str(&line).expect("a number");
         assert_eq!(opened.opened, count);
         process
@@ -94,7 +106,11 @@ impl Table {
     }
 
     fn gauges(&self) -> Gauges {
-        let (code, text) = self.bed.agent.http(&self.bed.a, "/metrics").expect("ask over HTTP");
+        let (code, text) = self
+            .bed
+            .agent
+            .http(&self.bed.a, "/metrics")
+            .expect("ask over HTTP");
         assert_eq!(code, 200, "{text}");
         let scrape = Scrape::parse(&text).expect("a scrape");
         let of = |name: &str| scrape.count(&format!("nodemesh_connection_table_{name}"), &[]);
@@ -115,7 +131,11 @@ impl Table {
         };
         eventually("the table", || self.gauges(), |gauges| *gauges == expected);
         let meter: MeterStatus = self.bed.agent.status().expect("a status").datapath.meter;
-        let told = [meter.connections, meter.connection_limit, meter.connections_untracked];
+        let told = [
+            meter.connections,
+            meter.connection_limit,
+            meter.connections_untracked,
+        ];
         assert_eq!(told, [entries, limit, untracked], "{meter:?}");
         assert_eq!(self.list().len() as u64, entries);
     }
@@ -145,12 +165,22 @@ fn beyond_the_limit_connections_work_and_are_counted() {
     // As often as one likes.
     let all: Report = report_of(probe(
         &table.bed.client.place(),
-        &["connect", &table.tcp.to_string(), "--count", "300", "--concurrency", "4"],
+        &[
+            "connect",
+            &table.tcp.to_string(),
+            "--count",
+            "300",
+            "--concurrency",
+            "4",
+        ],
     ));
     all.assert_all_ok(300);
     table.assert(0, 12, 5);
     let active = table.bed.counted().active;
-    assert_eq!(active, 0, "untracked connections are not counted on their backend");
+    assert_eq!(
+        active, 0,
+        "untracked connections are not counted on their backend"
+    );
 }
 
 #[test]
@@ -185,7 +215,11 @@ fn every_entry_is_listed_in_every_form() {
     let of = |protocol: &str| listed.iter().filter(|one| one.protocol == protocol).count();
     assert_eq!((of("TCP"), of("UDP")), (600, 400));
     let text = |arguments: &[&str]| {
-        let output = table.bed.agent.cli(&[&["connections"], arguments].concat()).expect("the CLI");
+        let output = table
+            .bed
+            .agent
+            .cli(&[&["connections"], arguments].concat())
+            .expect("the CLI");
         assert!(output.status.success(), "{output:?}");
         String::from_utf8(output.stdout).expect("text")
     };

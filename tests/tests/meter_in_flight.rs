@@ -28,8 +28,10 @@ fn ten_thousand_streams_through_every_kind_of_change() {
         requests: 5_000,
     };
     let outcome = chaos.run();
-    eprintln!("{outcome:?}");
-    assert!(outcome.requests >= 10_000, "{outcome:?}");
+    assert!(
+        outcome.requests >= 20_000 && outcome.at_once >= 7_500,
+        "{outcome:?}"
+    );
 }
 
 #[test]
@@ -48,7 +50,6 @@ fn a_thousand_streams_under_tls() {
         requests: 300,
     };
     let outcome = chaos.run();
-    eprintln!("{outcome:?}");
     assert!(outcome.requests >= 1_000, "{outcome:?}");
 }
 
@@ -57,11 +58,16 @@ fn a_thousand_streams_seen_in_packets() {
     let chaos = Chaos {
         tls: false,
         agent: &["--meter-path", "packet"],
-        servers: ["", "--half-close serve", "--early-headers=prelude", "", "--tail coalesced"],
+        servers: [
+            "",
+            "--half-close serve",
+            "--early-headers=prelude",
+            "",
+            "--tail coalesced",
+        ],
         concurrency: 150,
         requests: 300,
     };
     let outcome = chaos.run();
-    eprintln!("{outcome:?}");
     assert!(outcome.requests >= 1_000, "{outcome:?}");
 }

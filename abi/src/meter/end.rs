@@ -105,6 +105,7 @@ impl Meter {
     /// write may come before the write returns.
     #[inline(always)]
     pub fn end(&mut self, end: End, written: u32, now: u64, effects: &mut Effects) {
+        effects.tell = true;
         self.begin_written(written, now, effects);
         let half_closed = self.is_half_closed(end);
         match Phase::from_raw(self.phase) {

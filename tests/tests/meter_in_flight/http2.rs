@@ -32,10 +32,19 @@ fn restart(scene: &mut Scene, signal: Signal) {
 #[test]
 fn streams_of_grpc_that_end_with_their_connection() {
     let mut scene = Scene::new();
-    let slow = ["--workers", "200", "--prefill", "1000", "--inter-token", "500", "--tokens", "2000"];
+    let slow = [
+        "--workers",
+        "200",
+        "--prefill",
+        "1000",
+        "--inter-token",
+        "500",
+        "--tokens",
+        "2000",
+    ];
     let server = Server::grpc(&scene.server, scene.port(1), &slow);
     let services = scene.mesh(&[server.address]);
-    let watch = Watch::start(scene.bed.a.pins());
+    let watch = Watch::start(&scene.bed.a.pins());
     let streams = STREAMS.to_string();
     let ask = |flags: &[&str]| {
         let flags = [&["--streams", &streams], flags].concat();
@@ -55,8 +64,10 @@ fn streams_of_grpc_that_end_with_their_connection() {
     let rows = wait_for(&scene, &server, STREAMS * 3);
     assert_eq!(rows.map(|row| row.open_connections), [3, 3]);
     drop(clients);
-    for row in wait_for(&scene, &server, 0) {
-        assert_eq!(row.requests["canceled"], STREAMS * 5, "{row:#?}");
+    let rows = wait_for(&scene, &server, 0);
+    // The server may still have said how its streams ended, to a client that was not there any more.
+    assert_eq!(rows[0].requests["canceled"], STREAMS * 5, "{:#?}", rows[0]);
+    for row in rows {
         assert_eq!(row.requests.values().sum::<u64>(), STREAMS * 5, "{row:#?}");
         assert_eq!(row.request_bytes_in_flight, 0, "{row:#?}");
     }
@@ -68,7 +79,7 @@ fn bursts_of_h2load_that_is_killed() {
     let mut scene = Scene::new();
     let server = Nghttpd::start(&scene.server, scene.port(1), &scene.folder());
     let services = scene.mesh(&[server.address]);
-    let watch = Watch::start(scene.bed.a.pins());
+    let watch = Watch::start(&scene.bed.a.pins());
     let url = format!("http://{}/index.html", services[0]);
     let h2load = || {
         let flags = ["-n", "100000000", "-c", "8", "-m", "50", &url];
@@ -84,7 +95,11 @@ fn bursts_of_h2load_that_is_killed() {
         for vantage in VANTAGES {
             let over = |row: &Traffic| row.open_connections == 0;
             let row = scene.traffic(server.address, vantage, over);
-            assert_eq!((row.requests_in_flight, row.request_bytes_in_flight), (0, 0), "{row:#?}");
+            assert_eq!(
+                (row.requests_in_flight, row.request_bytes_in_flight),
+                (0, 0),
+                "{row:#?}"
+            );
             assert_eq!(row.connections_total, round * 8, "{row:#?}");
         }
     }
@@ -94,9 +109,12 @@ fn bursts_of_h2load_that_is_killed() {
 /// Panics unless nothing is left, and nothing was ever wrong.
 fn at_rest(scene: &Scene, watch: Watch) {
     eventually("nothing is left in the kernel", || watch.left(), Vec::is_empty);
-    let meter = scene.bed.agent.status().expect("a status").datapath.meter;
-    assert_eq!(meter.corrections, 0, "{meter:?}");
-    scene.bed.assert_no_internal_error();
+    let datapath = scene.bed.agent.status().expect("a status").datapath;
+    assert_eq!(datapath.meter.corrections, 0, "{:?}", datapath.meter);
+    let mut errors = datapath.internal_errors;
+    // At full speed, lines of the access log and streams that find no slot are left out, and counted.
+    errors.retain(|name, count| *count > 0 && !["access_record", "stream_record"].contains(&&**name));
+    assert!(errors.is_empty(), "{errors:?}");
     let seen = watch.stop();
     assert!(seen.negative.is_empty() && seen.most_in_flight > 0, "{seen:#?}");
 }

@@ -83,7 +83,7 @@ impl Mesh {
             .collect();
         replicas.last_mut().expect("a replica").presence = Presence::Absent;
         bed.start(&manifest(&replicas), agent);
-        let watch = Watch::start(bed.a.pins());
+        let watch = Watch::start(&bed.a.pins());
         Self {
             bed,
             replicas,
@@ -224,11 +224,13 @@ impl fmt::Debug for Replica {
 
 fn manifest(replicas: &[Replica]) -> Manifest {
     let service = Service::new("chat", Family::V4.vip(1));
-    let service = replicas.iter().fold(service, |service, replica| match replica.presence {
-        Presence::Active => service.weighted(replica.address, 1),
-        Presence::Draining => service.in_state(replica.address, "draining"),
-        Presence::Absent => service,
-    });
+    let service = replicas
+        .iter()
+        .fold(service, |service, replica| match replica.presence {
+            Presence::Active => service.weighted(replica.address, 1),
+            Presence::Draining => service.in_state(replica.address, "draining"),
+            Presence::Absent => service,
+        });
     Manifest::of([service])
 }
 

@@ -39,8 +39,8 @@ type Gauges = Vec<(String, u64)>;
 
 impl Watch {
     /// Begins to look at the maps pinned below `pins`.
-    pub fn start(pins: PinRoot) -> Self {
-        let open = || MapReader::open(&pins).expect("open the pinned maps");
+    pub fn start(pins: &PinRoot) -> Self {
+        let open = || MapReader::open(pins).expect("open the pinned maps");
         let (maps, own) = (open(), open());
         let (stop, stopped) = mpsc::channel();
         let thread = thread::spawn(move || {
