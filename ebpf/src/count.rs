@@ -228,13 +228,9 @@ impl Subject {
     unsafe fn gap(self, ns: u64) {
         // SAFETY: a map value; `bucket` is at most the number of bounds.
         unsafe {
-            add(
-                (&raw mut (*self.row).gap)
-                    .cast::<u64>()
-                    .add(bucket(&GAP_BOUNDS_NS, ns)),
-                1,
-            )
-        };
+            let slots = (&raw mut (*self.row).gap).cast::<u64>();
+            add(slots.add(bucket(&GAP_BOUNDS_NS, ns)), 1);
+        }
     }
 
     #[inline(always)]

@@ -254,12 +254,7 @@ fn reset(record: Record, sk: KernelSock) {
     let (up_seq, _) = sk.sequence();
     if let Some(subject) = Subject::of(record) {
         // A step tells of one request at most, and two may end here.
-        subject.step(
-            sk,
-            0,
-            #[inline(always)]
-            |meter, effects| meter.end_tail(effects),
-        );
+        subject.step(sk, 0, Meter::end_tail);
     }
     meter_ended(
         record,

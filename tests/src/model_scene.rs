@@ -143,9 +143,7 @@ impl Model {
             replica,
             control,
             name: format!("models/m{number}"),
-            _server: pod
-                .serve("model-server", &arguments)
-                .expect("a scene that works"),
+            _server: pod.serve("model-server", &arguments).expect("a scene that works"),
         }
     }
 }

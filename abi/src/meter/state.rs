@@ -87,7 +87,7 @@ impl Wire {
     }
 }
 
-/// Bits of [`Meter::flags`].
+/// Bits of [`super::Meter::flags`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MeterFlags;
 
@@ -102,7 +102,7 @@ impl MeterFlags {
     pub const HEAD: u32 = 1 << 3;
     /// The present response is a stream of server-sent events.
     pub const EVENTS: u32 = 1 << 4;
-    /// [`Meter::response_end`] is the end of the present response.
+    /// [`super::Meter::response_end`] is the end of the present response.
     pub const LENGTH: u32 = 1 << 5;
     /// The present response is in chunks, so that its end is marked.
     pub const CHUNKED: u32 = 1 << 6;

@@ -128,7 +128,7 @@ fn body(segment: &Segment, at: u32, start: (u64, u64), before: DownFacts, record
     }
     let mut is_data = false;
     if known.has(DownFacts::EVENTS) {
-        let shows = text(
+        let of_text = text(
             segment,
             at,
             start,
@@ -136,7 +136,7 @@ fn body(segment: &Segment, at: u32, start: (u64, u64), before: DownFacts, record
             record,
             &mut is_data,
         );
-        shown.down = shown.down.with(shows);
+        shown.down = shown.down.with(of_text);
     }
     // After the text, because the verifier walks its loop once for each thing that is known before.
     let last = tail(segment, at);
