@@ -86,7 +86,7 @@ pub struct AgentConfig {
     pub max_metered_backends: u32,
 
     /// Most connections that are tracked at once, 0 for no limit; further ones are placed but neither counted nor metered. By
-    /// default what a 64th of the machine's memory holds at 512 bytes each, between 65536 and 4194304.
+    /// default what a 64th of the machine's memory holds at 704 bytes each, between 65536 and 4194304.
     #[arg(long, env = "NODEMESH_MAX_CONNECTIONS", value_name = "N")]
     pub max_connections: Option<u32>,
 
@@ -130,8 +130,8 @@ pub struct AgentConfig {
 
 /// Memory of the machine per byte that tracked connections may take.
 const MEMORY_SHARE: u64 = 64;
-/// What a tracked connection takes: its record and the kernel's bookkeeping.
-const CONNECTION_BYTES: u64 = 512;
+/// What a tracked connection takes: an object of 512 bytes for its record, and one of 192 for the storage of the socket.
+const CONNECTION_BYTES: u64 = 704;
 /// Bounds of the default number of tracked connections.
 const CONNECTIONS: (u64, u64) = (1 << 16, 1 << 22);
 
@@ -232,7 +232,7 @@ mod tests {
         let limit = |gib: u64| config(&[]).connection_limit(gib << 30);
         assert_eq!(
             [1, 4, 16, 64, 512].map(limit),
-            [65_536, 131_072, 524_288, 2_097_152, 4_194_304]
+            [65_536, 95_325, 381_300, 1_525_201, 4_194_304]
         );
         assert_eq!(config(&["--max-connections", "7"]).connection_limit(16 << 30), 7);
         assert_eq!(config(&["--max-connections", "0"]).connection_limit(16 << 30), 0);
