@@ -104,11 +104,14 @@ fn a_process_outside_the_agents_cgroup_is_left_alone() {
     assert_reaches(&bed.client.place(), "r0");
 }
 
-/// The programs' settings: the exempt process, log level, cgroup depths, number of UDP services.
-fn settings(bed: &Bed) -> Array<MapData, [u32; 4]> {
+/// Words of a row of `settings`.
+const SETTINGS: usize = size_of::<nodemesh_abi::Settings>() / 4;
+
+/// The programs' settings, of which the first word is the exempt process.
+fn settings(bed: &Bed) -> Array<MapData, [u32; SETTINGS]> {
     let map = MapData::from_pin(bed.a.pins().map("settings")).and_then(Map::from_map_data);
     let settings = map.expect("the settings are pinned");
-    settings.try_into().expect("an array of four words")
+    settings.try_into().expect("an array of words")
 }
 
 #[test]
