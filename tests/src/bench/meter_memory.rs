@@ -153,7 +153,7 @@ fn render(lab: &Lab, count: u32, caches: &BTreeMap<String, (f64, Series)>, agent
     let word = if sum <= TARGET { "met" } else { "**not met**" };
     Ok(format!(
         "{count} connections held, both ends metered on this node, beside as many that are not metered.\n\n{table}\nThe table \
-         holds {limit:.0} connections here by default: a 64th of the memory at {TARGET:.0} bytes each, between 65,536 and 4,194,304. \
+         holds {limit:.0} connections here by default. \
          At most {TARGET:.0} bytes of kernel memory: {word} with {sum:.0}; a full table takes {:.1} MiB.\n",
         limit * sum / f64::from(1 << 20)
     ))
