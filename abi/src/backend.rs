@@ -8,7 +8,7 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::{
-    Ip16, Port,
+    Ejection, Ip16, Port,
     layout::{abi_struct, counter_index},
 };
 
@@ -19,6 +19,8 @@ pub struct BackendFlags;
 impl BackendFlags {
     /// May be chosen for a new connection. Cleared while draining or unhealthy: affinity and flows then pick anew.
     pub const AVAILABLE: u16 = 1;
+    /// Gets one connection at a time until its first token was seen ([`BackendState::warm`]).
+    pub const COLD: u16 = 2;
 }
 
 /// Value of `backends`: where a connection is sent.
@@ -39,8 +41,14 @@ pub struct Backend {
     pub service: u32,
     /// Pair of rows in `traffic`; [`crate::traffic::SHARED_PAIR`] if it has none of its own.
     pub traffic: u32,
+    /// Index into `rules`.
+    pub rules: u32,
+    /// Since when it takes connections, nanoseconds of `CLOCK_MONOTONIC`; 0 if it always did.
+    pub since_ns: u64,
 }
-abi_struct!(Backend: 36 { addr: 0, port: 16, flags: 18, weight: 20, generation: 24, service: 28, traffic: 32 });
+abi_struct!(Backend: 48 {
+    addr: 0, port: 16, flags: 18, weight: 20, generation: 24, service: 28, traffic: 32, rules: 36, since_ns: 40,
+});
 
 impl Backend {
     /// An unused row.
@@ -52,6 +60,8 @@ impl Backend {
         generation: 0,
         service: 0,
         traffic: 0,
+        rules: 0,
+        since_ns: 0,
     };
 
     /// Whether a reference made to `generation` may still be used for a new connection.
@@ -122,6 +132,18 @@ pub struct BackendState {
     /// What these sockets ask of it: a request in flight, a connection that has not sent its first request yet, and one
     /// whose requests cannot be told apart, count 1 each; an idle connection counts nothing.
     pub load: u64,
+    /// Until when it is ejected, nanoseconds of `CLOCK_MONOTONIC`; from then on one connection at a time is a probe. 0 if it is well.
+    pub ejected_until_ns: u64,
+    /// Failures since the last success.
+    pub failures: u64,
+    /// Ejections in a row: how long the next one is.
+    pub ejections: u64,
+    /// [`crate::Ejection`] that it is in.
+    pub ejected_for: u64,
+    /// [`Backend::generation`] whose first token was seen.
+    pub warm: u64,
+    /// Ejections, ever, by [`crate::Ejection`].
+    pub ejected: [u64; Ejection::COUNT],
     /// Connections and flows placed here, ever.
     pub opened: u64,
     /// Connections that ended after they were established, ever.
@@ -133,8 +155,9 @@ pub struct BackendState {
     /// Connect durations per bucket of [`CONNECT_BOUNDS_NS`], not cumulative.
     pub connect_buckets: [u64; CONNECT_BOUNDS_NS.len() + 1],
 }
-abi_struct!(BackendState: 136 {
-    active: 0, load: 8, opened: 16, closed: 24, failed: 32, connect_ns: 72, connect_buckets: 80,
+abi_struct!(BackendState: 208 {
+    active: 0, load: 8, ejected_until_ns: 16, failures: 24, ejections: 32, ejected_for: 40, warm: 48, ejected: 56, opened: 88,
+    closed: 96, failed: 104, connect_ns: 144, connect_buckets: 152,
 });
 
 #[cfg(test)]

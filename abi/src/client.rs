@@ -89,9 +89,11 @@ pub struct CgroupEntry {
     /// First address of the workload, or unspecified.
     pub addr: Ip16,
     /// 1 if sockets of this subtree are left alone, else 0.
-    pub excluded: u64,
+    pub excluded: u32,
+    /// Identity of the workload; [`crate::policy::UNKNOWN`] if it has none.
+    pub identity: u32,
 }
-abi_struct!(CgroupEntry: 32 { workload: 0, addr: 8, excluded: 24 });
+abi_struct!(CgroupEntry: 32 { workload: 0, addr: 8, excluded: 24, identity: 28 });
 
 /// Key of `affinity`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]

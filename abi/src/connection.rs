@@ -84,16 +84,35 @@ pub struct Connection {
     pub tgid: u32,
     /// Index into `traffic`.
     pub traffic: u32,
+    /// Client's identity.
+    pub identity: u32,
+    /// Index into `rules`.
+    pub rules: u32,
+    /// Where else than on its backend it is counted: bits of [`Counted`].
+    pub counted: u32,
+    /// Index into `policies`, of the policy that let it through.
+    pub policy: u32,
     /// What travels on it.
     pub meter: Meter,
     /// What of that is not in its row yet. Guarded by the lock too.
     pub untold: Untold,
 }
-abi_struct!(Connection: 360 {
+abi_struct!(Connection: 376 {
     lock: 0, state: 4, service_addr: 8, backend_addr: 24, client_addr: 40, cookie: 56, cgroup: 64, workload: 72, opened_ns: 80,
     service: 88, backend: 92, service_port: 96, backend_port: 98, client_port: 100, protocol: 102, tgid: 104, traffic: 108,
-    meter: 112, untold: 336,
+    identity: 112, rules: 116, counted: 120, policy: 124, meter: 128, untold: 352,
 });
+
+/// Bits of [`Connection::counted`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counted;
+
+impl Counted {
+    /// In `rule_states`.
+    pub const SERVICE: u32 = 1;
+    /// In `clients`.
+    pub const CLIENT: u32 = 2;
+}
 
 /// What every token adds, gathered by its socket and added to the row at most every 100 ms, because the CPUs of a node share the row.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -164,8 +183,8 @@ pub struct ListedConnection {
     /// Bytes that the application has not read.
     pub unread: u32,
 }
-abi_struct!(ListedConnection: 376 {
-    connection: 0, rtt_us: 360, retransmits: 364, tcp_state: 368, unread: 372,
+abi_struct!(ListedConnection: 392 {
+    connection: 0, rtt_us: 376, retransmits: 380, tcp_state: 384, unread: 388,
 });
 
 /// Bytes of a [`Connection`] before its meter.
@@ -225,7 +244,7 @@ pub struct ListedExcerpt {
     /// The rest.
     pub excerpt: Excerpt,
 }
-abi_struct!(ListedExcerpt: 192 { identity: 0, excerpt: 112 });
+abi_struct!(ListedExcerpt: 208 { identity: 0, excerpt: 128 });
 
 impl From<&ListedExcerpt> for ListedConnection {
     fn from(listed: &ListedExcerpt) -> Self {

@@ -24,11 +24,14 @@ pub mod connection;
 pub mod datagram;
 pub mod effects;
 pub mod endpoint;
+pub mod event;
 pub mod exchange;
 pub mod limits;
 pub mod meter;
 pub mod names;
 pub mod parse;
+pub mod policy;
+pub mod rules;
 pub mod service;
 pub mod settings;
 pub mod slot;
@@ -44,8 +47,11 @@ pub use connection::{Connection, ConnectionState, Excerpt, ListedConnection, Lis
 pub use datagram::{FlowDirection, FlowKey, FlowValue};
 pub use effects::Effects;
 pub use endpoint::{Endpoint, EndpointKey};
+pub use event::{Event, EventKind};
 pub use exchange::Exchange;
 pub use meter::{Meter, Phase, Wire};
+pub use policy::{Access, AccessWord, IdentityAddr};
+pub use rules::{Caps, ClientRules, Ejection, Held, Rate, Rules};
 pub use service::{Algorithm, ClientKeySource, Protocol, Service, ServiceKey, ServiceState};
 pub use settings::{LogLevel, MeterPath, Settings, SockOffsets};
 pub use slot::Slot;
@@ -54,4 +60,4 @@ pub use traffic::{Cancel, Outcome, Traffic, Vantage};
 pub use verdict::{InternalError, Refusal};
 
 /// Version of every layout and meaning in this crate; part of the pin path (`v<ABI_VERSION>`).
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;

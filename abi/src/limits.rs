@@ -5,7 +5,7 @@
 
 /// Default capacity of `services` and of the arrays indexed by service id.
 pub const SERVICES: u32 = 16_384;
-/// Default capacity of `backends` and `backend_states`: 160 bytes each, 20 MiB together.
+/// Default capacity of `backends` and `backend_states`: 256 bytes each, 32 MiB together.
 pub const BACKENDS: u32 = 131_072;
 /// Capacity of `cgroups`.
 pub const CGROUPS: u32 = 8_192;
@@ -18,6 +18,14 @@ pub const FLOWS: u32 = 65_536;
 pub const TRAFFIC_PAIRS: u32 = 2_048;
 /// Capacity of `endpoints`.
 pub const ENDPOINTS: u32 = BACKENDS;
+/// Capacity of `identities`.
+pub const IDENTITIES: u32 = 65_536;
+/// Capacity of `policies`.
+pub const POLICIES: u32 = 4_096;
+/// Capacity of `clients`.
+pub const CLIENTS: u32 = 65_536;
+/// Bytes of the ring buffer `events`: room for 3,000 records.
+pub const EVENT_BYTES: u32 = 1 << 18;
 /// Bytes of the ring buffer `access`: room for 5,000 records.
 pub const ACCESS_BYTES: u32 = 1 << 20;
 

@@ -43,6 +43,18 @@ pub mod map {
         STREAMS = "streams";
         /// 0 to `TableState`.
         CONN_TABLE = "conn_table";
+        /// Prefix to identity.
+        IDENTITIES = "identities";
+        /// Policy to an array of `AccessWord`.
+        POLICIES = "policies";
+        /// Number of a service to `Rules`.
+        RULES = "rules";
+        /// Number of a service to `Held`.
+        RULE_STATES = "rule_states";
+        /// `ClientRules` to `Held`.
+        CLIENTS = "clients";
+        /// Ring buffer of `Event`.
+        EVENTS = "events";
         /// Ring buffer of `AccessRecord`.
         ACCESS = "access";
         /// Ring buffer of `aya-log`.
@@ -93,6 +105,8 @@ pub mod program {
         SWEEP = "sweep";
         /// Adds a difference to a row of `traffic`: the agent's correction of a drift.
         CORRECT = "correct";
+        /// Ejects or readmits a backend for the agent.
+        JUDGE = "judge";
         /// Tells the agent its process id in the initial pid namespace.
         WHOAMI = "whoami";
     }

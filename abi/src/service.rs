@@ -72,6 +72,9 @@ pub enum ClientKeySource {
     Address = 1,
 }
 
+/// Tiers of backends after the first.
+pub const TIERS: usize = 3;
+
 /// Value of `services`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -86,8 +89,27 @@ pub struct Service {
     pub client_key: u8,
     /// Zero.
     pub pad: [u8; 2],
+    /// Index into `rules`.
+    pub rules: u32,
+    /// Index into `policies`; 0 if every client may connect.
+    pub policy: u32,
+    /// Indices into `slot_tables` of the backends to take when those of `id` will not do, in this order; 0 after the last.
+    pub tiers: [u32; TIERS],
 }
-abi_struct!(Service: 12 { id: 0, affinity_timeout_s: 4, algorithm: 8, client_key: 9, pad: 10 });
+abi_struct!(Service: 32 {
+    id: 0, affinity_timeout_s: 4, algorithm: 8, client_key: 9, pad: 10, rules: 12, policy: 16, tiers: 20,
+});
+
+impl Service {
+    /// `id` and `tiers` as 16 bits each, the first in the lowest.
+    #[inline(always)]
+    pub const fn tables(&self) -> u64 {
+        let [a, b, c] = self.tiers;
+        self.id as u64 | (a as u64) << 16 | (b as u64) << 32 | (c as u64) << 48
+    }
+}
+
+const _: () = assert!(crate::limits::MAX_SERVICES <= 1 << 16, "an id has 16 bits");
 
 /// Value of `service_states`, indexed by [`Service::id`]; written by the programs with atomic additions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -98,4 +120,4 @@ pub struct ServiceState {
     /// Connections refused, by [`Refusal`].
     pub refused: [u64; Refusal::COUNT],
 }
-abi_struct!(ServiceState: 16 { rotation: 0, refused: 8 });
+abi_struct!(ServiceState: 48 { rotation: 0, refused: 8 });

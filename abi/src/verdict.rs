@@ -10,15 +10,26 @@ counter_index! {
     pub enum Refusal {
         /// The service has no available backend.
         NoBackend = "no_backend",
+        /// The access policy denies it.
+        Policy = "policy",
+        /// More connections per second than the service or the client is given.
+        Rate = "rate",
+        /// As many connections as the service, the client or every backend is given.
+        Connections = "connections",
+        /// As many requests in flight.
+        Requests = "requests",
     }
 }
 
 impl Refusal {
-    /// The errno that `connect()` or `sendmsg()` returns to the application.
+    /// The errno that `connect()` or `sendmsg()` returns to the application; `excess` is that of a limit, 0 for EAGAIN.
     #[inline(always)]
-    pub const fn errno(self) -> i32 {
+    pub const fn errno(self, excess: u32) -> i32 {
         match self {
             Self::NoBackend => 111, // ECONNREFUSED
+            Self::Policy => 13,     // EACCES
+            Self::Rate | Self::Connections | Self::Requests if excess != 0 => excess as i32,
+            Self::Rate | Self::Connections | Self::Requests => 11, // EAGAIN
         }
     }
 }
@@ -42,5 +53,11 @@ counter_index! {
         StreamRecord = "stream_record",
         /// The ring buffer of the access log was full: a record is lost.
         AccessRecord = "access_record",
+        /// The ring buffer of events was full: an event is lost.
+        EventRecord = "event_record",
+        /// No room for what a client holds: its limits do not hold.
+        ClientRecord = "client_record",
+        /// A service names a policy that is not there. The connection is refused: a policy never fails open.
+        Policy = "policy",
     }
 }

@@ -60,6 +60,18 @@ pub unsafe fn exchange(place: *mut u32, next: u32) -> u32 {
 /// # Safety
 /// As the module says.
 #[inline(always)]
+pub unsafe fn replace_if_u64(place: *mut u64, expected: u64, next: u64) -> bool {
+    let mut found = expected;
+    // SAFETY: as in `add`. The instruction compares with and returns in r0.
+    unsafe { asm!("r0 = cmpxchg_64({0} + 0, r0, {1})", in(reg) place, in(reg) next, inout("r0") found) };
+    found == expected
+}
+
+/// Stores `next` into `*place` if it holds `expected`; returns whether it did.
+///
+/// # Safety
+/// As the module says.
+#[inline(always)]
 pub unsafe fn replace_if(place: *mut u32, expected: u32, next: u32) -> bool {
     let mut found = expected;
     // SAFETY: as in `add`. The instruction compares with and returns in w0.

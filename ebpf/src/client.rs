@@ -9,7 +9,9 @@ use aya_ebpf::{
         bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id, bpf_get_netns_cookie,
     },
 };
-use nodemesh_abi::{CgroupEntry, ClientKey, ClientKeySource, Ip16, Settings, limits::MAX_CGROUP_DEPTH};
+use nodemesh_abi::{
+    CgroupEntry, ClientKey, ClientKeySource, Ip16, Settings, limits::MAX_CGROUP_DEPTH, policy::UNKNOWN,
+};
 
 use crate::{maps, sock_addr::SockAddr};
 
@@ -21,8 +23,10 @@ pub struct Client {
     pub tgid: u32,
     /// Hash of its workload's name; 0 if unknown.
     pub workload: u64,
+    /// Its identity.
+    pub identity: u32,
     /// Its workload's address; unspecified if unknown.
-    addr: Ip16,
+    pub addr: Ip16,
 }
 
 impl Client {
@@ -39,6 +43,7 @@ impl Client {
             cgroup,
             tgid,
             workload: 0,
+            identity: UNKNOWN,
             addr: Ip16::UNSPECIFIED,
         };
         if settings.cgroup_depths == 0 || client.adopt_entries(settings.cgroup_depths) {
@@ -59,6 +64,7 @@ impl Client {
                     return false;
                 }
                 self.workload = entry.workload;
+                self.identity = entry.identity;
                 self.addr = entry.addr;
             }
         }

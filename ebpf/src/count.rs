@@ -14,12 +14,34 @@ use nodemesh_abi::{
 use crate::{
     access,
     atomic::{add, add_at},
+    health::{self, News},
     kernel_sock::KernelSock,
+    limit,
     maps,
     opaque::settled,
     record::Record,
     stats,
 };
+
+/// What is left to do of an event when the lock is free, since it takes helpers.
+#[derive(Clone, Copy)]
+struct After {
+    /// Change of the load.
+    load: i32,
+    /// Bits of [`News`].
+    news: u32,
+}
+
+impl After {
+    #[inline(always)]
+    fn of(effects: &Effects) -> Self {
+        Self {
+            load: effects.load,
+            news: u32::from(effects.first_byte_ns != 0) * News::ANSWERED
+                | u32::from(effects.first_token_ns != 0) * News::WARMED,
+        }
+    }
+}
 
 /// What the effects of one event are about.
 #[derive(Clone, Copy)]
@@ -71,7 +93,7 @@ impl Subject {
         };
         let effects = effects.cast::<Effects>();
         let load = self.load_of_backend();
-        let finished = self.record.locked(
+        let (finished, after) = self.record.locked(
             #[inline(always)]
             |meter| {
                 // SAFETY: room for one value, and nobody else's as the comment above says.
@@ -81,14 +103,34 @@ impl Subject {
                     let effects = &*settled(effects);
                     self.count(effects, load);
                     self.tell(effects, meter);
-                    effects.finished
+                    (effects.finished, After::of(effects))
                 }
             },
         );
+        if load.is_some() {
+            self.after(after, finished.as_ref());
+        }
         if let Some(finished) = &finished {
             self.finished(finished, sk, stream);
         }
         finished.is_some()
+    }
+
+    /// What a client's connection tells of its backend and its service.
+    #[inline(always)]
+    fn after(self, after: After, finished: Option<&Finished>) {
+        let mut news = after.news;
+        if let Some(finished) = finished {
+            news |= News::finished(finished.outcome);
+        }
+        if news != 0 || after.load != 0 {
+            // SAFETY: a live record; the fields are written only while the socket is not connected.
+            unsafe {
+                let connection = self.record.0;
+                let place = u64::from((*connection).rules) << 32 | u64::from((*connection).counted);
+                after_step((*connection).backend, news, after.load, place, (*connection).identity);
+            }
+        }
     }
 
     /// Counts all but what finished.
@@ -177,6 +219,7 @@ impl Subject {
         if let Some(backend) = self.load_of_backend() {
             // SAFETY: a map value.
             unsafe { add(&raw mut (*backend).load, 0u64.wrapping_sub(u64::from(held.load))) };
+            self.record.hold_requests(-i64::from(held.load));
         }
     }
 
@@ -267,6 +310,21 @@ impl Subject {
         }
         access::request(self.record, finished, sk, rtt_us, stream);
     }
+}
+
+/// Tells the backend [`News`], and those where the connection is counted otherwise of a change of its requests; `place` is the index
+/// of the rules and, in the lower half, where that is. A global function of numbers, which the verifier walks through once, not once
+/// per call.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn after_step(backend: u32, news: u32, load: i32, place: u64, identity: u32) -> u32 {
+    if load != 0 {
+        limit::requests(place as u32, (place >> 32) as u32, identity, i64::from(load));
+    }
+    if news != 0 {
+        health::learn(backend, news);
+    }
+    0
 }
 
 /// Adds `value` to a histogram in a map.

@@ -11,7 +11,7 @@ use crate::{
     client::Client,
     lifecycle, maps,
     pick::Picked,
-    place::{choose, current_settings, find},
+    place::{Call, current_settings, find, now},
     sock_addr::{Endpoint, SockAddr},
     stats,
     verdict::Verdict,
@@ -37,13 +37,20 @@ pub fn send(socket: &SockAddr<'_>) -> Verdict {
         expect_answer(cookie, dialled, &picked);
         return Verdict::Rewrite(picked.endpoint);
     }
-    match choose(socket, &settings, &client, &service, dialled) {
-        Ok(picked) => {
-            remember(cookie, dialled, &picked);
-            stats::flow_opened(picked.id);
-            Verdict::Rewrite(picked.endpoint)
+    let call = Call {
+        socket,
+        client: &client,
+        service: &service,
+        dialled,
+        now: now(),
+    };
+    // The end of a flow cannot be seen, so it holds nothing.
+    match call.choose(&settings, false) {
+        Ok(placed) => {
+            remember(cookie, dialled, &placed.picked);
+            Verdict::Rewrite(placed.picked.endpoint)
         }
-        Err(refusal) => Verdict::Refuse(refusal),
+        Err(refusal) => call.refuse(refusal),
     }
 }
 

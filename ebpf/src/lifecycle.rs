@@ -13,19 +13,19 @@ use aya_ebpf::{
     helpers::generated::{bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_skc_to_tcp_sock},
 };
 use nodemesh_abi::{
-    ConnectFailure, ConnectionState, EndpointKey, InternalError, Ip16, Meter, Phase, Port, Protocol, Service,
-    Vantage, Wire,
+    ConnectFailure, ConnectionState, EndpointKey, InternalError, Ip16, Meter, Phase, Port, Protocol, Vantage,
+    Wire,
     meter::{End, MeterFlags},
 };
 
 use crate::{
     access,
-    client::Client,
     count::Subject,
+    health::{self, News},
     kernel_sock::KernelSock,
     maps,
-    pick::Picked,
-    place::current_settings,
+    place::{Call, Placed, current_settings},
+    policy,
     record::Record,
     sock_addr::{Endpoint, SockAddr},
     stats::{self, Ending},
@@ -52,17 +52,25 @@ pub fn replaced(socket: &SockAddr<'_>) {
     }
 }
 
-/// A socket was placed: writes its record and counts it.
+/// A socket was placed: writes its record. The pick has counted it.
 #[inline(always)]
-pub fn placed(socket: &SockAddr<'_>, service: &Service, client: &Client, dialled: Endpoint, picked: &Picked) {
+pub fn placed(call: &Call<'_>, placed: &Placed) {
+    let Call {
+        socket,
+        client,
+        service,
+        dialled,
+        now,
+    } = *call;
+    let picked = &placed.picked;
     if !stats::take_place(current_settings().connection_limit) {
         stats::internal_error(InternalError::ConnectionTable);
-        return;
+        return untracked(call, placed);
     }
     let Some(record) = Record::create(socket.sk().cast()) else {
         stats::internal_error(InternalError::ConnectionRecord);
         stats::give_place_back();
-        return;
+        return untracked(call, placed);
     };
     let protocol = socket.protocol();
     let connection = record.0;
@@ -75,7 +83,7 @@ pub fn placed(socket: &SockAddr<'_>, service: &Service, client: &Client, dialled
         (*connection).cookie = bpf_get_socket_cookie(socket.ctx.as_ptr());
         (*connection).cgroup = client.cgroup;
         (*connection).workload = client.workload;
-        (*connection).opened_ns = bpf_ktime_get_ns();
+        (*connection).opened_ns = now;
         (*connection).service = service.id;
         (*connection).backend = picked.id;
         (*connection).service_port = dialled.port;
@@ -84,11 +92,14 @@ pub fn placed(socket: &SockAddr<'_>, service: &Service, client: &Client, dialled
         (*connection).protocol = u16::from(protocol);
         (*connection).tgid = client.tgid;
         (*connection).traffic = Vantage::Client.row(picked.traffic);
+        (*connection).identity = client.identity;
+        (*connection).rules = service.rules;
+        (*connection).counted = placed.taken.0;
+        (*connection).policy = service.policy;
         ptr::write_bytes(&raw mut (*connection).meter, 0, 1);
         ptr::write_bytes(&raw mut (*connection).untold, 0, 1);
         (*connection).meter.start(Vantage::Client, 0, 0);
     }
-    stats::opened(picked.id);
     if protocol == Protocol::Tcp as u8 {
         record.exchange(ConnectionState::Connecting);
     } else {
@@ -103,6 +114,13 @@ pub fn placed(socket: &SockAddr<'_>, service: &Service, client: &Client, dialled
             subject.opened();
         }
     }
+}
+
+/// A connection that was placed has no record: nothing will give back what it holds, so it holds nothing.
+#[inline(always)]
+fn untracked(call: &Call<'_>, placed: &Placed) {
+    stats::untracked(placed.picked.id);
+    placed.taken.give_back(call.service.rules, call.client.identity);
 }
 
 /// The TCP state of any socket of the host changed.
@@ -147,6 +165,8 @@ fn established(record: Record, sk: KernelSock) {
             bpf_ktime_get_ns().wrapping_sub((*record.0).opened_ns),
         );
     }
+    // SAFETY: a live record.
+    health::learn(unsafe { (*record.0).backend }, News::CONNECTED);
     if let Some(subject) = Subject::of(record) {
         subject.opened();
     }
@@ -211,6 +231,8 @@ fn accepted(sk: *const c_void, cookie: u64, flags: u32) {
         (*connection).backend = endpoint.backend;
         (*connection).protocol = Protocol::Tcp as u16;
         (*connection).traffic = Vantage::Server.row(endpoint.traffic);
+        (*connection).identity = policy::identity_at(peer.addr);
+        (*connection).policy = endpoint.policy;
         ptr::write_bytes(&raw mut (*connection).meter, 0, 1);
         ptr::write_bytes(&raw mut (*connection).untold, 0, 1);
         (*connection).meter.start(Vantage::Server, up, down);
@@ -315,6 +337,10 @@ fn ended(record: Record, sk: Option<KernelSock>, failure: ConnectFailure) {
     let (vantage, backend) = unsafe { ((*record.0).meter.vantage, (*record.0).backend) };
     if vantage == Vantage::Client as u8 {
         stats::ended(backend, ending);
+        record.give_back();
+        if let Ending::Failed(failure) = ending {
+            health::learn(backend, News::not_connected(failure));
+        }
     }
     if let (Ending::Closed, Some(subject)) = (ending, Subject::of(record)) {
         subject.closed();

@@ -34,8 +34,11 @@ mod client;
 mod correct;
 mod count;
 mod datagram;
+mod event;
+mod health;
 mod kernel_sock;
 mod lifecycle;
+mod limit;
 mod listing;
 mod log;
 mod maps;
@@ -44,6 +47,7 @@ mod opaque;
 mod packet;
 mod pick;
 mod place;
+mod policy;
 mod record;
 mod sock_addr;
 mod stats;
@@ -151,14 +155,12 @@ pub fn retransmit(ctx: BtfTracePointContext) -> i32 {
 
 #[cgroup_skb(egress)]
 pub fn egress(ctx: SkBuffContext) -> i32 {
-    packet::seen(ctx.skb.skb, Way::Sent);
-    ALLOW
+    packet::seen(ctx.skb.skb, Way::Sent)
 }
 
 #[cgroup_skb(ingress)]
 pub fn ingress(ctx: SkBuffContext) -> i32 {
-    packet::seen(ctx.skb.skb, Way::Received);
-    ALLOW
+    packet::seen(ctx.skb.skb, Way::Received)
 }
 
 /// One call per socket that has a record, one with a null socket at the end.
@@ -187,6 +189,13 @@ pub extern "C" fn adopt(ctx: *mut core::ffi::c_void) -> i32 {
 #[unsafe(link_section = "raw_tp/sys_enter")]
 pub extern "C" fn correct(ctx: *mut core::ffi::c_void) -> i32 {
     correct::row(&RawTracePointContext::new(ctx.cast()))
+}
+
+/// Never attached: run through `BPF_PROG_TEST_RUN` with (backend, generation, nanoseconds or 0, reason) as arguments.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "raw_tp/sys_enter")]
+pub extern "C" fn judge(ctx: *mut core::ffi::c_void) -> i32 {
+    correct::backend(&RawTracePointContext::new(ctx.cast()))
 }
 
 /// Never attached: run once through `BPF_PROG_TEST_RUN` by the agent, in the agent's own context. Written without the macro,

@@ -9,13 +9,13 @@
 use aya_ebpf::{
     Global,
     bindings::BPF_F_INNER_MAP,
-    btf_maps::{Array, ArrayOfMaps, HashMap, LruHashMap, PerCpuArray, RingBuf, SkStorage},
+    btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, SkStorage},
     macros::btf_map,
 };
 use nodemesh_abi::{
-    AccessRecord, AffinityKey, AffinityValue, Backend, BackendState, CgroupEntry, Connection, Effects,
-    Endpoint, EndpointKey, FlowKey, FlowValue, InternalError, Service, ServiceKey, ServiceState, Settings,
-    Slot, SockOffsets, Streams, TableState, Traffic, limits,
+    AccessRecord, AccessWord, AffinityKey, AffinityValue, Backend, BackendState, CgroupEntry, ClientRules, Connection,
+    Effects, Endpoint, EndpointKey, Event, FlowKey, FlowValue, Held, IdentityAddr, InternalError, Rules, Service,
+    ServiceKey, ServiceState, Settings, Slot, SockOffsets, Streams, TableState, Traffic, limits,
 };
 
 /// Virtual address to service. Agent writes; `connect`, `sendmsg` read. Sized by the number of service ports.
@@ -78,6 +78,33 @@ pub static flows: LruHashMap<FlowKey, FlowValue, { limits::FLOWS as usize }> = L
 #[btf_map]
 pub static affinity: LruHashMap<AffinityKey, AffinityValue, { limits::AFFINITY as usize }> =
     LruHashMap::new();
+
+/// Address of a client, by its longest prefix, to its identity. Agent writes; `ingress` reads.
+#[btf_map]
+pub static identities: LpmTrie<IdentityAddr, u32, { limits::IDENTITIES as usize }> = LpmTrie::new();
+
+/// Template of a policy's table, see [`SlotTable`].
+pub type PolicyTable = Array<AccessWord, 1, { BPF_F_INNER_MAP as usize }>;
+
+/// Policy to what it says about each identity. Agent swaps whole tables; `connect`, `sendmsg`, `ingress` read.
+#[btf_map]
+pub static policies: ArrayOfMaps<PolicyTable, { limits::POLICIES as usize }> = ArrayOfMaps::new();
+
+/// Number of a service to its limits and when its backends are unfit. Agent writes; programs read.
+#[btf_map]
+pub static rules: Array<Rules, { limits::SERVICES as usize }> = Array::new();
+
+/// Number of a service to what its clients hold together. Programs write; agent reads.
+#[btf_map]
+pub static rule_states: Array<Held, { limits::SERVICES as usize }> = Array::new();
+
+/// Service and client identity to what the client holds. Programs write; agent removes what belongs to neither any more.
+#[btf_map]
+pub static clients: HashMap<ClientRules, Held, { limits::CLIENTS as usize }> = HashMap::new();
+
+/// Decisions. Programs write; agent reads.
+#[btf_map]
+pub static events: RingBuf<Event, { limits::EVENT_BYTES as usize }> = RingBuf::new();
 
 /// Cgroup id to workload or exclusion. Agent writes; picks read.
 #[btf_map]

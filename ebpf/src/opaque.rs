@@ -5,12 +5,22 @@
 
 use core::arch::asm;
 
+use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
+
 /// `value`, of which the compiler knows nothing any more: so it keeps the comparisons that the verifier needs.
 #[inline(always)]
 pub fn unknown(mut value: u64) -> u64 {
     // SAFETY: moves a register to itself.
     unsafe { asm!("{0} = {0}", inout(reg) value, options(nomem, nostack)) };
     value
+}
+
+/// 0, of which neither the compiler nor the verifier knows anything: what it is added to is unknown to both.
+#[inline(always)]
+pub fn zero() -> u64 {
+    // SAFETY: the helper takes no pointer.
+    let number = u64::from(unsafe { bpf_get_prandom_u32() });
+    unknown(number).wrapping_sub(number)
 }
 
 /// `pointer`, behind which the compiler knows nothing any more: what was stored is stored, what is read is read.

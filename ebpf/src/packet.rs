@@ -21,7 +21,7 @@ use nodemesh_abi::{
     meter::{DownFacts, MeterFlags, UpFacts},
     parse::request::{self, START, Start},
 };
-use segment::Segment;
+use segment::{Content, Segment};
 
 use crate::{
     count::Subject,
@@ -29,7 +29,9 @@ use crate::{
     meter::{self, Way},
     opaque::forget,
     place::current_settings,
+    policy,
     record::Record,
+    verdict::{ALLOW, DENY},
 };
 
 /// What a packet shows. All zero: nothing.
@@ -97,13 +99,29 @@ impl Shown {
     }
 }
 
-/// A packet leaves or reaches a socket.
+/// A packet leaves or reaches a socket; returns whether it may go on.
 #[inline(always)]
-pub fn seen(skb: *mut __sk_buff, way: Way) {
-    // Acknowledgements, half of all packets, go no further.
-    let Some(segment) = Segment::of(skb) else {
-        return;
+pub fn seen(skb: *mut __sk_buff, way: Way) -> i32 {
+    match Segment::of(skb) {
+        Some(Content::Data(segment)) => data(&segment, skb, way),
+        Some(Content::Syn(at)) if way == Way::Received && !admits(skb, at) => return DENY,
+        // Acknowledgements, half of all packets, go no further.
+        _ => {}
+    }
+    ALLOW
+}
+
+/// Whether a SYN, whose TCP header is at `at`, may reach its listener. One that cannot be read may: it is none that is answered.
+#[inline(always)]
+fn admits(skb: *mut __sk_buff, at: u32) -> bool {
+    let Some((client, addr, port)) = segment::parties(skb, at) else {
+        return true;
     };
+    policy::admits_syn(client, addr, port)
+}
+
+#[inline(always)]
+fn data(segment: &Segment, skb: *mut __sk_buff, way: Way) {
     // SAFETY: the kernel passes this context; the verifier demands the null check.
     let sk = unsafe { (*skb).__bindgen_anon_2.sk };
     if sk.is_null() {
@@ -122,11 +140,11 @@ pub fn seen(skb: *mut __sk_buff, way: Way) {
     let wire = Wire::from_raw(unsafe { (&raw const (*record.0).meter.wire).read_volatile() });
     let mut shown = Shown::NOTHING;
     match (wire, up) {
-        (Wire::Unknown, true) => first(&segment, record, order.in_order, &mut shown),
-        (Wire::Http1, true) => http1::request(&segment, &mut shown),
-        (Wire::Http1, false) => http1::response(&segment, record, &mut shown),
-        (Wire::TlsHandshake, true) => tls::records(&segment, record, order.in_order, &mut shown),
-        (Wire::TlsHandshake | Wire::Tls, false) => tls::answer(&segment, record, order.in_order, &mut shown),
+        (Wire::Unknown, true) => first(segment, record, order.in_order, &mut shown),
+        (Wire::Http1, true) => http1::request(segment, &mut shown),
+        (Wire::Http1, false) => http1::response(segment, record, &mut shown),
+        (Wire::TlsHandshake, true) => tls::records(segment, record, order.in_order, &mut shown),
+        (Wire::TlsHandshake | Wire::Tls, false) => tls::answer(segment, record, order.in_order, &mut shown),
         (Wire::Http2, _) if !order.in_order => shown.wire = Wire::Other,
         _ => {}
     }
@@ -150,7 +168,7 @@ pub fn seen(skb: *mut __sk_buff, way: Way) {
         show(record, tcp, &shown, segment.seq_end());
     }
     if shown.walks != 0 {
-        http2::frames(&segment, record, tcp, shown.is_up != 0);
+        http2::frames(segment, record, tcp, shown.is_up != 0);
     }
     if by_packet {
         bytes(record, tcp, order.new_bytes, way);

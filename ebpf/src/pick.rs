@@ -1,21 +1,37 @@
 // SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
 //! The pick: which backend a client of a service gets. Constant cost, whatever the number of backends.
 //!
-//! Invariant: the table in use cannot change during a pick: a swap leaves the old one alone until every program that may
-//! have seen it has ended (RCU).
+//! ```text
+//! affinity ─► algorithm ─► fit? ── no ─► the slots after a random one ─► next tier ─► what is left: one that starts or spills,
+//!                           └─ yes: taken                                              then an ejected one
+//! ```
+//!
+//! Invariants: the table in use cannot change during a pick: a swap leaves the old one alone until every program that may
+//! have seen it has ended (RCU). A backend is counted before it is given out, so a cap holds however many pick at once.
 
-use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_ns};
+use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
 use nodemesh_abi::{
-    AffinityKey, AffinityValue, Algorithm, Backend, ClientKey, InternalError, Refusal, Service, Slot,
+    AffinityKey, AffinityValue, Algorithm, Backend, BackendFlags, ClientKey, InternalError, Refusal, Rules, Service,
+    Slot,
+    service::TIERS,
     slot::{less_loaded, rotate, scale},
 };
 
 use crate::{
-    atomic::fetch_add,
+    atomic::{add, fetch_add},
+    event,
+    health::{self, Fitness},
+    limit,
     maps::{self, SlotTable},
+    opaque::zero,
     sock_addr::Endpoint,
     stats,
 };
+
+/// Slots of a tier that are looked at when the algorithm's choice will not do.
+const SCAN: u32 = 32;
+/// No backend.
+const NONE: u32 = u32::MAX;
 
 /// A chosen backend.
 #[derive(Clone, Copy)]
@@ -53,22 +69,57 @@ impl Picked {
     }
 }
 
-/// Picks a backend of `service` for `client`.
+/// How picky a pick is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Demand {
+    /// Fit, ramped up, and not loaded so much that a further tier is asked.
+    Best = 0,
+    /// Fit and ramped up; there is no further tier.
+    Last = 1,
+    /// Fit.
+    Fit = 2,
+    /// Any that its caps allow.
+    Any = 3,
+}
+
+/// What became of an attempt to take a backend.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+enum Attempt {
+    /// It is counted on it.
+    Taken = Self::FIRST,
+    /// It starts, or is loaded.
+    Spared,
+    /// It is ejected.
+    Ejected,
+    /// It has as many connections as it is given.
+    Connections,
+    /// It has as many requests in flight as it is given.
+    Requests,
+    /// There is no such backend.
+    Missing,
+}
+
+impl Attempt {
+    /// The least of them, above all ids of backends.
+    const FIRST: u32 = 1 << 31;
+}
+
+/// Picks a backend of `service` for `client` at `now`, and counts a connection on it if `holds`; else nothing is held, as for a datagram.
 #[inline(always)]
-pub fn pick(service: &Service, client: impl Fn() -> ClientKey) -> Result<Picked, Refusal> {
+pub fn pick(service: &Service, now: u64, holds: bool, client: impl Fn() -> ClientKey) -> Result<Picked, Refusal> {
     if service.affinity_timeout_s == 0 {
-        return from_table(service, client);
+        return from_tiers(service, now, holds, client);
     }
     let key = AffinityKey {
         client: client(),
         service: service.id,
         pad: 0,
     };
-    // SAFETY: the helper takes no pointer.
-    let now = unsafe { bpf_ktime_get_ns() };
-    let picked = match sticky(&key, service, now) {
+    let picked = match sticky(&key, service, now, holds) {
         Some(picked) => picked,
-        None => from_table(service, || key.client)?,
+        None => from_tiers(service, now, holds, || key.client)?,
     };
     let value = AffinityValue {
         backend: picked.id,
@@ -81,19 +132,25 @@ pub fn pick(service: &Service, client: impl Fn() -> ClientKey) -> Result<Picked,
     Ok(picked)
 }
 
-/// The backend of the client's last connection, while its affinity lasts.
+/// The backend of the client's last connection, while its affinity lasts and it is fit.
 #[inline(always)]
-fn sticky(key: &AffinityKey, service: &Service, now: u64) -> Option<Picked> {
+fn sticky(key: &AffinityKey, service: &Service, now: u64, holds: bool) -> Option<Picked> {
     // SAFETY: copied at once; a recycled element gives a backend that `again` checks.
     let value = unsafe { maps::affinity.get(key) }.copied()?;
     if !value.is_fresh(now, service.affinity_timeout_s) {
         return None;
     }
-    Picked::again(value.backend, value.generation)
+    let picked = Picked::again(value.backend, value.generation)?;
+    (attempt(picked.id, now, Demand::Fit as u32, u32::from(holds)) == Attempt::Taken as u32).then_some(picked)
 }
 
 #[inline(always)]
-fn from_table(service: &Service, client: impl Fn() -> ClientKey) -> Result<Picked, Refusal> {
+fn from_tiers(
+    service: &Service,
+    now: u64,
+    holds: bool,
+    client: impl Fn() -> ClientKey,
+) -> Result<Picked, Refusal> {
     let Some(table) = maps::slot_tables.get(service.id) else {
         return broken(InternalError::SlotTable);
     };
@@ -101,24 +158,185 @@ fn from_table(service: &Service, client: impl Fn() -> ClientKey) -> Result<Picke
         Some(first) => first.len,
         None => return broken(InternalError::SlotTable),
     };
-    if len == 0 {
+    let is_maglev = service.algorithm == Algorithm::Maglev as u8;
+    let draw_from = if is_maglev { client().hash() } else { random() };
+    if len != 0 {
+        let id = match service.algorithm {
+            algorithm if algorithm == Algorithm::LeastRequest as u8 => less_loaded_of_two(table, len),
+            algorithm if algorithm == Algorithm::Maglev as u8 => {
+                slot(table, scale(draw_from, len)).map(|slot| slot.backend)
+            }
+            algorithm if algorithm == Algorithm::RoundRobin as u8 => next_in_turn(table, len, service.id),
+            _ => draw(table, len),
+        };
+        let Some(id) = id else {
+            return broken(InternalError::SlotTable);
+        };
+        let demand = if service.tiers[0] == 0 { Demand::Last } else { Demand::Best };
+        if attempt(id, now, demand as u32, u32::from(holds)) == Attempt::Taken as u32 {
+            return given(id);
+        }
+    } else if service.tiers[0] == 0 {
         return Err(Refusal::NoBackend);
     }
-    let id = match service.algorithm {
-        algorithm if algorithm == Algorithm::LeastRequest as u8 => less_loaded_of_two(table, len),
-        algorithm if algorithm == Algorithm::Maglev as u8 => {
-            slot(table, scale(client().hash(), len)).map(|s| s.backend)
-        }
-        algorithm if algorithm == Algorithm::RoundRobin as u8 => next_in_turn(table, len, service.id),
-        _ => draw(table, len),
-    };
-    let Some(id) = id else {
-        return broken(InternalError::SlotTable);
-    };
-    match maps::backends.get(id) {
-        Some(backend) if backend.generation != 0 => Ok(Picked::new(id, backend)),
-        _ => broken(InternalError::Backend),
+    match search(service.tables(), draw_from, now, u32::from(holds)) {
+        id if id < Attempt::FIRST => given(id),
+        failure => Err(refusal(failure)),
     }
+}
+
+/// The backend `id`, which was taken.
+#[inline(always)]
+fn given(id: u32) -> Result<Picked, Refusal> {
+    match maps::backends.get(id) {
+        Some(backend) => Ok(Picked::new(id, backend)),
+        None => broken(InternalError::Backend),
+    }
+}
+
+/// When the algorithm's choice will not do: takes the first backend that will, tier by tier; else one that starts or is loaded, since
+/// that is better than none; else an ejected one ("panic mode"). Returns its id, or an [`Attempt`] above all ids.
+///
+/// `tables` is [`Service::tables`]; `draw` says where to begin in each, of 2^32: with a hash, the slots after its own are the same
+/// for every client of it.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn search(tables: u64, draw: u32, now: u64, holds: u32) -> u32 {
+    // Numbers that the verifier does not know, since it would follow each combination of those that it does.
+    let zero = zero() as u32;
+    let (mut spared, mut ejected) = (NONE.wrapping_add(zero), NONE.wrapping_add(zero));
+    let mut failure = (Attempt::Missing as u32).wrapping_add(zero);
+    for tier in 0..=TIERS {
+        let number = tables >> (16 * tier) & 0xffff;
+        let following = tables >> (16 * tier) >> 16 & 0xffff;
+        if tier > 0 && number == 0 {
+            break;
+        }
+        let Some(table) = maps::slot_tables.get(number as u32) else {
+            stats::internal_error(InternalError::SlotTable);
+            break;
+        };
+        let len = table.get(0).map_or(0, |first| first.len);
+        let demand = if following == 0 { Demand::Last } else { Demand::Best };
+        let start = scale(draw, len);
+        for step in 0..SCAN {
+            if step >= len {
+                break;
+            }
+            let wrapped = if start + step >= len { len } else { 0 };
+            let Some(slot) = slot(table, start + step - wrapped) else {
+                break;
+            };
+            let id = slot.backend.wrapping_add(zero);
+            let outcome = attempt(id, now, demand as u32, holds);
+            if outcome == Attempt::Taken as u32 {
+                return id;
+            }
+            if outcome == Attempt::Spared as u32 {
+                spared = id;
+            } else if outcome == Attempt::Ejected as u32 {
+                ejected = id;
+            } else {
+                failure = outcome.wrapping_add(zero);
+            }
+        }
+    }
+    if spared != NONE && attempt(spared, now, Demand::Fit as u32, holds) == Attempt::Taken as u32 {
+        return spared;
+    }
+    if ejected != NONE && attempt(ejected, now, Demand::Any as u32, holds) == Attempt::Taken as u32 {
+        return ejected;
+    }
+    failure
+}
+
+/// The refusal that stands for a failed search.
+#[inline(always)]
+fn refusal(failure: u32) -> Refusal {
+    match failure {
+        failure if failure == Attempt::Connections as u32 => Refusal::Connections,
+        failure if failure == Attempt::Requests as u32 => Refusal::Requests,
+        _ => Refusal::NoBackend,
+    }
+}
+
+/// Takes backend `id` for a connection if it meets the [`Demand`], and says what became of it ([`Attempt`]). A global function of
+/// numbers, which the verifier walks through once, not once per call.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn attempt(id: u32, now: u64, demand: u32, holds: u32) -> u32 {
+    take(id, now, demand, holds != 0) as u32
+}
+
+#[inline(always)]
+fn take(id: u32, now: u64, demand: u32, holds: bool) -> Attempt {
+    let (Some(backend), Some(state)) = (maps::backends.get(id), stats::backend(id)) else {
+        stats::internal_error(InternalError::Backend);
+        return Attempt::Missing;
+    };
+    if backend.generation == 0 {
+        stats::internal_error(InternalError::Backend);
+        return Attempt::Missing;
+    }
+    let rules = maps::rules.get(backend.rules);
+    if let Some(rules) = rules
+        && demand < Demand::Fit as u32
+        && spares(backend, state, rules, now, demand)
+    {
+        return Attempt::Spared;
+    }
+    // SAFETY: `state` is a map value.
+    unsafe {
+        if demand < Demand::Any as u32 {
+            match health::fitness(state, now) {
+                Fitness::Well => {}
+                Fitness::Probe => event::probed(backend.service, id),
+                Fitness::Ejected => return Attempt::Ejected,
+            }
+        }
+        if !holds {
+            add(&raw mut (*state).opened, 1);
+            return Attempt::Taken;
+        }
+        let caps = rules.map(|rules| rules.backend_caps).unwrap_or_default();
+        match limit::take_both(&raw mut (*state).active, &raw mut (*state).load, caps) {
+            Ok(()) => {
+                add(&raw mut (*state).opened, 1);
+                Attempt::Taken
+            }
+            Err(Refusal::Connections) => Attempt::Connections,
+            Err(_) => Attempt::Requests,
+        }
+    }
+}
+
+/// Whether a backend is to be spared: it starts, or it is loaded and there is a further tier.
+#[inline(always)]
+fn spares(backend: &Backend, state: *const nodemesh_abi::BackendState, rules: &Rules, now: u64, demand: u32) -> bool {
+    // SAFETY: a map value; volatile because other CPUs write it.
+    let (active, load, warm) = unsafe {
+        (
+            (&raw const (*state).active).read_volatile(),
+            (&raw const (*state).load).read_volatile(),
+            (&raw const (*state).warm).read_volatile(),
+        )
+    };
+    if backend.flags & BackendFlags::COLD != 0 && warm != u64::from(backend.generation) && active != 0 {
+        return true;
+    }
+    if demand == Demand::Best as u32
+        && rules.spill_load != 0
+        && load >= u64::from(rules.spill_load) * u64::from(backend.weight)
+    {
+        return true;
+    }
+    if rules.slow_start_ns != 0
+        && backend.since_ns != 0
+        && let Some(share) = rules.ramp(now.saturating_sub(backend.since_ns))
+    {
+        return random() > share;
+    }
+    false
 }
 
 /// Counts a row that should be there and refuses: there is nowhere to send the connection.

@@ -1,18 +1,44 @@
 // SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
-//! `connect()`: is the address a mesh service, who calls, which backend, and the record of it.
+//! `connect()`: is the address a mesh service, who calls, may they, which backend, and the record of it.
 //!
 //! Invariant: an address that is no service costs one lookup in a hash and one in the socket, and changes nothing.
 
-use nodemesh_abi::{Refusal, Service, ServiceKey, Settings};
+use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
+use nodemesh_abi::{Refusal, Rules, Service, ServiceKey, Settings};
 
 use crate::{
     client::Client,
-    lifecycle, log, maps,
+    event, lifecycle,
+    limit::{self, Taken},
+    log, maps,
     pick::{Picked, pick},
+    policy,
     sock_addr::{Endpoint, SockAddr},
     stats,
     verdict::Verdict,
 };
+
+/// A client at the door of a service.
+pub struct Call<'a> {
+    /// Its socket.
+    pub socket: &'a SockAddr<'a>,
+    /// Who it is.
+    pub client: &'a Client,
+    /// What it dialled.
+    pub service: &'a Service,
+    /// Where that is.
+    pub dialled: Endpoint,
+    /// Nanoseconds of `CLOCK_MONOTONIC`.
+    pub now: u64,
+}
+
+/// What a call was given.
+pub struct Placed {
+    /// The backend.
+    pub picked: Picked,
+    /// What it holds of the service's limits.
+    pub taken: Taken,
+}
 
 /// Places a connection.
 #[inline(always)]
@@ -28,33 +54,70 @@ pub fn connect(socket: &SockAddr<'_>) -> Verdict {
         return Verdict::Pass;
     };
     lifecycle::replaced(socket);
-    match choose(socket, &settings, &client, &service, dialled) {
-        Ok(picked) => {
-            lifecycle::placed(socket, &service, &client, dialled, &picked);
-            Verdict::Rewrite(picked.endpoint)
+    let call = Call {
+        socket,
+        client: &client,
+        service: &service,
+        dialled,
+        now: now(),
+    };
+    match call.choose(&settings, true) {
+        Ok(placed) => {
+            lifecycle::placed(&call, &placed);
+            Verdict::Rewrite(placed.picked.endpoint)
         }
-        Err(refusal) => Verdict::Refuse(refusal),
+        Err(refusal) => call.refuse(refusal),
     }
 }
 
-/// Picks a backend and tells the log; counts a refusal.
-#[inline(always)]
-pub fn choose(
-    socket: &SockAddr<'_>,
-    settings: &Settings,
-    client: &Client,
-    service: &Service,
-    dialled: Endpoint,
-) -> Result<Picked, Refusal> {
-    let choice = pick(service, || client.key(socket, service.client_key));
-    match &choice {
-        Ok(picked) => log::placed(socket, settings, dialled, picked.endpoint),
-        Err(refusal) => {
-            log::refused(socket, settings, dialled, *refusal);
-            stats::refused(service.id, *refusal);
+impl Call<'_> {
+    /// Asks policy and limits, picks a backend and tells the log; counts a refusal. What it is given is counted for a connection if
+    /// `holds`.
+    #[inline(always)]
+    pub fn choose(&self, settings: &Settings, holds: bool) -> Result<Placed, Refusal> {
+        let choice = self.admit(holds);
+        match &choice {
+            Ok(placed) => log::placed(self.socket, settings, self.dialled, placed.picked.endpoint),
+            Err(refusal) => {
+                log::refused(self.socket, settings, self.dialled, *refusal);
+                stats::refused(self.service.id, *refusal);
+                event::refused(self, *refusal);
+            }
+        }
+        choice
+    }
+
+    #[inline(always)]
+    fn admit(&self, holds: bool) -> Result<Placed, Refusal> {
+        let service = self.service;
+        if service.policy != 0 && !policy::admits(self) {
+            return Err(Refusal::Policy);
+        }
+        let identity = self.client.identity;
+        let taken = match maps::rules.get(service.rules) {
+            Some(rules) => limit::admit(rules, service.rules, identity, self.now)?,
+            None => Taken(0),
+        };
+        match pick(service, self.now, holds, || self.client.key(self.socket, service.client_key)) {
+            Ok(picked) => {
+                if !holds {
+                    taken.give_back(service.rules, identity);
+                }
+                Ok(Placed { picked, taken })
+            }
+            Err(refusal) => {
+                taken.give_back(service.rules, identity);
+                Err(refusal)
+            }
         }
     }
-    choice
+
+    /// The verdict for a refusal.
+    #[inline(always)]
+    pub fn refuse(&self, refusal: Refusal) -> Verdict {
+        let excess = maps::rules.get(self.service.rules).map_or(0, |rules: &Rules| rules.excess_errno);
+        Verdict::Refuse(refusal, excess)
+    }
 }
 
 /// The service at `dialled`.
@@ -71,4 +134,11 @@ pub fn find(dialled: Endpoint, protocol: u8) -> Option<Service> {
 #[inline(always)]
 pub fn current_settings() -> Settings {
     maps::settings.get(0).copied().unwrap_or_default()
+}
+
+/// Nanoseconds of `CLOCK_MONOTONIC`.
+#[inline(always)]
+pub fn now() -> u64 {
+    // SAFETY: the helper takes no pointer.
+    unsafe { bpf_ktime_get_ns() }
 }

@@ -12,7 +12,7 @@ use aya_ebpf::{
 };
 use nodemesh_abi::{Connection, ConnectionState, Meter};
 
-use crate::{atomic, maps, opaque::unknown};
+use crate::{atomic, limit, maps, opaque::unknown};
 
 /// The record of a socket, shared with programs on other CPUs: fields are read and written through the pointer, never
 /// borrowed.
@@ -63,6 +63,26 @@ impl Record {
     pub fn is_live(self) -> bool {
         // SAFETY: a live record; volatile because other CPUs exchange it.
         unsafe { ptr::read_volatile(&raw const (*self.0).state) != ConnectionState::Ended as u32 }
+    }
+
+    /// Gives back the connection that it is counted as beyond its backend.
+    #[inline(always)]
+    pub fn give_back(self) {
+        // SAFETY: a live record; the fields are written only while the socket is not connected.
+        let (counted, rules, identity) = unsafe { ((*self.0).counted, (*self.0).rules, (*self.0).identity) };
+        if counted != 0 {
+            limit::connection_ended(counted, rules, identity);
+        }
+    }
+
+    /// Adds to the requests that it is counted with beyond its backend.
+    #[inline(always)]
+    pub fn hold_requests(self, delta: i64) {
+        // SAFETY: as in `give_back`.
+        let (counted, rules, identity) = unsafe { ((*self.0).counted, (*self.0).rules, (*self.0).identity) };
+        if counted != 0 {
+            limit::requests(counted, rules, identity, delta);
+        }
     }
 
     /// 0, of which the verifier knows nothing.

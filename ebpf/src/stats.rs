@@ -31,15 +31,15 @@ pub fn refused(service_id: u32, refusal: Refusal) {
     }
 }
 
-/// Counts a socket placed on a backend, which weighs on it until its first request tells more.
+/// Takes back what a pick counted on a backend: the connection is not tracked.
 #[inline(always)]
-pub fn opened(backend_id: u32) {
+pub fn untracked(backend_id: u32) {
     if let Some(state) = backend(backend_id) {
         // SAFETY: `state` is a map value.
         unsafe {
-            add(&raw mut (*state).opened, 1);
-            add(&raw mut (*state).active, 1);
-            add(&raw mut (*state).load, 1);
+            add(&raw mut (*state).opened, u64::MAX);
+            add(&raw mut (*state).active, u64::MAX);
+            add(&raw mut (*state).load, u64::MAX);
         }
     }
 }
@@ -65,15 +65,6 @@ pub fn give_place_back() {
     if let Some(table) = maps::conn_table.get_ptr_mut(0) {
         // SAFETY: `table` is a map value.
         unsafe { add(&raw mut (*table).entries, u64::MAX) };
-    }
-}
-
-/// Counts a flow placed on a backend: its end cannot be seen, so it is never active.
-#[inline(always)]
-pub fn flow_opened(backend_id: u32) {
-    if let Some(state) = backend(backend_id) {
-        // SAFETY: `state` is a map value.
-        unsafe { add(&raw mut (*state).opened, 1) };
     }
 }
 

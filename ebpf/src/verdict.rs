@@ -11,7 +11,7 @@ use crate::sock_addr::{Endpoint, SockAddr};
 /// Return value of a cgroup program that lets the call go on.
 pub const ALLOW: i32 = 1;
 /// Return value of a cgroup program that fails the call.
-const DENY: i32 = 0;
+pub const DENY: i32 = 0;
 
 /// The outcome of a `sock_addr` hook.
 #[derive(Clone, Copy)]
@@ -21,8 +21,8 @@ pub enum Verdict {
     Pass,
     /// With this address in place of the application's.
     Rewrite(Endpoint),
-    /// With the errno of the refusal.
-    Refuse(Refusal),
+    /// With the errno of the refusal; the number is that of a limit, 0 for the usual one.
+    Refuse(Refusal, u32),
 }
 
 /// Carries out a verdict and gives the program's return value.
@@ -34,9 +34,9 @@ pub fn conclude(socket: &SockAddr<'_>, verdict: Verdict) -> i32 {
             socket.rewrite(endpoint);
             ALLOW
         }
-        Verdict::Refuse(refusal) => {
+        Verdict::Refuse(refusal, excess) => {
             // SAFETY: the helper only stores the number for the caller of the hook.
-            unsafe { bpf_set_retval(-refusal.errno()) };
+            unsafe { bpf_set_retval(-refusal.errno(excess)) };
             DENY
         }
     }

@@ -5,12 +5,16 @@
 //! Invariant: `at < end`.
 
 use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_skb_load_bytes};
-use nodemesh_abi::Protocol;
+use nodemesh_abi::{Ip16, Port, Protocol};
 
 use crate::{opaque::unknown, record::Record};
 
 /// Bytes that are looked at with one copy.
 pub const WINDOW: usize = 16;
+
+/// Flags of a TCP header (RFC 9293, section 3.1).
+const SYN: u8 = 1 << 1;
+const ACK: u8 = 1 << 4;
 
 /// Length of an IPv6 header (RFC 8200, section 3).
 const IPV6_HEADER: u32 = 40;
@@ -28,6 +32,14 @@ pub struct Segment {
     pub seq: u32,
 }
 
+/// What is of interest in a packet.
+pub enum Content {
+    /// A payload.
+    Data(Segment),
+    /// Somebody asks for a connection; the offset of the TCP header.
+    Syn(u32),
+}
+
 /// What a segment adds to what was seen.
 #[derive(Clone, Copy)]
 pub struct Order {
@@ -38,9 +50,9 @@ pub struct Order {
 }
 
 impl Segment {
-    /// The segment in `skb`; `None` if there is no TCP payload in it.
+    /// The TCP segment in `skb`, if it has a payload or asks for a connection.
     #[inline(always)]
-    pub fn of(skb: *mut __sk_buff) -> Option<Self> {
+    pub fn of(skb: *mut __sk_buff) -> Option<Content> {
         // Both protocol fields lie within the shortest header.
         let [first, _, _, _, _, _, v6_next, _, _, v4_protocol, ..] = *header::<20>(skb, 0)?;
         let (protocol, at) = if first >> 4 == 4 {
@@ -52,16 +64,19 @@ impl Segment {
         if protocol != Protocol::Tcp as u8 {
             return None;
         }
-        let [_, _, _, _, a, b, c, d, _, _, _, _, offset] = *header::<13>(skb, at)?;
+        let [_, _, _, _, a, b, c, d, _, _, _, _, offset, flags] = *header::<14>(skb, at)?;
+        if flags & (SYN | ACK) == SYN {
+            return Some(Content::Syn(at));
+        }
         let at = at + u32::from(offset >> 4) * 4;
         // SAFETY: the kernel's context.
         let end = unsafe { (*skb).len };
-        (at < end).then_some(Self {
+        (at < end).then_some(Content::Data(Self {
             skb,
             at,
             end,
             seq: u32::from_be_bytes([a, b, c, d]),
-        })
+        }))
     }
 
     /// Sequence number after its last byte.
@@ -106,6 +121,26 @@ impl Segment {
         copy(self.skb, self.at, self.end, &mut bytes);
         bytes
     }
+}
+
+/// Who asks whom for a connection, in a segment whose TCP header is at `at`: client, address and port.
+#[inline(always)]
+pub fn parties(skb: *mut __sk_buff, at: u32) -> Option<(Ip16, Ip16, Port)> {
+    let port = Port::from_be(u16::from_ne_bytes(load::<2>(skb, at + 2)?));
+    if load::<1>(skb, 0)?[0] >> 4 == 6 {
+        let client = Ip16::from_words(words(load(skb, 8)?));
+        return Some((client, Ip16::from_words(words(load(skb, 24)?)), port));
+    }
+    let client = Ip16::from_v4_word(u32::from_ne_bytes(load(skb, 12)?));
+    let addr = Ip16::from_v4_word(u32::from_ne_bytes(load(skb, 16)?));
+    Some((client, addr, port))
+}
+
+/// An address in four words, each in network byte order.
+#[inline(always)]
+fn words(bytes: [u8; 16]) -> [u32; 4] {
+    // SAFETY: sixteen bytes are four words.
+    unsafe { core::mem::transmute(bytes) }
 }
 
 /// Copies what there is between `at` and `end`, `LEN` bytes at most, and returns how many these are; 0 as well if the packet is

@@ -1,0 +1,239 @@
+// SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
+//! Which backends are fit: failures and successes as the kernel sees them, ejection, and the probe that ends it.
+//!
+//! ```text
+//! well ──failures in a row──► ejected ──time──► probe (one connection) ──success──► well
+//!                                ▲                     └──failure, longer──┐
+//!                                └─────────────────────────────────────────┘
+//! ```
+//!
+//! Invariant: at most one connection per probe window reaches an ejected backend, and no more than the configured share of a service is
+//! ejected.
+
+use core::ptr;
+
+use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
+use nodemesh_abi::{Backend, BackendState, ConnectFailure, Ejection, Outcome, Rules};
+
+use crate::{
+    atomic::{add, add_at, fetch_add, replace_if_u64},
+    event, maps,
+    opaque::zero,
+    stats,
+};
+
+/// How long a probe has before another one is sent.
+const PROBE_NS: u64 = 10_000_000_000;
+/// Slots that are looked at to tell how much of a service is ejected.
+const SAMPLE: u32 = 128;
+
+/// What a backend may be given now.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Fitness {
+    /// Connections.
+    Well,
+    /// One connection, which the caller has.
+    Probe,
+    /// Nothing.
+    Ejected,
+}
+
+/// Whether `state` may be given a connection at `now`.
+///
+/// # Safety
+/// `state` is a map value.
+#[inline(always)]
+pub unsafe fn fitness(state: *mut BackendState, now: u64) -> Fitness {
+    // SAFETY: the caller's; volatile because other CPUs write it.
+    unsafe {
+        let until = ptr::read_volatile(&raw const (*state).ejected_until_ns);
+        if until == 0 {
+            return Fitness::Well;
+        }
+        if now >= until && replace_if_u64(&raw mut (*state).ejected_until_ns, until, now + PROBE_NS) {
+            return Fitness::Probe;
+        }
+    }
+    Fitness::Ejected
+}
+
+/// Bits of what [`learn`] is told of a backend.
+pub struct News;
+
+impl News {
+    /// A connection was established.
+    pub const CONNECTED: u32 = 1;
+    /// A connection was not, by the backend's doing.
+    pub const NOT_CONNECTED: u32 = 1 << 1;
+    /// The first byte of a response has come.
+    pub const ANSWERED: u32 = 1 << 2;
+    /// A first token has come.
+    pub const WARMED: u32 = 1 << 3;
+    /// A request ended well.
+    pub const SUCCEEDED: u32 = 1 << 4;
+    /// A response was cut off, or there was none.
+    pub const FAILED: u32 = 1 << 5;
+    /// A response was complete with a status of 500 or more.
+    pub const SERVER_ERROR: u32 = 1 << 6;
+
+    /// What the end of a request tells.
+    #[inline(always)]
+    pub const fn finished(outcome: Outcome) -> u32 {
+        match outcome {
+            Outcome::Success | Outcome::ClientError => Self::SUCCEEDED,
+            Outcome::ServerError => Self::SERVER_ERROR,
+            Outcome::Truncated | Outcome::NoResponse => Self::FAILED,
+            // The client's doing.
+            Outcome::Canceled | Outcome::KeepaliveRace => 0,
+        }
+    }
+
+    /// What a failed connect tells.
+    #[inline(always)]
+    pub const fn not_connected(reason: ConnectFailure) -> u32 {
+        match reason {
+            ConnectFailure::Refused | ConnectFailure::Timeout | ConnectFailure::Unreachable => Self::NOT_CONNECTED,
+            // The client's own doing.
+            ConnectFailure::Aborted | ConnectFailure::Other => 0,
+        }
+    }
+}
+
+/// Learns [`News`] of a backend. A global function, see [`crate::count`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn learn(id: u32, news: u32) -> u32 {
+    let (Some(backend), Some(state)) = (maps::backends.get(id), stats::backend(id)) else {
+        return 0;
+    };
+    let Some(rules) = maps::rules.get(backend.rules) else {
+        return 0;
+    };
+    let failed = news & News::FAILED != 0 || news & News::SERVER_ERROR != 0 && rules.server_errors != 0;
+    if news & News::NOT_CONNECTED != 0 {
+        failure(id, backend.service, state, rules, rules.connect_failures, Ejection::Connect);
+    } else if failed {
+        failure(id, backend.service, state, rules, rules.request_failures, Ejection::Request);
+    } else {
+        // SAFETY: the state of this backend.
+        unsafe { success(id, backend, state, rules, news) };
+    }
+    0
+}
+
+/// # Safety
+/// `state` is that of `backend`, whose id is `id`.
+#[inline(always)]
+unsafe fn success(id: u32, backend: &Backend, state: *mut BackendState, rules: &Rules, news: u32) {
+    // SAFETY: the caller's; volatile because other CPUs write it.
+    unsafe {
+        let generation = u64::from(backend.generation);
+        if news & News::WARMED != 0 && ptr::read_volatile(&raw const (*state).warm) != generation {
+            (&raw mut (*state).warm).write_volatile(generation);
+        }
+        if ptr::read_volatile(&raw const (*state).ejected_until_ns) != 0 {
+            let by_connect = ptr::read_volatile(&raw const (*state).ejected_for) == Ejection::Connect as u64;
+            if news & News::ANSWERED != 0 || news & News::CONNECTED != 0 && by_connect {
+                readmit(backend.service, id, state);
+            }
+            return;
+        }
+        let proves = news & News::SUCCEEDED != 0 || news & News::CONNECTED != 0 && rules.request_failures == 0;
+        if !proves {
+            return;
+        }
+        if ptr::read_volatile(&raw const (*state).failures) != 0 {
+            (&raw mut (*state).failures).write_volatile(0);
+        }
+        let ejections = ptr::read_volatile(&raw const (*state).ejections);
+        if ejections != 0 {
+            // Each success takes one step of the back-off away.
+            replace_if_u64(&raw mut (*state).ejections, ejections, ejections - 1);
+        }
+    }
+}
+
+#[inline(always)]
+fn failure(id: u32, service: u32, state: *mut BackendState, rules: &Rules, threshold: u32, reason: Ejection) {
+    if threshold == 0 {
+        return;
+    }
+    // SAFETY: a map value.
+    unsafe {
+        let failures = fetch_add(&raw mut (*state).failures, 1) + 1;
+        let is_probed = ptr::read_volatile(&raw const (*state).ejected_until_ns) != 0;
+        if is_probed || failures >= u64::from(threshold) {
+            eject(service, id, rules, reason, 0);
+        }
+    }
+}
+
+/// Ejects a backend, for `least_ns` if that is longer than its rules say; nothing if the share of ejected ones is reached.
+#[inline(always)]
+pub fn eject(service: u32, backend: u32, rules: &Rules, reason: Ejection, least_ns: u64) {
+    let Some(state) = stats::backend(backend) else { return };
+    // SAFETY: a map value; the helper takes no pointer.
+    unsafe {
+        let now = bpf_ktime_get_ns();
+        let former = ptr::read_volatile(&raw const (*state).ejected_until_ns);
+        // Failures that were under way when it was ejected tell nothing new.
+        let is_probe = former > now && former - now <= PROBE_NS && former != 0;
+        if former > now && !is_probe {
+            return;
+        }
+        if former == 0 && !may_eject(service, rules.eject_percent, now) {
+            return;
+        }
+        let ejections = ptr::read_volatile(&raw const (*state).ejections);
+        let length = rules.ejection_ns(ejections);
+        let until = now + if length > least_ns { length } else { least_ns };
+        if !replace_if_u64(&raw mut (*state).ejected_until_ns, former, until) {
+            return;
+        }
+        add(&raw mut (*state).ejections, 1);
+        (&raw mut (*state).failures).write_volatile(0);
+        (&raw mut (*state).ejected_for).write_volatile(reason as u64);
+        add_at(&raw mut (*state).ejected, reason as usize, 1);
+        event::ejected(service, backend, reason, until);
+    }
+}
+
+/// Ends the ejection of a backend.
+///
+/// # Safety
+/// `state` is that of `backend`.
+#[inline(always)]
+pub unsafe fn readmit(service: u32, backend: u32, state: *mut BackendState) {
+    // SAFETY: the caller's.
+    unsafe {
+        let until = ptr::read_volatile(&raw const (*state).ejected_until_ns);
+        if until != 0 && replace_if_u64(&raw mut (*state).ejected_until_ns, until, 0) {
+            (&raw mut (*state).failures).write_volatile(0);
+            event::readmitted(service, backend);
+        }
+    }
+}
+
+/// Whether one more backend of `service` may be ejected. Counts those of the first slots, all backends of a service that has no more.
+#[inline(always)]
+fn may_eject(service: u32, percent: u32, now: u64) -> bool {
+    let Some(table) = maps::slot_tables.get(service) else {
+        return false;
+    };
+    let len = table.get(0).map_or(0, |first| first.len);
+    // Unknown to the verifier, which else follows every combination of the two.
+    let (mut seen, mut ejected) = (zero(), zero());
+    for position in 0..SAMPLE {
+        if position >= len {
+            break;
+        }
+        let Some(slot) = table.get(position) else { break };
+        let Some(state) = stats::backend(slot.backend) else { break };
+        seen = seen.wrapping_add(1);
+        // SAFETY: a map value.
+        let until = unsafe { ptr::read_volatile(&raw const (*state).ejected_until_ns) };
+        ejected = ejected.wrapping_add(u64::from(until > now));
+    }
+    // The first one may always go, if there is another.
+    (ejected == 0 && seen > 1) || (ejected + 1) * 100 <= u64::from(percent) * seen
+}
