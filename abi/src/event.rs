@@ -5,7 +5,10 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::{Ip16, Port, layout::{abi_struct, counter_index}};
+use crate::{
+    Ip16, Port,
+    layout::{abi_struct, counter_index},
+};
 
 counter_index! {
     /// What happened.

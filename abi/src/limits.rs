@@ -20,6 +20,10 @@ pub const TRAFFIC_PAIRS: u32 = 2_048;
 pub const ENDPOINTS: u32 = BACKENDS;
 /// Capacity of `identities`.
 pub const IDENTITIES: u32 = 65_536;
+/// Most identities, the unknown one included.
+pub const MAX_IDENTITIES: u32 = 65_536;
+/// Capacity of `numbers`.
+pub const NUMBERS: u32 = MAX_IDENTITIES + MAX_SERVICES as u32;
 /// Capacity of `policies`.
 pub const POLICIES: u32 = 4_096;
 /// Capacity of `clients`.

@@ -53,6 +53,8 @@ pub mod map {
         RULE_STATES = "rule_states";
         /// `ClientRules` to `Held`.
         CLIENTS = "clients";
+        /// `NumberKey` to number.
+        NUMBERS = "numbers";
         /// Ring buffer of `Event`.
         EVENTS = "events";
         /// Ring buffer of `AccessRecord`.

@@ -88,7 +88,9 @@ impl AccessWord {
     pub fn table(count: u32, access: impl Fn(u32) -> Access) -> impl ExactSizeIterator<Item = Self> {
         (0..count.div_ceil(PER_WORD).max(1)).map(move |word| {
             let identities = word * PER_WORD..count.min((word + 1) * PER_WORD);
-            identities.fold(Self::default(), |word, identity| word.with(identity, access(identity)))
+            identities.fold(Self::default(), |word, identity| {
+                word.with(identity, access(identity))
+            })
         })
     }
 }

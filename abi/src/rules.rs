@@ -108,7 +108,11 @@ impl Rules {
         let factor = if former < 1_000 { former + 1 } else { 1_000 };
         // A day a thousand times is far from overflow.
         let ns = self.eject_ns.wrapping_mul(factor);
-        if ns < self.eject_max_ns { ns } else { self.eject_max_ns }
+        if ns < self.eject_max_ns {
+            ns
+        } else {
+            self.eject_max_ns
+        }
     }
 
     /// Share, of 2^32, of its draws that a backend takes which is there for `age_ns`; `None` for all.
@@ -197,7 +201,10 @@ mod tests {
             eject_max_ns: 35,
             ..Rules::default()
         };
-        assert_eq!([0, 1, 2, 3, u64::MAX].map(|former| rules.ejection_ns(former)), [10, 20, 30, 35, 35]);
+        assert_eq!(
+            [0, 1, 2, 3, u64::MAX].map(|former| rules.ejection_ns(former)),
+            [10, 20, 30, 35, 35]
+        );
     }
 
     #[test]

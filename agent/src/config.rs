@@ -21,9 +21,9 @@ pub const VERSION: &str = concat!(
     env!("CARGO_PKG_VERSION"),
     " (commit ",
     env!("NODEMESH_COMMIT"),
-    ", ABI 2)"
+    ", ABI 3)"
 );
-const _: () = assert!(nodemesh_abi::ABI_VERSION == 2, "VERSION above names the ABI");
+const _: () = assert!(nodemesh_abi::ABI_VERSION == 3, "VERSION above names the ABI");
 
 /// The mesh agent of this node.
 #[derive(Debug, Parser)]
@@ -75,7 +75,7 @@ pub struct AgentConfig {
           value_parser = clap::value_parser!(u32).range(1..=limits::MAX_SERVICES as i64))]
     pub max_services: u32,
 
-    /// Most backends, set when the maps are created; 160 bytes each.
+    /// Most backends, set when the maps are created; 256 bytes each.
     #[arg(long, env = "NODEMESH_MAX_BACKENDS", default_value_t = limits::BACKENDS,
           value_parser = clap::value_parser!(u32).range(1..=limits::MAX_BACKENDS as i64))]
     pub max_backends: u32,

@@ -16,8 +16,7 @@ use crate::{
     atomic::{add, add_at},
     health::{self, News},
     kernel_sock::KernelSock,
-    limit,
-    maps,
+    limit, maps,
     opaque::settled,
     record::Record,
     stats,
@@ -128,7 +127,13 @@ impl Subject {
             unsafe {
                 let connection = self.record.0;
                 let place = u64::from((*connection).rules) << 32 | u64::from((*connection).counted);
-                after_step((*connection).backend, news, after.load, place, (*connection).identity);
+                after_step(
+                    (*connection).backend,
+                    news,
+                    after.load,
+                    place,
+                    (*connection).identity,
+                );
             }
         }
     }

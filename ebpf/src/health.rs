@@ -92,7 +92,9 @@ impl News {
     #[inline(always)]
     pub const fn not_connected(reason: ConnectFailure) -> u32 {
         match reason {
-            ConnectFailure::Refused | ConnectFailure::Timeout | ConnectFailure::Unreachable => Self::NOT_CONNECTED,
+            ConnectFailure::Refused | ConnectFailure::Timeout | ConnectFailure::Unreachable => {
+                Self::NOT_CONNECTED
+            }
             // The client's own doing.
             ConnectFailure::Aborted | ConnectFailure::Other => 0,
         }
@@ -111,9 +113,23 @@ pub extern "C" fn learn(id: u32, news: u32) -> u32 {
     };
     let failed = news & News::FAILED != 0 || news & News::SERVER_ERROR != 0 && rules.server_errors != 0;
     if news & News::NOT_CONNECTED != 0 {
-        failure(id, backend.service, state, rules, rules.connect_failures, Ejection::Connect);
+        failure(
+            id,
+            backend.service,
+            state,
+            rules,
+            rules.connect_failures,
+            Ejection::Connect,
+        );
     } else if failed {
-        failure(id, backend.service, state, rules, rules.request_failures, Ejection::Request);
+        failure(
+            id,
+            backend.service,
+            state,
+            rules,
+            rules.request_failures,
+            Ejection::Request,
+        );
     } else {
         // SAFETY: the state of this backend.
         unsafe { success(id, backend, state, rules, news) };
@@ -138,7 +154,8 @@ unsafe fn success(id: u32, backend: &Backend, state: *mut BackendState, rules: &
             }
             return;
         }
-        let proves = news & News::SUCCEEDED != 0 || news & News::CONNECTED != 0 && rules.request_failures == 0;
+        let proves =
+            news & News::SUCCEEDED != 0 || news & News::CONNECTED != 0 && rules.request_failures == 0;
         if !proves {
             return;
         }
@@ -171,7 +188,9 @@ fn failure(id: u32, service: u32, state: *mut BackendState, rules: &Rules, thres
 /// Ejects a backend, for `least_ns` if that is longer than its rules say; nothing if the share of ejected ones is reached.
 #[inline(always)]
 pub fn eject(service: u32, backend: u32, rules: &Rules, reason: Ejection, least_ns: u64) {
-    let Some(state) = stats::backend(backend) else { return };
+    let Some(state) = stats::backend(backend) else {
+        return;
+    };
     // SAFETY: a map value; the helper takes no pointer.
     unsafe {
         let now = bpf_ktime_get_ns();
@@ -228,7 +247,9 @@ fn may_eject(service: u32, percent: u32, now: u64) -> bool {
             break;
         }
         let Some(slot) = table.get(position) else { break };
-        let Some(state) = stats::backend(slot.backend) else { break };
+        let Some(state) = stats::backend(slot.backend) else {
+            break;
+        };
         seen = seen.wrapping_add(1);
         // SAFETY: a map value.
         let until = unsafe { ptr::read_volatile(&raw const (*state).ejected_until_ns) };

@@ -13,9 +13,10 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use nodemesh_abi::{
-    AccessRecord, AccessWord, AffinityKey, AffinityValue, Backend, BackendState, CgroupEntry, ClientRules, Connection,
-    Effects, Endpoint, EndpointKey, Event, FlowKey, FlowValue, Held, IdentityAddr, InternalError, Rules, Service,
-    ServiceKey, ServiceState, Settings, Slot, SockOffsets, Streams, TableState, Traffic, limits,
+    AccessRecord, AccessWord, AffinityKey, AffinityValue, Backend, BackendState, CgroupEntry, ClientRules,
+    Connection, Effects, Endpoint, EndpointKey, Event, FlowKey, FlowValue, Held, IdentityAddr, InternalError,
+    NumberKey, Rules, Service, ServiceKey, ServiceState, Settings, Slot, SockOffsets, Streams, TableState,
+    Traffic, limits,
 };
 
 /// Virtual address to service. Agent writes; `connect`, `sendmsg` read. Sized by the number of service ports.
@@ -101,6 +102,10 @@ pub static rule_states: Array<Held, { limits::SERVICES as usize }> = Array::new(
 /// Service and client identity to what the client holds. Programs write; agent removes what belongs to neither any more.
 #[btf_map]
 pub static clients: HashMap<ClientRules, Held, { limits::CLIENTS as usize }> = HashMap::new();
+
+/// Names to numbers. The agent's memory of what the numbers above mean; no program reads it.
+#[btf_map]
+pub static numbers: HashMap<NumberKey, u32, { limits::NUMBERS as usize }> = HashMap::new();
 
 /// Decisions. Programs write; agent reads.
 #[btf_map]

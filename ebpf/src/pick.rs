@@ -11,8 +11,8 @@
 
 use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
 use nodemesh_abi::{
-    AffinityKey, AffinityValue, Algorithm, Backend, BackendFlags, ClientKey, InternalError, Refusal, Rules, Service,
-    Slot,
+    AffinityKey, AffinityValue, Algorithm, Backend, BackendFlags, ClientKey, InternalError, Refusal, Rules,
+    Service, Slot,
     service::TIERS,
     slot::{less_loaded, rotate, scale},
 };
@@ -108,7 +108,12 @@ impl Attempt {
 
 /// Picks a backend of `service` for `client` at `now`, and counts a connection on it if `holds`; else nothing is held, as for a datagram.
 #[inline(always)]
-pub fn pick(service: &Service, now: u64, holds: bool, client: impl Fn() -> ClientKey) -> Result<Picked, Refusal> {
+pub fn pick(
+    service: &Service,
+    now: u64,
+    holds: bool,
+    client: impl Fn() -> ClientKey,
+) -> Result<Picked, Refusal> {
     if service.affinity_timeout_s == 0 {
         return from_tiers(service, now, holds, client);
     }
@@ -172,7 +177,11 @@ fn from_tiers(
         let Some(id) = id else {
             return broken(InternalError::SlotTable);
         };
-        let demand = if service.tiers[0] == 0 { Demand::Last } else { Demand::Best };
+        let demand = if service.tiers[0] == 0 {
+            Demand::Last
+        } else {
+            Demand::Best
+        };
         if attempt(id, now, demand as u32, u32::from(holds)) == Attempt::Taken as u32 {
             return given(id);
         }
@@ -217,7 +226,11 @@ extern "C" fn search(tables: u64, draw: u32, now: u64, holds: u32) -> u32 {
             break;
         };
         let len = table.get(0).map_or(0, |first| first.len);
-        let demand = if following == 0 { Demand::Last } else { Demand::Best };
+        let demand = if following == 0 {
+            Demand::Last
+        } else {
+            Demand::Best
+        };
         let start = scale(draw, len);
         for step in 0..SCAN {
             if step >= len {
@@ -312,7 +325,13 @@ fn take(id: u32, now: u64, demand: u32, holds: bool) -> Attempt {
 
 /// Whether a backend is to be spared: it starts, or it is loaded and there is a further tier.
 #[inline(always)]
-fn spares(backend: &Backend, state: *const nodemesh_abi::BackendState, rules: &Rules, now: u64, demand: u32) -> bool {
+fn spares(
+    backend: &Backend,
+    state: *const nodemesh_abi::BackendState,
+    rules: &Rules,
+    now: u64,
+    demand: u32,
+) -> bool {
     // SAFETY: a map value; volatile because other CPUs write it.
     let (active, load, warm) = unsafe {
         (

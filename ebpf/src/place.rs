@@ -98,7 +98,9 @@ impl Call<'_> {
             Some(rules) => limit::admit(rules, service.rules, identity, self.now)?,
             None => Taken(0),
         };
-        match pick(service, self.now, holds, || self.client.key(self.socket, service.client_key)) {
+        match pick(service, self.now, holds, || {
+            self.client.key(self.socket, service.client_key)
+        }) {
             Ok(picked) => {
                 if !holds {
                     taken.give_back(service.rules, identity);
@@ -115,7 +117,9 @@ impl Call<'_> {
     /// The verdict for a refusal.
     #[inline(always)]
     pub fn refuse(&self, refusal: Refusal) -> Verdict {
-        let excess = maps::rules.get(self.service.rules).map_or(0, |rules: &Rules| rules.excess_errno);
+        let excess = maps::rules
+            .get(self.service.rules)
+            .map_or(0, |rules: &Rules| rules.excess_errno);
         Verdict::Refuse(refusal, excess)
     }
 }

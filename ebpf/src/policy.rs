@@ -4,7 +4,9 @@
 //! Invariant: where a policy is named, a client is let through only if its table says so; an error denies.
 
 use aya_ebpf::btf_maps::lpm_trie::Key;
-use nodemesh_abi::{Access, AccessWord, EndpointKey, EventKind, IdentityAddr, InternalError, Ip16, Port, policy::UNKNOWN};
+use nodemesh_abi::{
+    Access, AccessWord, EndpointKey, EventKind, IdentityAddr, InternalError, Ip16, Port, policy::UNKNOWN,
+};
 
 use crate::{event, maps, place::Call, stats};
 

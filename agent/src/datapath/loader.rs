@@ -16,9 +16,9 @@ use aya::{
 };
 use aya_obj::btf::BtfKind;
 use nodemesh_abi::{
-    AffinityKey, AffinityValue, Backend, BackendState, CgroupEntry, Connection, Endpoint, EndpointKey,
-    FlowKey, FlowValue, MeterPath, Service, ServiceKey, ServiceState, Settings, SockOffsets, Streams,
-    TableState, Traffic, limits,
+    AffinityKey, AffinityValue, Backend, BackendState, CgroupEntry, ClientRules, Connection, Endpoint,
+    EndpointKey, FlowKey, FlowValue, Held, IdentityAddr, MeterPath, NumberKey, Rules, Service, ServiceKey,
+    ServiceState, Settings, SockOffsets, Streams, TableState, Traffic, limits,
     names::{self, map, program},
 };
 use zerocopy::IntoBytes as _;
@@ -196,7 +196,13 @@ fn open_object(
     loader
         .btf(Some(btf))
         .override_global(names::SOCK_OFFSETS, offsets, true);
-    for name in [map::SERVICES, map::SLOT_TABLES, map::SERVICE_STATES] {
+    for name in [
+        map::SERVICES,
+        map::SLOT_TABLES,
+        map::SERVICE_STATES,
+        map::RULES,
+        map::RULE_STATES,
+    ] {
         loader.map_max_entries(name, capacities.services);
     }
     for name in [map::BACKENDS, map::BACKEND_STATES, map::ENDPOINTS] {
@@ -206,11 +212,14 @@ fn open_object(
     for shape in SHAPES {
         loader.map_pin_path(shape.name, pins.map(shape.name));
     }
-    for name in [map::LOGS, map::ACCESS] {
+    for name in [map::LOGS, map::ACCESS, map::EVENTS] {
         loader.map_pin_path(name, pins.map(name));
     }
     loader.load(OBJECT).map_err(LoadError::Object)
 }
+
+/// A key of `identities`.
+type IdentityPrefix = aya::maps::lpm_trie::Key<IdentityAddr>;
 
 struct Shape {
     name: &'static str,
@@ -243,6 +252,12 @@ const SHAPES: &[Shape] = &[
     shape::<u32, Traffic>(map::TRAFFIC),
     shape::<u32, Streams>(map::STREAMS),
     shape::<u32, TableState>(map::CONN_TABLE),
+    shape::<IdentityPrefix, u32>(map::IDENTITIES),
+    shape::<u32, u32>(map::POLICIES),
+    shape::<u32, Rules>(map::RULES),
+    shape::<u32, Held>(map::RULE_STATES),
+    shape::<ClientRules, Held>(map::CLIENTS),
+    shape::<NumberKey, u32>(map::NUMBERS),
 ];
 
 /// Names of the pinned maps whose fill is worth knowing.

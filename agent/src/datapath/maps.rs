@@ -6,13 +6,18 @@
 
 use std::{io, os::fd::AsFd as _, os::fd::AsRawFd as _};
 
-use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
+use aya::{
+    Pod,
+    maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, lpm_trie::Key},
+};
 use aya_obj::generated::bpf_map_type;
 use nodemesh_abi::{
-    AffinityKey, AffinityValue, Backend, BackendState, CgroupEntry, Endpoint, EndpointKey, FlowKey,
-    FlowValue, InternalError, Service, ServiceKey, ServiceState, Settings, Slot, TableState, Traffic,
-    Vantage, limits, names::map,
+    AccessWord, AffinityKey, AffinityValue, Backend, BackendState, CgroupEntry, ClientRules, Endpoint,
+    EndpointKey, FlowKey, FlowValue, Held, IdentityAddr, InternalError, Ip16, NumberKey, Rules, Service,
+    ServiceKey, ServiceState, Settings, Slot, TableState, Traffic, Vantage, limits, names::map,
 };
+
+use zerocopy::{Immutable, IntoBytes};
 
 use super::{pins::PinRoot, sys};
 
@@ -63,6 +68,11 @@ pub struct MapWriter {
     settings: Array<MapData, Settings>,
     endpoints: HashMap<MapData, EndpointKey, Endpoint>,
     traffic: Array<MapData, Traffic>,
+    rules: Array<MapData, Rules>,
+    policies: MapData,
+    identities: LpmTrie<MapData, IdentityAddr, u32>,
+    numbers: HashMap<MapData, NumberKey, u32>,
+    clients: HashMap<MapData, ClientRules, Held>,
 }
 
 impl MapWriter {
@@ -79,6 +89,11 @@ impl MapWriter {
             settings: open(pins, map::SETTINGS)?,
             endpoints: open(pins, map::ENDPOINTS)?,
             traffic: open(pins, map::TRAFFIC)?,
+            rules: open(pins, map::RULES)?,
+            policies: MapData::from_pin(pins.map(map::POLICIES)).map_err(failed("open", map::POLICIES))?,
+            identities: open(pins, map::IDENTITIES)?,
+            numbers: open(pins, map::NUMBERS)?,
+            clients: open(pins, map::CLIENTS)?,
         })
     }
 
@@ -179,18 +194,80 @@ impl MapWriter {
     /// Puts whole slot tables in the place of the former ones. Each is visible to the programs at once; the call returns
     /// when no program uses a replaced table any more.
     pub fn swap_slot_tables(&mut self, tables: &[(u32, &[Slot])]) -> Result<(), MapOpError> {
-        for batch in tables.chunks(SWAP_BATCH) {
-            let inner = batch
-                .iter()
-                .map(|(_, slots)| build_table(slots))
-                .collect::<Result<Vec<_>, _>>()?;
-            let ids: Vec<u32> = batch.iter().map(|(id, _)| *id).collect();
-            let fds: Vec<u32> = inner
-                .iter()
-                .map(|table| table.fd().as_fd().as_raw_fd().cast_unsigned())
-                .collect();
-            sys::map_update_batch(self.slot_tables.fd().as_fd(), &ids, &fds)
-                .map_err(|(_, error)| io_failed("swap", map::SLOT_TABLES, error))?;
+        swap_tables(&self.slot_tables, map::SLOT_TABLES, tables)
+    }
+
+    /// As [`MapWriter::swap_slot_tables`], for the tables of policies.
+    pub fn swap_policies(&mut self, tables: &[(u32, &[AccessWord])]) -> Result<(), MapOpError> {
+        swap_tables(&self.policies, map::POLICIES, tables)
+    }
+
+    /// Removes the table of a policy that no row names.
+    pub fn delete_policy(&mut self, id: u32) -> Result<(), MapOpError> {
+        sys::map_delete(self.policies.fd().as_fd(), &id)
+            .map_err(|error| io_failed("delete", map::POLICIES, error))
+    }
+
+    /// Writes the rules of a service.
+    pub fn put_rules(&mut self, number: u32, rules: &Rules) -> Result<(), MapOpError> {
+        self.rules
+            .set(number, rules, 0)
+            .map_err(failed("write", map::RULES))
+    }
+
+    /// Every prefix with its identity.
+    pub fn identities(&self) -> Result<Vec<(Prefix, u32)>, MapOpError> {
+        let prefix = |key: Key<IdentityAddr>| (key.data().addr, key.prefix_len());
+        self.identities
+            .iter()
+            .map(|row| row.map(|(key, identity)| (prefix(key), identity)))
+            .collect::<Result<_, _>>()
+            .map_err(failed("list", map::IDENTITIES))
+    }
+
+    /// Makes `identity` that of the addresses of `prefix`.
+    pub fn put_identity(&mut self, prefix: Prefix, identity: u32) -> Result<(), MapOpError> {
+        self.identities
+            .insert(&prefix_key(prefix), identity, 0)
+            .map_err(failed("write", map::IDENTITIES))
+    }
+
+    /// Removes a prefix, if it is there.
+    pub fn delete_identity(&mut self, prefix: Prefix) -> Result<(), MapOpError> {
+        ignore_missing(self.identities.remove(&prefix_key(prefix))).map_err(failed("delete", map::IDENTITIES))
+    }
+
+    /// Every name's hash with its number.
+    pub fn numbers(&self) -> Result<Vec<(NumberKey, u32)>, MapOpError> {
+        self.numbers
+            .iter()
+            .collect::<Result<_, _>>()
+            .map_err(failed("list", map::NUMBERS))
+    }
+
+    /// Gives a name a number.
+    pub fn put_number(&mut self, key: NumberKey, number: u32) -> Result<(), MapOpError> {
+        self.numbers
+            .insert(key, number, 0)
+            .map_err(failed("write", map::NUMBERS))
+    }
+
+    /// Takes a name's number away.
+    pub fn delete_number(&mut self, key: &NumberKey) -> Result<(), MapOpError> {
+        ignore_missing(self.numbers.remove(key)).map_err(failed("delete", map::NUMBERS))
+    }
+
+    /// Removes what clients hold of a service or under an identity that is gone, where nothing is held any more.
+    pub fn forget_clients(&mut self, is_gone: impl Fn(&ClientRules) -> bool) -> Result<(), MapOpError> {
+        let idle: Vec<ClientRules> = self
+            .clients
+            .iter()
+            .filter_map(Result::ok)
+            .filter(|(key, held)| is_gone(key) && held.connections == 0 && held.requests == 0)
+            .map(|(key, _)| key)
+            .collect();
+        for key in idle {
+            ignore_missing(self.clients.remove(&key)).map_err(failed("delete", map::CLIENTS))?;
         }
         Ok(())
     }
@@ -235,14 +312,46 @@ impl MapWriter {
     }
 }
 
-fn build_table(slots: &[Slot]) -> Result<MapData, MapOpError> {
-    let (key, value) = (size_of::<u32>() as u32, size_of::<Slot>() as u32);
+/// An address and the number of its leading bits that count: a row of `identities`.
+pub type Prefix = (Ip16, u32);
+
+fn prefix_key((addr, length): Prefix) -> Key<IdentityAddr> {
+    Key::new(length, IdentityAddr { addr })
+}
+
+/// Puts inner tables of `outer` in the place of the former ones; the call returns when no program uses these any more.
+fn swap_tables<T: Pod + IntoBytes + Immutable>(
+    outer: &MapData,
+    name: &'static str,
+    tables: &[(u32, &[T])],
+) -> Result<(), MapOpError> {
+    for batch in tables.chunks(SWAP_BATCH) {
+        let inner = batch
+            .iter()
+            .map(|(_, rows)| build_table(name, rows))
+            .collect::<Result<Vec<_>, _>>()?;
+        let ids: Vec<u32> = batch.iter().map(|(id, _)| *id).collect();
+        let fds: Vec<u32> = inner
+            .iter()
+            .map(|table| table.fd().as_fd().as_raw_fd().cast_unsigned())
+            .collect();
+        sys::map_update_batch(outer.fd().as_fd(), &ids, &fds)
+            .map_err(|(_, error)| io_failed("swap", name, error))?;
+    }
+    Ok(())
+}
+
+fn build_table<T: Pod + IntoBytes + Immutable>(
+    name: &'static str,
+    rows: &[T],
+) -> Result<MapData, MapOpError> {
+    let (key, value) = (size_of::<u32>() as u32, size_of::<T>() as u32);
     let kind = bpf_map_type::BPF_MAP_TYPE_ARRAY as u32;
-    let definition = aya_obj::Map::new_from_params(kind, key, value, slots.len() as u32, INNER_MAP);
-    let data = MapData::create(definition, "slot_table", None).map_err(failed("create", "slot table"))?;
-    let positions: Vec<u32> = (0..slots.len() as u32).collect();
-    sys::map_update_batch(data.fd().as_fd(), &positions, slots)
-        .map_err(|(_, error)| io_failed("fill", "slot table", error))?;
+    let definition = aya_obj::Map::new_from_params(kind, key, value, rows.len() as u32, INNER_MAP);
+    let data = MapData::create(definition, name, None).map_err(failed("create a table of", name))?;
+    let positions: Vec<u32> = (0..rows.len() as u32).collect();
+    sys::map_update_batch(data.fd().as_fd(), &positions, rows)
+        .map_err(|(_, error)| io_failed("fill a table of", name, error))?;
     Ok(data)
 }
 

@@ -58,6 +58,7 @@ macro_rules! specs {
 pub const PROGRAMS: &[ProgramSpec] = specs! {
     WHOAMI: Hook::TestRun,
     CORRECT: Hook::TestRun,
+    JUDGE: Hook::TestRun,
     LIST_CONNECTIONS: Hook::Iterator("bpf_sk_storage_map"),
     SWEEP: Hook::Iterator("bpf_sk_storage_map"),
     ADOPT: Hook::Iterator("task_file"),

@@ -129,6 +129,17 @@ pub fn effective_programs(cgroup: BorrowedFd<'_>, attach_type: bpf_attach_type) 
     Ok(ids)
 }
 
+/// Removes an element of a map (`BPF_MAP_DELETE_ELEM`); one that is not there is no error.
+pub fn map_delete<K: IntoBytes + Immutable>(map: BorrowedFd<'_>, key: &K) -> io::Result<()> {
+    let mut attr = zeroed();
+    attr.__bindgen_anon_2.map_fd = raw(map);
+    attr.__bindgen_anon_2.key = std::ptr::from_ref(key) as u64;
+    match bpf(bpf_cmd::BPF_MAP_DELETE_ELEM, &mut attr) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other.map(drop),
+    }
+}
+
 /// Updates many elements with one call (`BPF_MAP_UPDATE_BATCH`, Linux 5.6; maps in maps since 5.14).
 ///
 /// For a map in map, the kernel waits once for the whole batch until no program uses the replaced maps any more.

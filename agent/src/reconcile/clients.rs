@@ -11,7 +11,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use nodemesh_abi::{CgroupEntry, Ip16, limits::MAX_CGROUP_DEPTH};
+use nodemesh_abi::{CgroupEntry, Ip16, limits::MAX_CGROUP_DEPTH, policy::UNKNOWN};
 use nodemesh_model::Desired;
 
 /// Cgroup ids with their entries.
@@ -33,6 +33,7 @@ pub fn resolve(root: &Path, desired: &Desired, excluded: &[PathBuf]) -> CgroupTa
             workload: client.workload,
             addr: client.addr,
             excluded: 0,
+            identity: UNKNOWN,
         };
         table.insert(root, Path::new(&*client.cgroup), entry);
     }
@@ -44,6 +45,7 @@ pub fn resolve(root: &Path, desired: &Desired, excluded: &[PathBuf]) -> CgroupTa
                 workload: 0,
                 addr: Ip16::UNSPECIFIED,
                 excluded: 1,
+                identity: UNKNOWN,
             },
         );
     }

@@ -96,6 +96,7 @@ impl Endpoints {
             service: programmed.service_id,
             backend: place.id,
             traffic: place.traffic,
+            policy: 0,
         })
     }
 

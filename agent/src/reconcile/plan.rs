@@ -10,7 +10,7 @@ mod removal;
 
 use std::{cell::LazyCell, collections::HashSet, sync::Arc};
 
-use nodemesh_abi::{Backend, BackendFlags, Service, ServiceKey, Slot, names::map};
+use nodemesh_abi::{Backend, BackendFlags, Service, ServiceKey, Slot, names::map, service::TIERS};
 use nodemesh_model::{BackendState, Desired, Frontend, FrontendName};
 
 use super::{
@@ -292,6 +292,8 @@ fn rows_of(programmed: &Programmed) -> BackendRows {
                 generation: place.generation,
                 service: programmed.service_id,
                 traffic: place.traffic,
+                rules: 0,
+                since_ns: 0,
             };
             ((backend.addr, backend.port), (*place, row))
         })
@@ -305,5 +307,8 @@ fn service_row(service_id: u32, frontend: &Frontend) -> Service {
         algorithm: frontend.algorithm as u8,
         client_key: frontend.client_key as u8,
         pad: [0; 2],
+        rules: 0,
+        policy: 0,
+        tiers: [0; TIERS],
     }
 }

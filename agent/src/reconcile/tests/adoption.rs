@@ -151,6 +151,9 @@ fn rows_that_no_agent_can_have_written_do_no_harm() {
         algorithm: 0,
         client_key: 0,
         pad: [0; 2],
+        rules: 0,
+        policy: 0,
+        tiers: [0; 3],
     };
     let backend = |service| Backend {
         generation: u32::MAX,
@@ -167,6 +170,7 @@ fn rows_that_no_agent_can_have_written_do_no_harm() {
         service: u32::MAX,
         backend: u32::MAX,
         traffic: u32::MAX,
+        policy: 0,
     };
     let endpoints = [(EndpointKey::new(Ip16::UNSPECIFIED, Port::new(0)), nowhere)];
     node.ledger = Ledger::adopt(node.room, services, backends, endpoints);

@@ -58,7 +58,8 @@ fn every_backend_has_a_pair_of_its_own_that_starts_from_zero() {
         Some(Endpoint {
             service: 1,
             backend: 3,
-            traffic: 4
+            traffic: 4,
+            policy: 0,
         })
     );
     assert_eq!(accept(&mut node, 9), None);
