@@ -17,6 +17,8 @@ pub mod map {
         SERVICES = "services";
         /// Service id to an array of `Slot`.
         SLOT_TABLES = "slot_tables";
+        /// Service id and tier to an array of `Slot`, see `service::tier_table`.
+        TIER_TABLES = "tier_tables";
         /// Service id to `ServiceState`.
         SERVICE_STATES = "service_states";
         /// Backend id to `Backend`.

@@ -72,8 +72,8 @@ pub enum ClientKeySource {
     Address = 1,
 }
 
-/// Tiers of backends after the first.
-pub const TIERS: usize = 3;
+/// Most tiers of backends after the first; their tables are in `tier_tables`.
+pub const TIERS: u32 = 3;
 
 /// Value of `services`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -87,29 +87,24 @@ pub struct Service {
     pub algorithm: u8,
     /// A [`ClientKeySource`].
     pub client_key: u8,
+    /// Tiers after the first, at most [`TIERS`]: which backends to take when those of `slot_tables` will not do.
+    pub tiers: u8,
     /// Zero.
-    pub pad: [u8; 2],
+    pub pad: u8,
     /// Index into `rules`.
     pub rules: u32,
     /// Index into `policies`; 0 if every client may connect.
     pub policy: u32,
-    /// Indices into `slot_tables` of the backends to take when those of `id` will not do, in this order; 0 after the last.
-    pub tiers: [u32; TIERS],
 }
-abi_struct!(Service: 32 {
-    id: 0, affinity_timeout_s: 4, algorithm: 8, client_key: 9, pad: 10, rules: 12, policy: 16, tiers: 20,
+abi_struct!(Service: 20 {
+    id: 0, affinity_timeout_s: 4, algorithm: 8, client_key: 9, tiers: 10, pad: 11, rules: 12, policy: 16,
 });
 
-impl Service {
-    /// `id` and `tiers` as 16 bits each, the first in the lowest.
-    #[inline(always)]
-    pub const fn tables(&self) -> u64 {
-        let [a, b, c] = self.tiers;
-        self.id as u64 | (a as u64) << 16 | (b as u64) << 32 | (c as u64) << 48
-    }
+/// Index into `tier_tables` of tier `tier`, from 1 on, of the service with id `id`.
+#[inline(always)]
+pub const fn tier_table(id: u32, tier: u32) -> u32 {
+    id.wrapping_mul(TIERS).wrapping_add(tier).wrapping_sub(1)
 }
-
-const _: () = assert!(crate::limits::MAX_SERVICES <= 1 << 16, "an id has 16 bits");
 
 /// Value of `service_states`, indexed by [`Service::id`]; written by the programs with atomic additions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]

@@ -16,7 +16,7 @@ use nodemesh_abi::{
     AccessRecord, AccessWord, AffinityKey, AffinityValue, Backend, BackendState, CgroupEntry, ClientRules,
     Connection, Effects, Endpoint, EndpointKey, Event, FlowKey, FlowValue, Held, IdentityAddr, InternalError,
     NumberKey, Rules, Service, ServiceKey, ServiceState, Settings, Slot, SockOffsets, Streams, TableState,
-    Traffic, limits,
+    Traffic, limits, service::TIERS,
 };
 
 /// Virtual address to service. Agent writes; `connect`, `sendmsg` read. Sized by the number of service ports.
@@ -29,6 +29,10 @@ pub type SlotTable = Array<Slot, 1, { BPF_F_INNER_MAP as usize }>;
 /// Service id to slot table. Agent swaps whole tables; picks read.
 #[btf_map]
 pub static slot_tables: ArrayOfMaps<SlotTable, { limits::SERVICES as usize }> = ArrayOfMaps::new();
+
+/// The same for further tiers, see [`nodemesh_abi::service::tier_table`].
+#[btf_map]
+pub static tier_tables: ArrayOfMaps<SlotTable, { limits::SERVICES as usize * TIERS as usize }> = ArrayOfMaps::new();
 
 /// Service id to counters. Picks write; agent reads.
 #[btf_map]

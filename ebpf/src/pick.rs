@@ -13,7 +13,7 @@ use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
 use nodemesh_abi::{
     AffinityKey, AffinityValue, Algorithm, Backend, BackendFlags, ClientKey, InternalError, Refusal, Rules,
     Service, Slot,
-    service::TIERS,
+    service::{TIERS, tier_table},
     slot::{less_loaded, rotate, scale},
 };
 
@@ -177,7 +177,7 @@ fn from_tiers(
         let Some(id) = id else {
             return broken(InternalError::SlotTable);
         };
-        let demand = if service.tiers[0] == 0 {
+        let demand = if service.tiers == 0 {
             Demand::Last
         } else {
             Demand::Best
@@ -185,10 +185,10 @@ fn from_tiers(
         if attempt(id, now, demand as u32, u32::from(holds)) == Attempt::Taken as u32 {
             return given(id);
         }
-    } else if service.tiers[0] == 0 {
+    } else if service.tiers == 0 {
         return Err(Refusal::NoBackend);
     }
-    match search(service.tables(), draw_from, now, u32::from(holds)) {
+    match search(service.id, u32::from(service.tiers), draw_from, now, u32::from(holds)) {
         id if id < Attempt::FIRST => given(id),
         failure => Err(refusal(failure)),
     }
@@ -206,27 +206,30 @@ fn given(id: u32) -> Result<Picked, Refusal> {
 /// When the algorithm's choice will not do: takes the first backend that will, tier by tier; else one that starts or is loaded, since
 /// that is better than none; else an ejected one ("panic mode"). Returns its id, or an [`Attempt`] above all ids.
 ///
-/// `tables` is [`Service::tables`]; `draw` says where to begin in each, of 2^32: with a hash, the slots after its own are the same
+/// `service` has `tiers` after its first; `draw` says where to begin in each, of 2^32: with a hash, the slots after its own are the same
 /// for every client of it.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn search(tables: u64, draw: u32, now: u64, holds: u32) -> u32 {
+extern "C" fn search(service: u32, tiers: u32, draw: u32, now: u64, holds: u32) -> u32 {
     // Numbers that the verifier does not know, since it would follow each combination of those that it does.
     let zero = zero() as u32;
     let (mut spared, mut ejected) = (NONE.wrapping_add(zero), NONE.wrapping_add(zero));
     let mut failure = (Attempt::Missing as u32).wrapping_add(zero);
     for tier in 0..=TIERS {
-        let number = tables >> (16 * tier) & 0xffff;
-        let following = tables >> (16 * tier) >> 16 & 0xffff;
-        if tier > 0 && number == 0 {
+        if tier > tiers {
             break;
         }
-        let Some(table) = maps::slot_tables.get(number as u32) else {
+        let table = if tier == 0 {
+            maps::slot_tables.get(service)
+        } else {
+            maps::tier_tables.get(tier_table(service, tier))
+        };
+        let Some(table) = table else {
             stats::internal_error(InternalError::SlotTable);
             break;
         };
         let len = table.get(0).map_or(0, |first| first.len);
-        let demand = if following == 0 {
+        let demand = if tier == tiers {
             Demand::Last
         } else {
             Demand::Best

@@ -20,6 +20,7 @@ use nodemesh_abi::{
     EndpointKey, FlowKey, FlowValue, Held, IdentityAddr, MeterPath, NumberKey, Rules, Service, ServiceKey,
     ServiceState, Settings, SockOffsets, Streams, TableState, Traffic, limits,
     names::{self, map, program},
+    service::TIERS,
 };
 use zerocopy::IntoBytes as _;
 
@@ -208,6 +209,7 @@ fn open_object(
     for name in [map::BACKENDS, map::BACKEND_STATES, map::ENDPOINTS] {
         loader.map_max_entries(name, capacities.backends);
     }
+    loader.map_max_entries(map::TIER_TABLES, capacities.services.saturating_mul(TIERS));
     loader.map_max_entries(map::TRAFFIC, traffic_rows(capacities.metered_backends));
     for shape in SHAPES {
         loader.map_pin_path(shape.name, pins.map(shape.name));
@@ -239,6 +241,7 @@ const fn shape<K, V>(name: &'static str) -> Shape {
 const SHAPES: &[Shape] = &[
     shape::<ServiceKey, Service>(map::SERVICES),
     shape::<u32, u32>(map::SLOT_TABLES),
+    shape::<u32, u32>(map::TIER_TABLES),
     shape::<u32, ServiceState>(map::SERVICE_STATES),
     shape::<u32, Backend>(map::BACKENDS),
     shape::<u32, BackendState>(map::BACKEND_STATES),

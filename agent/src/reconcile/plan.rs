@@ -10,7 +10,7 @@ mod removal;
 
 use std::{cell::LazyCell, collections::HashSet, sync::Arc};
 
-use nodemesh_abi::{Backend, BackendFlags, Service, ServiceKey, Slot, names::map, service::TIERS};
+use nodemesh_abi::{Backend, BackendFlags, Service, ServiceKey, Slot, names::map};
 use nodemesh_model::{BackendState, Desired, Frontend, FrontendName};
 
 use super::{
@@ -306,9 +306,9 @@ fn service_row(service_id: u32, frontend: &Frontend) -> Service {
         affinity_timeout_s: frontend.affinity_timeout_s,
         algorithm: frontend.algorithm as u8,
         client_key: frontend.client_key as u8,
-        pad: [0; 2],
+        tiers: 0,
+        pad: 0,
         rules: 0,
         policy: 0,
-        tiers: [0; TIERS],
     }
 }

@@ -33,6 +33,8 @@ pub struct View {
     pub meter_usage: [(u32, u32); 2],
     /// Workloads by the hash that stands for them in the kernel.
     pub workloads: HashMap<u64, ResourceName>,
+    /// Names of clients' identities by number.
+    pub identities: HashMap<u32, Arc<str>>,
     /// Configured cgroup paths that do not exist (yet).
     pub cgroups_missing: Vec<String>,
 }

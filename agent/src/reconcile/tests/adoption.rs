@@ -150,10 +150,10 @@ fn rows_that_no_agent_can_have_written_do_no_harm() {
         affinity_timeout_s: 0,
         algorithm: 0,
         client_key: 0,
-        pad: [0; 2],
+        tiers: 0,
+        pad: 0,
         rules: 0,
         policy: 0,
-        tiers: [0; 3],
     };
     let backend = |service| Backend {
         generation: u32::MAX,
