@@ -28,7 +28,7 @@ impl Refusal {
         match self {
             Self::NoBackend => 111, // ECONNREFUSED
             Self::Policy => 13,     // EACCES
-            Self::Rate | Self::Connections | Self::Requests if excess != 0 => excess as i32,
+            Self::Rate | Self::Connections | Self::Requests if excess != 0 => excess.cast_signed(),
             Self::Rate | Self::Connections | Self::Requests => 11, // EAGAIN
         }
     }

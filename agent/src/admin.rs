@@ -5,6 +5,7 @@
 //! Invariant: everything here reads snapshots; the one change it can ask for is that of the logs.
 
 pub mod connections;
+pub mod events;
 pub mod report;
 pub mod routes;
 mod status;

@@ -4,6 +4,7 @@
 //! Invariant: a field is added, never renamed or given another meaning. Times are seconds, addresses `ip:port`.
 
 mod connection;
+mod event;
 mod traffic;
 
 use std::collections::BTreeMap;
@@ -12,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     connection::{Connection, ConnectionQuery, Phase, Sort, Vantage},
+    event::{Event, EventKind, EventQuery},
     traffic::{Histogram, HistogramBounds, Traffic, TrafficReport},
 };
 use crate::config::{AccessLogFormat, ProgramLogLevel};

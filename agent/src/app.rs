@@ -37,6 +37,7 @@ use crate::{
         loader::{self, Loaded},
         program_log::ProgramLog,
     },
+    events::{EventReader, Events},
     lock::AgentLock,
     logging::LogFilter,
     metrics::Metrics,
@@ -80,9 +81,7 @@ pub fn run(config: &AgentConfig, log: LogFilter) -> Result<()> {
     attach_programs(&mut loaded, &cgroup, &pins, progress)?;
     progress.reached(Step::Attached);
 
-    let Loaded {
-        mut ebpf, meter_path, ..
-    } = loaded;
+    let (meter_path, mut ebpf) = (loaded.meter_path, loaded.ebpf);
     let (commands, inbox) = mpsc::channel();
     let readers = Readers::open(&mut ebpf)?;
     let [lister, open_requests] = listers(&ebpf, &pins)?;
@@ -99,6 +98,7 @@ pub fn run(config: &AgentConfig, log: LogFilter) -> Result<()> {
         lister,
         ebpf,
         source: source_status,
+        events: Arc::new(Events::new(view.clone())?),
         view,
         sweep,
         access_log: Arc::clone(&access_log),
@@ -152,6 +152,7 @@ fn reconciler(
 struct Readers {
     logs: ProgramLog,
     access: AccessReader,
+    events: EventReader,
 }
 
 impl Readers {
@@ -159,6 +160,7 @@ impl Readers {
         Ok(Self {
             logs: ProgramLog::open(ebpf).context("open the programs' log")?,
             access: AccessReader::open(ebpf).context("open the records of the access log")?,
+            events: EventReader::open(ebpf).context("open the events")?,
         })
     }
 }
@@ -294,9 +296,11 @@ async fn serve(
     let mut hangup = signal(SignalKind::hangup())?;
     let listeners = Listeners::open(&node.config).await?;
     info!(http = %listeners.http_addr()?, admin = %node.config.run_dir.display(), "ready");
-    let access_log = Arc::clone(&node.access_log);
+    let (access_log, events) = (Arc::clone(&node.access_log), Arc::clone(&node.events));
     let socket = listeners.serve(node);
     tokio::spawn(readers.logs.forward());
+    let (watching, until) = oneshot::channel();
+    tokio::spawn(readers.events.forward(events, until));
     let (reading, until) = oneshot::channel();
     let records = tokio::spawn(readers.access.forward(Arc::clone(&access_log), until));
     progress.reached(Step::Serving);
@@ -317,7 +321,7 @@ async fn serve(
             }
         }
     }
-    drop(reading);
+    drop((reading, watching));
     let records = records.await.context("read the records of the access log")?;
     if let Err(error) = fs::remove_file(&socket) {
         warn!(%error, socket = %socket.display(), "could not remove the admin socket");

@@ -9,6 +9,7 @@ mod client;
 mod columns;
 mod connections;
 mod log;
+mod monitor;
 mod screen;
 mod services;
 mod status;
@@ -44,6 +45,7 @@ pub struct Cli {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Output {
     /// For people.
+    #[value(alias = "text")]
     Table,
     /// For scripts.
     Json,
@@ -61,6 +63,8 @@ enum Verb {
     Connections(connections::Connections),
     /// Show what each service and replica is doing: requests in flight, rates, time to first token, inter-token latency.
     Top(top::Top),
+    /// Show what is decided as it happens: refusals, ejections, audits, drains.
+    Monitor(monitor::Monitor),
     /// Show or change the log levels of the running agent and of its programs, and the access log.
     Log(log::Log),
     /// Detach every program and remove every map, socket and folder of nodemesh. The agent must have ended.
@@ -76,6 +80,7 @@ pub fn run(cli: &Cli) -> Result<bool> {
         Verb::Backends(backends) => backends.run(&agent, cli.output)?,
         Verb::Connections(connections) => connections.run(&agent, cli.output)?,
         Verb::Top(top) => top.run(&agent, cli.output)?,
+        Verb::Monitor(monitor) => monitor.run(&agent, cli.output)?,
         Verb::Log(log) => log.run(&agent, cli.output)?,
         Verb::Cleanup(cleanup) => cleanup.run(&cli.run_dir)?,
     }

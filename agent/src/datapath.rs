@@ -20,6 +20,7 @@ pub mod offsets;
 pub mod pins;
 pub mod program_log;
 pub mod programs;
+pub mod records;
 mod sys;
 
 pub use maps::{MapReader, MapWriter};

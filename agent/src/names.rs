@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the ids in a kernel record stand for: service, model and workload. Used by the list of connections, the traffic report
-//! and the access log.
+//! What the ids in a kernel record stand for: service, model and workload. Used by the list of connections, the traffic report,
+//! the access log and the events.
 //!
 //! Built from one [`View`]. A record may be older than the view, and its ids may have been given to others since: a name is told
 //! only where the record's backend address confirms it. Invariant: a wrong name is never told, no name may be.
@@ -32,6 +32,8 @@ pub struct Names {
     services: HashMap<u32, usize>,
     /// Backend id to its address and service.
     backends: HashMap<u32, (Endpoint, Owner)>,
+    /// Workloads that are backends, by address.
+    workloads: HashMap<Ip16, ResourceName>,
 }
 
 /// Where the service of a backend is named.
@@ -48,12 +50,22 @@ impl Names {
     pub fn of(view: Arc<View>) -> Self {
         let mut services = HashMap::with_capacity(view.frontends.len());
         let mut backends = HashMap::new();
+        let mut workloads = HashMap::new();
         for (index, programmed) in view.frontends.iter().enumerate() {
             services.insert(programmed.service_id, index);
             let places = programmed.backends.iter().zip(&programmed.frontend.backends);
             backends.extend(
                 places.map(|(place, backend)| (place.id, ((backend.addr, backend.port), Owner::Live(index)))),
             );
+        }
+        for backend in view
+            .frontends
+            .iter()
+            .flat_map(|programmed| &programmed.frontend.backends)
+        {
+            if let Some(workload) = &backend.workload {
+                workloads.entry(backend.addr).or_insert_with(|| workload.clone());
+            }
         }
         for (index, (id, retired)) in view.retired.iter().enumerate() {
             let endpoint = (retired.row.addr, retired.row.port);
@@ -63,6 +75,7 @@ impl Names {
             view,
             services,
             backends,
+            workloads,
         }
     }
 
@@ -100,6 +113,16 @@ impl Names {
     /// The workload that a hash stands for.
     pub fn workload(&self, hash: u64) -> Option<&ResourceName> {
         self.view.workloads.get(&hash)
+    }
+
+    /// The workload that has this address, as far as it is a backend.
+    pub fn workload_at(&self, addr: Ip16) -> Option<&ResourceName> {
+        self.workloads.get(&addr)
+    }
+
+    /// The name of the identity that a number stands for.
+    pub fn identity(&self, number: u32) -> Option<&str> {
+        self.view.identities.get(&number).map(|name| &**name)
     }
 
     fn live(&self, index: usize) -> ServiceNames<'_> {

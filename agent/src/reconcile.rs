@@ -9,11 +9,13 @@
 //! Owned by one thread ([`thread::Reconciler`]); readers get snapshots through a watch channel. Invariant: after every single
 //! write of a plan, each service row leads to a whole slot table and each slot to a backend's row.
 
+pub mod admission;
 pub mod apply;
 pub mod clients;
 pub mod endpoints;
 pub mod ids;
 pub mod ledger;
+pub mod numbers;
 pub mod pairs;
 pub mod plan;
 pub mod retired;

@@ -18,7 +18,7 @@ use std::{
     time::{Instant, SystemTime},
 };
 
-use nodemesh_model::{Desired, Resources};
+use nodemesh_model::{Desired, Locality, Resources};
 use tokio::sync::watch as channel;
 use tracing::{debug, error, info, warn};
 
@@ -60,7 +60,10 @@ impl Source {
     pub fn load(path: &Path) -> Result<(Self, channel::Receiver<Arc<SourceStatus>>), Vec<String>> {
         let mut files = ManifestFiles::new(path);
         let resources = files.read(&BTreeSet::new())?.unwrap_or_default();
-        let desired = Arc::new(Desired::compile(&resources, None).map_err(|error| vec![error.to_string()])?);
+        let desired = Arc::new(
+            Desired::compile(&resources, &Locality::default(), None)
+                .map_err(|error| vec![error.to_string()])?,
+        );
         let now = SystemTime::now();
         let status = SourceStatus {
             path: path.into(),
@@ -107,7 +110,7 @@ impl Source {
                     "read what changed"
                 );
                 let previous = Some((&self.resources, &*self.desired));
-                Desired::compile(&resources, previous)
+                Desired::compile(&resources, &Locality::default(), previous)
                     .map(|desired| (resources, desired))
                     .map_err(|error| vec![error.to_string()])
             }

@@ -32,7 +32,8 @@ pub static slot_tables: ArrayOfMaps<SlotTable, { limits::SERVICES as usize }> = 
 
 /// The same for further tiers, see [`nodemesh_abi::service::tier_table`].
 #[btf_map]
-pub static tier_tables: ArrayOfMaps<SlotTable, { limits::SERVICES as usize * TIERS as usize }> = ArrayOfMaps::new();
+pub static tier_tables: ArrayOfMaps<SlotTable, { limits::SERVICES as usize * TIERS as usize }> =
+    ArrayOfMaps::new();
 
 /// Service id to counters. Picks write; agent reads.
 #[btf_map]

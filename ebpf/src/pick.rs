@@ -188,7 +188,13 @@ fn from_tiers(
     } else if service.tiers == 0 {
         return Err(Refusal::NoBackend);
     }
-    match search(service.id, u32::from(service.tiers), draw_from, now, u32::from(holds)) {
+    match search(
+        service.id,
+        u32::from(service.tiers),
+        draw_from,
+        now,
+        u32::from(holds),
+    ) {
         id if id < Attempt::FIRST => given(id),
         failure => Err(refusal(failure)),
     }
@@ -229,11 +235,7 @@ extern "C" fn search(service: u32, tiers: u32, draw: u32, now: u64, holds: u32) 
             break;
         };
         let len = table.get(0).map_or(0, |first| first.len);
-        let demand = if tier == tiers {
-            Demand::Last
-        } else {
-            Demand::Best
-        };
+        let demand = if tier == tiers { Demand::Last } else { Demand::Best };
         let start = scale(draw, len);
         for step in 0..SCAN {
             if step >= len {

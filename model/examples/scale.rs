@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nodemesh_model::{Desired, Manifest, Resources, maglev::maglev_table, slots::alias_table};
+use nodemesh_model::{Desired, Locality, Manifest, Resources, maglev::maglev_table, slots::alias_table};
 
 const FILES: usize = 100;
 
@@ -76,7 +76,7 @@ fn merge(manifests: &[Manifest]) -> Resources {
 }
 
 fn compile(resources: &Resources, previous: Option<(&Resources, &Desired)>) -> Desired {
-    Desired::compile(resources, previous).unwrap_or_else(|error| panic!("{error}"))
+    Desired::compile(resources, &Locality::default(), previous).unwrap_or_else(|error| panic!("{error}"))
 }
 
 fn run(layout: Layout, services: usize, replicas: usize) {

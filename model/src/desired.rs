@@ -3,26 +3,36 @@
 //! compared with what the maps do hold.
 //!
 //! ```text
-//! (old Resources, new Resources) --changes--> stale services --select--> their workloads --expand--> frontends
+//! (old Resources, new Resources) --changes--> stale services --select--> their workloads --expand, admission--> frontends
+//!                                   └────────> workloads, access policies --principals--> principals, prefixes
 //! ```
 //!
 //! Invariant: compiling on top of a previous result gives what compiling from scratch gives; a frontend none of whose inputs
 //! changed keeps its allocation.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
-use nodemesh_abi::{Ip16, client::mix, limits::MAX_BACKENDS};
+use nodemesh_abi::{
+    Ip16,
+    client::mix,
+    limits::{MAX_BACKENDS, MAX_IDENTITIES},
+};
 
 use crate::{
+    access::{Prefix, Principal, PrincipalName},
     frontend::{Frontend, FrontendName},
     name::ResourceName,
-    resource::{Service, Workload},
+    resource::{Locality, Service, Workload},
     resources::Resources,
 };
 
+mod admission;
 mod changes;
 mod expand;
+mod principals;
 mod select;
+
+use admission::Admission;
 
 /// The compiled resources.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -31,6 +41,11 @@ pub struct Desired {
     pub frontends: BTreeMap<FrontendName, Arc<Frontend>>,
     /// The workloads that are known by their cgroup, by name.
     pub clients: BTreeMap<ResourceName, Client>,
+    /// The clients that policies tell apart; [`PrincipalName::Unknown`] is always there.
+    pub principals: BTreeMap<PrincipalName, Arc<Principal>>,
+    /// What the address of a client tells about it, the longest prefix first; unknown where there is none. Empty without access
+    /// policies.
+    pub prefixes: BTreeMap<Prefix, PrincipalName>,
     backends: usize,
 }
 
@@ -43,6 +58,8 @@ pub struct Client {
     pub addr: Ip16,
     /// Path of its cgroup below the cgroup v2 root, without a leading `/`.
     pub cgroup: Arc<str>,
+    /// Its principal.
+    pub principal: PrincipalName,
 }
 
 /// Why valid resources cannot be compiled.
@@ -54,14 +71,20 @@ pub enum CompileError {
         "the services have more than {MAX_BACKENDS} backends, selected workloads and each port counted; narrow the selectors, or split the mesh"
     )]
     TooManyBackends,
+    /// Policies tell apart more clients than the kernel has numbers for.
+    #[error(
+        "the workloads and the address ranges of the access policies are more than {MAX_IDENTITIES}, and a client without a number could not be denied; name fewer ranges, or split the mesh"
+    )]
+    TooManyPrincipals,
 }
 
 impl Desired {
     /// Compiles `resources`, reusing what `previous` holds of services whose inputs are the same allocations.
     ///
-    /// The second of `previous` must have been compiled from the first.
+    /// `node` says where this node is. The second of `previous` must have been compiled from the first, for the same node.
     pub fn compile(
         resources: &Resources,
+        node: &Locality,
         previous: Option<(&Resources, &Self)>,
     ) -> Result<Self, CompileError> {
         let scratch = (&Resources::default(), &Self::default());
@@ -69,6 +92,7 @@ impl Desired {
         let changes = changes::between(old, resources);
         let mut desired = compiled.clone();
         let mut outdated = BTreeMap::new();
+        let mut admission = Admission::new(resources, node, compiled);
         for service in changes.gone.iter().chain(&changes.outdated) {
             desired.remove(service, &mut outdated);
         }
@@ -80,7 +104,8 @@ impl Desired {
             let selected = select::select(services, resources, room).ok_or(CompileError::TooManyBackends)?;
             for (service, workloads) in services.iter().zip(&selected) {
                 let policy = resources.policy_of(&service.metadata.name).map(Arc::as_ref);
-                for frontend in expand::frontends(service, policy, workloads) {
+                for mut frontend in expand::frontends(service, policy, workloads) {
+                    admission.complete(&mut frontend);
                     desired.insert(frontend, &mut outdated)?;
                 }
             }
@@ -93,12 +118,33 @@ impl Desired {
                 desired.clients.insert(workload.metadata.name.clone(), client);
             }
         }
+        // Before the first compilation there is not even the unknown principal.
+        if previous.is_none() || changes.access || !changes.workloads.is_empty() {
+            (desired.principals, desired.prefixes) = principals::compile(resources, &compiled.principals);
+        }
+        if !resources.access_policies().is_empty() && desired.principals.len() > MAX_IDENTITIES as usize {
+            return Err(CompileError::TooManyPrincipals);
+        }
         Ok(desired)
     }
 
     /// Number of backends of all frontends together: rows of the `backends` map.
     pub fn backend_count(&self) -> usize {
         self.backends
+    }
+
+    /// Who a client at `address` is to a server's node, which knows nothing but this address.
+    pub fn principal_at(&self, address: IpAddr) -> (PrincipalName, Arc<Principal>) {
+        let mut prefixes = (0..=128).rev().map(|bits| Prefix::of(address, bits));
+        let name = prefixes
+            .find_map(|prefix| self.prefixes.get(&prefix))
+            .cloned()
+            .unwrap_or_default();
+        let principal = match (&name, self.principals.get(&name)) {
+            (PrincipalName::Unknown, _) | (_, None) => Arc::new(Principal::new([], Vec::new(), true)),
+            (_, Some(principal)) => Arc::clone(principal),
+        };
+        (name, principal)
     }
 
     /// Moves the frontends of `service` to `outdated`.
@@ -141,16 +187,21 @@ fn client(workload: &Workload) -> Option<Client> {
         workload: workload_hash(&workload.metadata.name),
         addr,
         cgroup,
+        principal: PrincipalName::Workload(workload.metadata.name.clone()),
     })
 }
 
 /// The hash that stands for a workload in the kernel: 64-bit FNV-1a of `namespace/name`, mixed by
 /// [`nodemesh_abi::client::mix`], and 1 in place of 0.
 pub fn workload_hash(name: &ResourceName) -> u64 {
+    name_hash(name.as_str())
+}
+
+/// As [`workload_hash`], of any text.
+pub fn name_hash(text: &str) -> u64 {
     const OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
     const PRIME: u64 = 0x0100_0000_01b3;
-    let hash = name
-        .as_str()
+    let hash = text
         .bytes()
         .fold(OFFSET, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(PRIME));
     mix(hash).max(1)

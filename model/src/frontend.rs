@@ -4,14 +4,16 @@
 //!
 //! Invariant: `backends` is sorted by (address, port) and has no two with the same, so positions are the same on every node.
 
-use std::{fmt, net::IpAddr, sync::Arc};
+use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc};
 
 use nodemesh_abi::{Algorithm, ClientKeySource, Ip16, Port, Protocol, ServiceKey, Slot, client::mix};
 
 use crate::{
+    access::AccessRules,
     keyword::{BackendState, Family, Keyword},
     maglev::maglev_table,
     name::ResourceName,
+    resource::{Locality, policy::ServiceRules},
     slots::alias_table,
 };
 
@@ -65,6 +67,10 @@ pub struct Frontend {
     pub client_key: ClientKeySource,
     /// Seconds that a client stays with its backend; 0 without affinity.
     pub affinity_timeout_s: u32,
+    /// Who may connect; `None` if no policy says anything about it.
+    pub access: Option<Arc<AccessRules>>,
+    /// Limits, health and locality, in one allocation for all frontends with the same policy.
+    pub rules: Arc<ServiceRules>,
     /// The replicas, sorted and unique by (address, port).
     pub backends: Vec<FrontendBackend>,
 }
@@ -82,6 +88,10 @@ pub struct FrontendBackend {
     pub state: BackendState,
     /// The workload that it was selected as; `None` if the service lists it.
     pub workload: Option<ResourceName>,
+    /// Where it is; `None` if that is not known.
+    pub locality: Option<Arc<Locality>>,
+    /// Its tier for the clients of this node, from 0, the first that is asked; at most [`nodemesh_abi::service::TIERS`].
+    pub tier: u8,
 }
 
 impl FrontendBackend {
@@ -140,9 +150,32 @@ impl Frontend {
 
     /// The inner map of `slot_tables` for this frontend; `id_of` gives the backend id of a position in `backends`.
     ///
-    /// Holds available backends only; without one it is the single slot [`Slot::EMPTY`].
+    /// Holds available backends of every tier; without one it is the single slot [`Slot::EMPTY`].
     pub fn slot_table(&self, id_of: impl Fn(usize) -> u32) -> Vec<Slot> {
-        let available: Vec<usize> = self.available().collect();
+        self.table(&self.available().collect::<Vec<_>>(), id_of)
+    }
+
+    /// The inner maps of `slot_tables` for this frontend, one for each tier that has an available backend, nearest first: at least
+    /// one, at most one more than [`nodemesh_abi::service::TIERS`].
+    pub fn slot_tables(&self, id_of: impl Fn(usize) -> u32) -> Vec<Vec<Slot>> {
+        let mut tiers: BTreeMap<u8, Vec<usize>> = BTreeMap::new();
+        for position in self.available() {
+            tiers
+                .entry(self.backends[position].tier)
+                .or_default()
+                .push(position);
+        }
+        if tiers.is_empty() {
+            return vec![vec![Slot::EMPTY]];
+        }
+        tiers
+            .values()
+            .map(|available| self.table(available, &id_of))
+            .collect()
+    }
+
+    /// The table of the backends at the positions `available`.
+    fn table(&self, available: &[usize], id_of: impl Fn(usize) -> u32) -> Vec<Slot> {
         if available.is_empty() {
             return vec![Slot::EMPTY];
         }

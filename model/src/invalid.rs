@@ -9,8 +9,10 @@ use std::{
     sync::Arc,
 };
 
+mod admission;
 mod problem;
 
+pub use admission::AdmissionProblem;
 pub use problem::{Found, Problem};
 
 /// Most errors that one list holds; the others are counted.

@@ -60,6 +60,8 @@ pub enum Kind {
     Workload,
     /// See [`crate::TrafficPolicy`].
     TrafficPolicy,
+    /// See [`crate::AccessPolicy`].
+    AccessPolicy,
 }
 
 /// IP version.
@@ -91,6 +93,7 @@ impl Keyword for Kind {
         (Self::Service, "Service"),
         (Self::Workload, "Workload"),
         (Self::TrafficPolicy, "TrafficPolicy"),
+        (Self::AccessPolicy, "AccessPolicy"),
     ];
 }
 

@@ -10,6 +10,7 @@
 //! old and the new value of each stage (`Arc`), so the cost of a change follows its size.
 #![forbid(unsafe_code)]
 
+pub mod access;
 pub mod desired;
 pub mod frontend;
 pub mod invalid;
@@ -24,11 +25,17 @@ mod value;
 mod wire;
 mod yaml;
 
+pub use access::{AccessRules, Decision, Directory, Prefix, Principal, PrincipalName, RuleName};
 pub use desired::{Client, CompileError, Desired};
 pub use frontend::{Frontend, FrontendBackend, FrontendName};
-pub use invalid::{InvalidResource, InvalidResources, Problem};
+pub use invalid::{AdmissionProblem, InvalidResource, InvalidResources, Problem};
 pub use keyword::{BackendState, Family, Keyword, Kind};
 pub use manifest::Manifest;
 pub use name::ResourceName;
-pub use resource::{Backend, LoadBalancer, Resource, Service, ServicePort, Target, TrafficPolicy, Workload};
-pub use resources::{Resources, Warning};
+pub use resource::{
+    AccessPolicy, Backend, LoadBalancer, Locality, LocalityLevel, Resource, Service, ServicePort, Target,
+    TrafficPolicy, Workload,
+    access_policy::{AccessRule, AccessTarget, Action, DefaultAccess, NamePattern, Source},
+    policy::{Excess, HealthCheck, HealthCheckFrom, HealthCheckKind, OnRemoval, ServiceRules, Silence},
+};
+pub use resources::{AccessWarning, Resources, Warning};

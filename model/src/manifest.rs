@@ -2,7 +2,7 @@
 //! One source of resources (a file, or a request) after parsing: the valid resources and the errors of the others.
 //!
 //! ```text
-//! text --yaml--> Value --wire--> Document<Spec> --TryFrom--> Service | Workload | TrafficPolicy
+//! text --yaml--> Value --wire--> Document<Spec> --TryFrom--> Service | Workload | TrafficPolicy | AccessPolicy
 //! ```
 //!
 //! Kept by the agent per file, so that only a changed file is parsed again; put together by `Resources::merge`.
@@ -185,6 +185,7 @@ fn resource(kind: Kind, value: Value) -> Result<Resource, Findings> {
         Kind::Service => Resource::Service(read(value)?),
         Kind::Workload => Resource::Workload(read(value)?),
         Kind::TrafficPolicy => Resource::TrafficPolicy(read(value)?),
+        Kind::AccessPolicy => Resource::AccessPolicy(read(value)?),
     })
 }
 

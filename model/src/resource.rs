@@ -13,11 +13,16 @@ use crate::{
     wire,
 };
 
+pub mod access_policy;
 pub mod address;
+pub mod identity;
+pub mod locality;
 pub mod policy;
 pub mod service;
 pub mod workload;
 
+pub use access_policy::AccessPolicy;
+pub use locality::{Locality, LocalityLevel};
 pub use policy::{LoadBalancer, Target, TrafficPolicy};
 pub use service::{Backend, Service, ServicePort};
 pub use workload::Workload;
@@ -80,6 +85,8 @@ pub enum Resource {
     Workload(Arc<Workload>),
     /// A traffic policy.
     TrafficPolicy(Arc<TrafficPolicy>),
+    /// An access policy.
+    AccessPolicy(Arc<AccessPolicy>),
 }
 
 impl Resource {
@@ -89,6 +96,7 @@ impl Resource {
             Self::Service(_) => Kind::Service,
             Self::Workload(_) => Kind::Workload,
             Self::TrafficPolicy(_) => Kind::TrafficPolicy,
+            Self::AccessPolicy(_) => Kind::AccessPolicy,
         }
     }
 
@@ -98,6 +106,7 @@ impl Resource {
             Self::Service(service) => &service.metadata,
             Self::Workload(workload) => &workload.metadata,
             Self::TrafficPolicy(policy) => &policy.metadata,
+            Self::AccessPolicy(policy) => &policy.metadata,
         }
     }
 
@@ -107,6 +116,7 @@ impl Resource {
             (Self::Service(new), Self::Service(old)) if *new == *old => new.clone_from(old),
             (Self::Workload(new), Self::Workload(old)) if *new == *old => new.clone_from(old),
             (Self::TrafficPolicy(new), Self::TrafficPolicy(old)) if *new == *old => new.clone_from(old),
+            (Self::AccessPolicy(new), Self::AccessPolicy(old)) if *new == *old => new.clone_from(old),
             _ => {}
         }
     }

@@ -10,10 +10,13 @@ use crate::{
     invalid::InvalidResources,
     manifest::Manifest,
     name::ResourceName,
-    resource::{Service, Target, TrafficPolicy, Workload},
+    resource::{AccessPolicy, Service, Target, TrafficPolicy, Workload, access_policy::AccessTarget},
 };
 
+mod access;
 mod merge;
+
+pub use access::{AccessWarning, MAX_WARNINGS};
 
 /// A valid set of resources.
 #[derive(Clone, Debug, Default)]
@@ -22,6 +25,8 @@ pub struct Resources {
     workloads: BTreeMap<ResourceName, Arc<Workload>>,
     policies: BTreeMap<ResourceName, Arc<TrafficPolicy>>,
     targets: BTreeMap<Target, Arc<TrafficPolicy>>,
+    access_policies: BTreeMap<ResourceName, Arc<AccessPolicy>>,
+    access_targets: BTreeMap<AccessTarget, Vec<Arc<AccessPolicy>>>,
 }
 
 impl Resources {
@@ -60,6 +65,16 @@ impl Resources {
             .or_else(|| self.targets.get(&Target::Namespace(service.namespace().into())))
     }
 
+    /// The access policies by name.
+    pub fn access_policies(&self) -> &BTreeMap<ResourceName, Arc<AccessPolicy>> {
+        &self.access_policies
+    }
+
+    /// The access policies of each target, sorted by name; none is empty.
+    pub(crate) fn access_targets(&self) -> &BTreeMap<AccessTarget, Vec<Arc<AccessPolicy>>> {
+        &self.access_targets
+    }
+
     /// The policy of each target.
     pub(crate) fn targets(&self) -> &BTreeMap<Target, Arc<TrafficPolicy>> {
         &self.targets
@@ -81,6 +96,7 @@ impl Resources {
 
     /// What is valid but hardly meant.
     pub fn warnings(&self) -> Vec<Warning> {
+        let access = access::warnings(self).into_iter().map(Warning::Access);
         self.targets
             .iter()
             .filter_map(|(target, policy)| match target {
@@ -92,6 +108,7 @@ impl Resources {
                 }
                 _ => None,
             })
+            .chain(access)
             .collect()
     }
 }
@@ -107,6 +124,8 @@ pub enum Warning {
         /// Its target.
         service: ResourceName,
     },
+    /// Something in the access policies.
+    Access(AccessWarning),
 }
 
 impl fmt::Display for Warning {
@@ -116,6 +135,7 @@ impl fmt::Display for Warning {
                 f,
                 "TrafficPolicy {policy} has no effect: there is no Service {service}; correct spec.targetRef.name, or create it"
             ),
+            Self::Access(warning) => warning.fmt(f),
         }
     }
 }

@@ -28,7 +28,7 @@ pub(crate) fn read<T: DeserializeOwned>(value: Value) -> Result<T, Finding> {
             Shape::Missing(field) => Finding {
                 field: join(&path, field),
                 problem: Problem::Missing {
-                    example: example(field),
+                    example: example(&path, field),
                 },
             },
             Shape::Problem(problem) => Finding { field: path, problem },
@@ -45,8 +45,9 @@ fn join(path: &str, field: &str) -> String {
 }
 
 /// What a required field may look like.
-fn example(field: &str) -> &'static str {
+fn example(path: &str, field: &str) -> &'static str {
     match field {
+        "kind" if path == "spec.healthChecks" => "kind: http",
         "name" => "name: llama",
         "address" => "address: 10.1.0.2",
         "addresses" => "addresses: [10.96.0.10]",
@@ -55,6 +56,8 @@ fn example(field: &str) -> &'static str {
         "targetRef" => "targetRef: {kind: Service, name: llama}",
         "kind" => "kind: Service",
         "timeout" => "timeout: 3h",
+        "action" => "action: allow",
+        "tiers" => "tiers: [node, zone, region]",
         "metadata" => "metadata: {name: llama}",
         "spec" => "spec: {...}",
         _ => "its value",
@@ -115,6 +118,7 @@ fn expectation(serde: &str) -> &'static str {
         "a string" => "text",
         "a sequence" => "a list",
         "i64" => "a whole number",
+        "a boolean" => "true or false",
         _ => "a mapping",
     }
 }

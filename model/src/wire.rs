@@ -9,6 +9,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, de::IgnoredAny};
 
+mod admission;
+
+pub(crate) use admission::*;
+
 /// `apiVersion` of every resource.
 pub(crate) const API_VERSION: &str = "nodemesh.io/v1alpha1";
 
@@ -58,6 +62,7 @@ pub(crate) struct Backend {
     pub(crate) port: Option<i64>,
     pub(crate) weight: Option<i64>,
     pub(crate) state: Option<String>,
+    pub(crate) locality: Option<Locality>,
 }
 
 #[derive(Deserialize)]
@@ -67,6 +72,8 @@ pub(crate) struct WorkloadSpec {
     pub(crate) weight: Option<i64>,
     pub(crate) state: Option<String>,
     pub(crate) cgroup: Option<String>,
+    pub(crate) identity: Option<String>,
+    pub(crate) locality: Option<Locality>,
 }
 
 #[derive(Deserialize)]
@@ -76,6 +83,12 @@ pub(crate) struct TrafficPolicySpec {
     pub(crate) load_balancer: Option<LoadBalancer>,
     pub(crate) client_key: Option<String>,
     pub(crate) session_affinity: Option<SessionAffinity>,
+    pub(crate) limits: Option<Limits>,
+    pub(crate) outlier_detection: Option<OutlierDetection>,
+    pub(crate) health_checks: Option<HealthCheck>,
+    pub(crate) slow_start: Option<SlowStart>,
+    pub(crate) locality: Option<LocalityTiers>,
+    pub(crate) on_removal: Option<String>,
 }
 
 #[derive(Deserialize)]

@@ -95,7 +95,7 @@ const WRITE_OUT: &str = "anchors and aliases expand to too much; write the value
 /// What was too much, and what to do about it.
 fn remedy(breach: &BudgetBreach) -> &'static str {
     match breach {
-        BudgetBreach::Depth { .. } => "the nesting is too deep; no resource needs more than 6 levels",
+        BudgetBreach::Depth { .. } => "the nesting is too deep; no resource needs more than 7 levels",
         BudgetBreach::Aliases { .. }
         | BudgetBreach::Anchors { .. }
         | BudgetBreach::MergeKeys { .. }

@@ -1,38 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-//! One line of the access log: the same keys in JSON and logfmt. Pure, but for reading the clock.
+//! One line of the access log: the same keys in JSON and logfmt. Pure.
 //!
 //! Invariant: a line has every key, in the same order, `null` where something was not measured or is not known.
 
 use std::{
     io::Write as _,
     net::{IpAddr, SocketAddr},
-    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use nodemesh_abi::{AccessKind, AccessRecord, Cancel, Ip16, Outcome, Port, Vantage, Wire};
 
-use crate::{datapath::clock::monotonic_ns, names::Names};
-
-/// What turns the kernel's clock into the time of day, as far as it is known now.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Clock {
-    /// Time of day at the start of `CLOCK_MONOTONIC`, as nanoseconds since 1970.
-    origin_ns: u64,
-}
-
-impl Clock {
-    pub(super) fn now() -> Self {
-        let monotonic = Duration::from_nanos(monotonic_ns());
-        let of_day = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Self {
-            origin_ns: of_day.saturating_sub(monotonic).as_nanos() as u64,
-        }
-    }
-
-    fn of_day(self, monotonic_ns: u64) -> SystemTime {
-        UNIX_EPOCH + Duration::from_nanos(self.origin_ns.saturating_add(monotonic_ns))
-    }
-}
+use crate::{datapath::clock::TimeOfDay, names::Names};
 
 /// A value.
 #[derive(Clone, Debug, PartialEq)]
@@ -54,7 +32,7 @@ pub(super) struct Line {
 }
 
 impl Line {
-    pub(super) fn new(record: &AccessRecord, names: &Names, clock: Clock) -> Self {
+    pub(super) fn new(record: &AccessRecord, names: &Names, clock: TimeOfDay) -> Self {
         let mut fields = Vec::with_capacity(25);
         fields.extend(parties(record, names, clock));
         fields.extend(ending(record));
@@ -95,12 +73,11 @@ impl Line {
 }
 
 /// What it is about, and whose.
-fn parties(record: &AccessRecord, names: &Names, clock: Clock) -> [Pair; 9] {
+fn parties(record: &AccessRecord, names: &Names, clock: TimeOfDay) -> [Pair; 9] {
     let endpoint = |addr: Ip16, port: Port| SocketAddr::new(IpAddr::from(addr), port.get()).to_string();
     let backend = endpoint(record.backend_addr, record.backend_port);
     let known = names.of_backend(record.backend, (record.backend_addr, record.backend_port));
     let service = known.map_or_else(|| backend.clone(), |known| known.service.to_string());
-    let time = humantime::format_rfc3339_micros(clock.of_day(record.end_ns));
     let kind = if is_connection(record) {
         "connection"
     } else {
@@ -109,7 +86,7 @@ fn parties(record: &AccessRecord, names: &Names, clock: Clock) -> [Pair; 9] {
     let workload = names.workload(record.workload).map(ToString::to_string);
     [
         ("kind", Field::Word(kind)),
-        ("time", Field::Text(time.to_string())),
+        ("time", Field::Text(clock.text(record.end_ns))),
         ("service", Field::Text(service)),
         (
             "model",
@@ -247,7 +224,7 @@ mod tests {
 
     fn lines(record: &AccessRecord) -> (serde_json::Value, String) {
         let names = Names::of(Arc::new(View::default()));
-        let clock = Clock {
+        let clock = TimeOfDay {
             origin_ns: 1_700_000_000_000_000_000,
         };
         let line = Line::new(record, &names, clock);

@@ -15,11 +15,8 @@ use nodemesh_abi::AccessRecord;
 use tokio::sync::watch;
 use tracing::warn;
 
-use super::{
-    Counts, Format, Message,
-    line::{Clock, Line},
-};
-use crate::{names::Names, reconcile::view::View};
+use super::{Counts, Format, Message, line::Line};
+use crate::{datapath::clock::TimeOfDay, names::Names, reconcile::view::View};
 
 /// Bytes written at once.
 const CHUNK: usize = 64 * 1024;
@@ -112,7 +109,7 @@ impl Writer {
         if self.view.has_changed().unwrap_or_default() {
             self.names = Names::of(self.view.borrow_and_update().clone());
         }
-        let clock = Clock::now();
+        let clock = TimeOfDay::now();
         for record in records {
             let line = Line::new(record, &self.names, clock);
             match self.format {

@@ -283,7 +283,7 @@ fn dialled(record: &ListedConnection) -> String {
     }
 }
 
-fn parse_endpoint(text: &str) -> Result<(Ip16, Port)> {
+pub(super) fn parse_endpoint(text: &str) -> Result<(Ip16, Port)> {
     let address: SocketAddr = text.parse().with_context(|| {
         format!("`{text}` is no address of a backend; write ip:port, with brackets around IPv6")
     })?;

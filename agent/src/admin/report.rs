@@ -22,6 +22,7 @@ use crate::{
     api,
     config::{AgentConfig, ProgramLogLevel},
     datapath::{MapReader, attach, clock::monotonic_ns, listing::ConnectionLister},
+    events::Events,
     logging::LogFilter,
     metrics::Metrics,
     reconcile::{ledger::Programmed, thread::Command, view::View},
@@ -51,6 +52,8 @@ pub struct Node {
     pub sweep: watch::Receiver<Arc<Sweep>>,
     /// The access log.
     pub access_log: Arc<AccessLog>,
+    /// The events.
+    pub events: Arc<Events>,
     /// Where the meter's events come from.
     pub meter_path: MeterPath,
     /// Most connections that are tracked at once; 0 for no limit.

@@ -13,9 +13,9 @@ use axum::{
 use prometheus::TEXT_FORMAT;
 use tokio::task::spawn_blocking;
 
-use super::report::Node;
+use super::{events::EventStream, report::Node};
 use crate::{
-    api::{ConnectionQuery, LogStatus, Problem},
+    api::{ConnectionQuery, EventQuery, LogStatus, Problem},
     datapath::listing::ListError,
 };
 
@@ -37,6 +37,7 @@ pub fn admin(node: Arc<Node>) -> Router {
             get(|State(node): Shared| async move { answer(node.backends()) }),
         )
         .route("/v1/connections", get(connections))
+        .route("/v1/events", get(events))
         .route(
             "/v1/traffic",
             get(|State(node): Shared, Query(wanted): Query<Wanted>| async move {
@@ -84,6 +85,13 @@ async fn connections(State(node): Shared, Query(query): Query<ConnectionQuery>) 
         Err(error) if error.is::<ListError>() => {
             problem(StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}"))
         }
+        Err(error) => problem(StatusCode::BAD_REQUEST, format!("{error:#}")),
+    }
+}
+
+async fn events(State(node): Shared, Query(query): Query<EventQuery>) -> Response {
+    match EventStream::new(&node.events, &query) {
+        Ok(events) => events.into_response(),
         Err(error) => problem(StatusCode::BAD_REQUEST, format!("{error:#}")),
     }
 }

@@ -15,6 +15,7 @@ use nodemesh_abi::{
     AccessWord, AffinityKey, AffinityValue, Backend, BackendState, CgroupEntry, ClientRules, Endpoint,
     EndpointKey, FlowKey, FlowValue, Held, IdentityAddr, InternalError, Ip16, NumberKey, Rules, Service,
     ServiceKey, ServiceState, Settings, Slot, TableState, Traffic, Vantage, limits, names::map,
+    service::tier_table,
 };
 
 use zerocopy::{Immutable, IntoBytes};
@@ -61,6 +62,7 @@ fn open<T: TryFrom<Map, Error = MapError>>(pins: &PinRoot, name: &'static str) -
 pub struct MapWriter {
     services: HashMap<MapData, ServiceKey, Service>,
     slot_tables: MapData,
+    tier_tables: MapData,
     service_states: Array<MapData, ServiceState>,
     backends: Array<MapData, Backend>,
     backend_states: Array<MapData, BackendState>,
@@ -82,6 +84,8 @@ impl MapWriter {
             services: open(pins, map::SERVICES)?,
             slot_tables: MapData::from_pin(pins.map(map::SLOT_TABLES))
                 .map_err(failed("open", map::SLOT_TABLES))?,
+            tier_tables: MapData::from_pin(pins.map(map::TIER_TABLES))
+                .map_err(failed("open", map::TIER_TABLES))?,
             service_states: open(pins, map::SERVICE_STATES)?,
             backends: open(pins, map::BACKENDS)?,
             backend_states: open(pins, map::BACKEND_STATES)?,
@@ -191,10 +195,20 @@ impl MapWriter {
             .map_err(failed("reset", map::SERVICE_STATES))
     }
 
-    /// Puts whole slot tables in the place of the former ones. Each is visible to the programs at once; the call returns
+    /// Puts whole slot tables, of each service those of its tiers from the first on, in the place of the former ones. Each is visible to the programs at once; the call returns
     /// when no program uses a replaced table any more.
-    pub fn swap_slot_tables(&mut self, tables: &[(u32, &[Slot])]) -> Result<(), MapOpError> {
-        swap_tables(&self.slot_tables, map::SLOT_TABLES, tables)
+    pub fn swap_slot_tables(&mut self, tables: &[(u32, &[Vec<Slot>])]) -> Result<(), MapOpError> {
+        let (mut first, mut further) = (Vec::new(), Vec::new());
+        for (id, tiers) in tables {
+            for (tier, slots) in (0..).zip(*tiers) {
+                match tier {
+                    0 => first.push((*id, &**slots)),
+                    tier => further.push((tier_table(*id, tier), &**slots)),
+                }
+            }
+        }
+        swap_tables(&self.tier_tables, map::TIER_TABLES, &further)?;
+        swap_tables(&self.slot_tables, map::SLOT_TABLES, &first)
     }
 
     /// As [`MapWriter::swap_slot_tables`], for the tables of policies.

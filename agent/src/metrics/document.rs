@@ -7,9 +7,11 @@
 use std::{env, fs, path::Path};
 
 use nodemesh_abi::{
-    Cancel, ConnectFailure, InternalError, MeterPath, Outcome, Refusal, Vantage, limits,
+    Cancel, ConnectFailure, Ejection, InternalError, MeterPath, Outcome, Refusal, Vantage, limits,
     traffic::{DURATION_BOUNDS_NS, FIRST_BOUNDS_NS, GAP_BOUNDS_NS, RTT_BOUNDS_NS, SIZE_BOUNDS},
 };
+
+use crate::{api::EventKind, events::Closing};
 
 use super::family::{Family, GROUPS, Group, Kind, all};
 
@@ -78,7 +80,9 @@ const LABELS: &str = "
 | `outcome` | of requests: {outcome}; of reloads: `ok`, `invalid` |
 | `phase`, `how` | `prefill` or `decode`: before or after the first byte of the response; `fin` or `rst`; together {cancel} |
 | `direction` | `request`, `response` |
-| `reason` | of failed connections: {failure}; of refusals: {refusal}; of frontends: `map_full`, `write_failed`; of errors: {error} |
+| `reason` | of failed connections: {failure}; of refusals: {refusal}; of frontends: `map_full`, `write_failed`; of errors: {error}; \
+of events: those of refusals, of ejections {ejection}, of closed connections {closing} |
+| `kind`, `stage` | of events: {event}; where they were lost: `recording` in the kernel, `naming` in the agent, `reader` that was behind |
 | `path` | {path}: reads and writes of applications, or packets where the kernel lacks these tracepoints |
 ";
 
@@ -89,6 +93,9 @@ fn labels() -> String {
         ("{cancel}", words(Cancel::ALL, Cancel::label)),
         ("{failure}", words(ConnectFailure::ALL, ConnectFailure::label)),
         ("{refusal}", words(Refusal::ALL, Refusal::label)),
+        ("{event}", words(&EventKind::ALL, EventKind::word)),
+        ("{ejection}", words(Ejection::ALL, Ejection::label)),
+        ("{closing}", words(&Closing::ALL, Closing::label)),
         ("{error}", words(InternalError::ALL, InternalError::label)),
         (
             "{path}",

@@ -195,6 +195,10 @@ group! { NODE "The node"
         "Lines written to the access log.";
     ACCESS_LOST: Counter "nodemesh_access_log_lost_total" ["lines"] &[],
         "Records of the access log that were lost because their reader or writer was behind.";
+    EVENTS: Counter "nodemesh_events_total" ["events"] &["kind", "reason"],
+        "Events, as `nodemesh monitor` shows them, since the agent started; the reason is empty for a kind that needs none.";
+    EVENTS_LOST: Counter "nodemesh_events_lost_total" ["events"] &["stage"],
+        "Events that were lost: for all readers where they were recorded or named, or for a reader that was behind.";
     CORRECTIONS: Counter "nodemesh_in_flight_corrections_total" ["corrections"] &[],
         "Corrections of a number of requests in flight that differed from the records. Must stay 0.";
     SWEEP_DURATION: Gauge "nodemesh_sweep_duration_seconds" ["seconds"] &[],

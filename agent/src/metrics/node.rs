@@ -19,6 +19,7 @@ use crate::{
 /// Writes the families of the node.
 pub(super) fn write(scrape: &mut Scrape, node: &Node, view: &View) -> Result<()> {
     write_meter(scrape, node)?;
+    write_events(scrape, node)?;
     write_maps(scrape, node, view)?;
     write_programs(scrape, node)?;
     write_config(scrape, node, view)?;
@@ -50,6 +51,27 @@ fn write_meter(scrape: &mut Scrape, node: &Node) -> Result<()> {
     scrape.single(&family::SWEEP_DURATION, sweep.duration.as_secs_f64())?;
     scrape.family(&family::METER_PATH, |samples| {
         samples.number(&Labels::default(), &[node.meter_path.label()], 1.0);
+    })?;
+    Ok(())
+}
+
+fn write_events(scrape: &mut Scrape, node: &Node) -> Result<()> {
+    let unlabelled = Labels::default();
+    scrape.family(&family::EVENTS, |samples| {
+        for ((kind, reason), count) in node.events.counts() {
+            samples.number(&unlabelled, &[kind.word(), reason], count as f64);
+        }
+    })?;
+    let recorded = node.maps.internal_errors()?[InternalError::EventRecord as usize];
+    let lost = node.events.lost();
+    scrape.family(&family::EVENTS_LOST, |samples| {
+        for (stage, count) in [
+            ("recording", recorded),
+            ("naming", lost.agent),
+            ("reader", lost.readers),
+        ] {
+            samples.number(&unlabelled, &[stage], count as f64);
+        }
     })?;
     Ok(())
 }

@@ -143,7 +143,7 @@ impl<R: KernelRows> Run<'_, R> {
             .tables
             .iter()
             .filter(|swap| !self.applied.failures.contains_key(&swap.frontend));
-        let tables: Vec<(u32, &[Slot])> = sound.map(|swap| (swap.service_id, &*swap.slots)).collect();
+        let tables: Vec<(u32, &[Vec<Slot>])> = sound.map(|swap| (swap.service_id, &*swap.tiers)).collect();
         if self.rows.swap_tables(&tables).is_ok() {
             self.swapped(tables.iter().map(|(id, _)| *id));
             return;
@@ -151,7 +151,7 @@ impl<R: KernelRows> Run<'_, R> {
         // Some table of the batch was refused: one at a time, to find out whose it was.
         for swap in &plan.tables {
             if self.write(&swap.frontend, |rows| {
-                rows.swap_tables(&[(swap.service_id, &swap.slots)])
+                rows.swap_tables(&[(swap.service_id, &swap.tiers)])
             }) {
                 self.swapped([swap.service_id]);
             }
@@ -178,7 +178,18 @@ impl<R: KernelRows> Run<'_, R> {
     /// address until the row is written by its new owner, or deleted.
     fn emptied(&mut self, plan: &Plan) {
         let ready = |id: &&u32| !self.held.contains(*id) && !self.ledger.rows.names(**id);
-        let tables: Vec<(u32, &[Slot])> = plan.emptied.iter().filter(ready).map(|id| (*id, EMPTY)).collect();
+        let empty: Vec<(u32, Vec<Vec<Slot>>)> = plan
+            .emptied
+            .iter()
+            .filter(ready)
+            .map(|id| {
+                (
+                    *id,
+                    vec![vec![Slot::EMPTY]; self.ledger.tiered.get(id).map_or(1, |count| *count)],
+                )
+            })
+            .collect();
+        let tables: Vec<(u32, &[Vec<Slot>])> = empty.iter().map(|(id, tiers)| (*id, &**tiers)).collect();
         if self.rows.swap_tables(&tables).is_ok() {
             self.swapped(tables.iter().map(|(id, _)| *id));
             return;
@@ -197,9 +208,6 @@ impl<R: KernelRows> Run<'_, R> {
         }
     }
 }
-
-/// The table of a service without backends.
-const EMPTY: &[Slot] = &[Slot::EMPTY];
 
 /// Frees the ids of retired backends on which no socket is counted any more, and of services whose last backend that was;
 /// returns how many.

@@ -12,7 +12,7 @@ use std::{
 };
 
 use nodemesh_abi::{CgroupEntry, Ip16, limits::MAX_CGROUP_DEPTH, policy::UNKNOWN};
-use nodemesh_model::Desired;
+use nodemesh_model::{Desired, access::PrincipalName};
 
 /// Cgroup ids with their entries.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -25,15 +25,21 @@ pub struct CgroupTable {
     pub missing: Vec<String>,
 }
 
-/// Finds the cgroups below `root` that `desired` maps to workloads, and those that are excluded.
-pub fn resolve(root: &Path, desired: &Desired, excluded: &[PathBuf]) -> CgroupTable {
+/// Finds the cgroups below `root` that `desired` maps to workloads, and those that are excluded; `identity_of` gives a principal's
+/// identity.
+pub fn resolve(
+    root: &Path,
+    desired: &Desired,
+    excluded: &[PathBuf],
+    identity_of: impl Fn(&PrincipalName) -> u32,
+) -> CgroupTable {
     let mut table = CgroupTable::default();
     for client in desired.clients.values() {
         let entry = CgroupEntry {
             workload: client.workload,
             addr: client.addr,
             excluded: 0,
-            identity: UNKNOWN,
+            identity: identity_of(&client.principal),
         };
         table.insert(root, Path::new(&*client.cgroup), entry);
     }
@@ -95,6 +101,7 @@ mod tests {
                 workload: number,
                 addr: Ip16::UNSPECIFIED,
                 cgroup: (*cgroup).into(),
+                principal: PrincipalName::Unknown,
             };
             desired
                 .clients
@@ -114,6 +121,7 @@ mod tests {
             root.path(),
             &desired,
             &[PathBuf::from("/pods"), PathBuf::from("/batch"), "no".into()],
+            |_| UNKNOWN,
         );
 
         let id = |path: &str| fs::metadata(root.path().join(path)).unwrap().ino();

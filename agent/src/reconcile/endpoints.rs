@@ -96,7 +96,7 @@ impl Endpoints {
             service: programmed.service_id,
             backend: place.id,
             traffic: place.traffic,
-            policy: 0,
+            policy: programmed.policy,
         })
     }
 

@@ -6,7 +6,7 @@
 //! and the kernel counts no socket on it; a service id only when no service row names it and no backend id of it is left.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -32,6 +32,8 @@ pub struct BackendId {
     pub generation: u32,
     /// Pair of rows in `traffic`; [`SHARED_PAIR`] if it has none of its own.
     pub traffic: u32,
+    /// Since when it takes connections, nanoseconds of `CLOCK_MONOTONIC`.
+    pub since_ns: u64,
 }
 
 /// How many ids there are of each kind.
@@ -56,6 +58,10 @@ pub struct Programmed {
     pub service_id: u32,
     /// Ids of `frontend.backends`, in the same order.
     pub backends: Vec<BackendId>,
+    /// Index into `rules`.
+    pub rules: u32,
+    /// Index into `policies`.
+    pub policy: u32,
 }
 
 /// The backends of one service, by endpoint, each with the row that it has or is about to have.
@@ -72,6 +78,8 @@ pub struct Ledger {
     pub(super) dirty: BTreeSet<FrontendName>,
     /// Service ids without a frontend, waiting for their last row and backend.
     pub(super) defunct: BTreeSet<u32>,
+    /// How many tables a service id has at most, if that is more than one.
+    pub(super) tiered: HashMap<u32, usize>,
     /// Service ids whose slot table may still name retired backends.
     pub(super) outdated_tables: BTreeSet<u32>,
     /// Service rows as they are in the kernel.
@@ -98,6 +106,7 @@ impl Ledger {
             adopted: BTreeMap::new(),
             dirty: BTreeSet::new(),
             defunct: BTreeSet::new(),
+            tiered: HashMap::new(),
             outdated_tables: BTreeSet::new(),
             rows: ServiceRows::default(),
             stale: BTreeSet::new(),
@@ -128,6 +137,9 @@ impl Ledger {
                 // Two rows may name one id: the former agent died while it moved a service to another address.
                 ledger.adopted.entry(row.id).or_default();
             }
+            if row.tiers > 0 {
+                ledger.tiered.insert(row.id, usize::from(row.tiers) + 1);
+            }
             ledger.rows.insert(key, row);
             ledger.stale.insert(key);
         }
@@ -150,6 +162,7 @@ impl Ledger {
             id,
             generation: row.generation,
             traffic,
+            since_ns: row.since_ns,
         };
         let endpoint = (row.addr, row.port);
         let own = Backend { traffic, ..row };

@@ -5,7 +5,10 @@
 //! `numbers`. Invariants: a number stands for one name at a time; 0 stands for none; a number that was given back is the last to be
 //! given out again, since something may still remember it.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    fmt,
+};
 
 use nodemesh_abi::{NumberKey, NumberKind};
 use nodemesh_model::desired::name_hash;
@@ -25,12 +28,12 @@ pub struct Numbers<N> {
     news: Vec<(NumberKey, Option<u32>)>,
 }
 
-impl<N: Ord + Clone + AsRef<str>> Numbers<N> {
+impl<N: Ord + Clone + fmt::Display> Numbers<N> {
     /// The numbers below `capacity` of `kind`, of which a former agent gave those in `rows`.
     pub fn adopt(kind: NumberKind, capacity: u32, rows: &[(NumberKey, u32)]) -> Self {
-        let own = rows.iter().filter(|(key, number)| {
-            key.kind == kind as u32 && (1..capacity).contains(number)
-        });
+        let own = rows
+            .iter()
+            .filter(|(key, number)| key.kind == kind as u32 && (1..capacity).contains(number));
         let mut adopted = HashMap::new();
         let mut by_number: BTreeMap<u32, u64> = BTreeMap::new();
         let mut news = Vec::new();
@@ -50,7 +53,9 @@ impl<N: Ord + Clone + AsRef<str>> Numbers<N> {
             by_name: BTreeMap::new(),
             adopted,
             fresh,
-            returned: (1..fresh).filter(|number| !by_number.contains_key(number)).collect(),
+            returned: (1..fresh)
+                .filter(|number| !by_number.contains_key(number))
+                .collect(),
             news,
         }
     }
@@ -60,7 +65,7 @@ impl<N: Ord + Clone + AsRef<str>> Numbers<N> {
         if let Some(number) = self.by_name.get(name) {
             return Some(*number);
         }
-        let hash = name_hash(name.as_ref());
+        let hash = name_hash(&name.to_string());
         let number = match self.adopted.remove(&hash) {
             Some(number) => number,
             None => {
@@ -97,7 +102,7 @@ impl<N: Ord + Clone + AsRef<str>> Numbers<N> {
         self.by_name.retain(|name, number| {
             let wanted = is_wanted(name);
             if !wanted {
-                gone.push((name_hash(name.as_ref()), *number));
+                gone.push((name_hash(&name.to_string()), *number));
             }
             wanted
         });
@@ -116,7 +121,10 @@ impl<N: Ord + Clone + AsRef<str>> Numbers<N> {
 
     /// How many are given, and how many there are.
     pub fn usage(&self) -> (u32, u32) {
-        ((self.by_name.len() + self.adopted.len()) as u32, self.capacity - 1)
+        (
+            (self.by_name.len() + self.adopted.len()) as u32,
+            self.capacity - 1,
+        )
     }
 
     /// Rows of `numbers` that changed since the last call: written, or removed where there is no number.
@@ -140,13 +148,10 @@ mod tests {
     #[test]
     fn a_name_keeps_its_number_and_numbers_run_out() {
         let mut numbers = numbers(&[]);
-        assert_eq!(["a", "b", "a", "c", "d"].map(|text| numbers.give(&name(text))), [
-            Some(1),
-            Some(2),
-            Some(1),
-            Some(3),
-            None
-        ]);
+        assert_eq!(
+            ["a", "b", "a", "c", "d"].map(|text| numbers.give(&name(text))),
+            [Some(1), Some(2), Some(1), Some(3), None]
+        );
         assert_eq!(numbers.retain(|text| text != "b"), [2]);
         assert_eq!(numbers.give(&name("d")), Some(2));
     }

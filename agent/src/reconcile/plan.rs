@@ -11,9 +11,10 @@ mod removal;
 use std::{cell::LazyCell, collections::HashSet, sync::Arc};
 
 use nodemesh_abi::{Backend, BackendFlags, Service, ServiceKey, Slot, names::map};
-use nodemesh_model::{BackendState, Desired, Frontend, FrontendName};
+use nodemesh_model::{Desired, Frontend, FrontendBackend, FrontendName};
 
 use super::{
+    admission::Assigned,
     endpoints::Differences,
     ledger::{BackendRows, Ledger, Programmed},
 };
@@ -52,8 +53,8 @@ pub struct SwapTable {
     pub frontend: FrontendName,
     /// Its service id.
     pub service_id: u32,
-    /// The table.
-    pub slots: Vec<Slot>,
+    /// The tables of its tiers, the first one first.
+    pub tiers: Vec<Vec<Slot>>,
     /// Whether the id was not in use, so that its counters must start from zero.
     pub fresh: bool,
 }
@@ -121,7 +122,7 @@ impl Plan {
 
 impl Ledger {
     /// Plans the way to `desired` and books it as done; `apply` books what could not be done.
-    pub fn plan(&mut self, desired: &Desired) -> Plan {
+    pub fn plan(&mut self, desired: &Desired, assigned: &Assigned) -> Plan {
         let mut plan = Plan::default();
         self.retire_undesired(desired);
         let capacity = self.backend_ids.capacity() as usize;
@@ -130,7 +131,7 @@ impl Ledger {
             backends.sum::<usize>() <= capacity
         });
         for (name, frontend) in self.changed(desired) {
-            self.plan_frontend(name, frontend, &|| *fits, &mut plan);
+            self.plan_frontend((name, frontend), assigned, &|| *fits, &mut plan);
         }
         self.retire_unclaimed();
         self.plan_deletions(&mut plan);
@@ -155,8 +156,8 @@ impl Ledger {
 
     fn plan_frontend(
         &mut self,
-        name: &FrontendName,
-        frontend: &Arc<Frontend>,
+        (name, frontend): (&FrontendName, &Arc<Frontend>),
+        assigned: &Assigned,
         fits: &dyn Fn() -> bool,
         plan: &mut Plan,
     ) {
@@ -168,7 +169,7 @@ impl Ledger {
             return;
         };
         let whole = self
-            .place_backends(frontend, &mut place)
+            .place_backends(frontend, &mut place, assigned.now_ns)
             .map(|ids| (frontend.clone(), ids));
         let placed = whole.or_else(|| {
             plan.rejected
@@ -180,7 +181,12 @@ impl Ledger {
         let Some((frontend, backends)) = placed else {
             return self.vacate(&place);
         };
-        let is_same = |former: &Arc<Programmed>| former.frontend == frontend && former.backends == backends;
+        let (rules, policy) = (assigned.rules(&frontend), assigned.policy(&frontend));
+        let is_same = |former: &Arc<Programmed>| {
+            former.frontend == frontend
+                && former.backends == backends
+                && (former.rules, former.policy) == (rules, policy)
+        };
         if !dirty && former.as_ref().is_some_and(is_same) {
             return;
         }
@@ -192,6 +198,8 @@ impl Ledger {
             frontend,
             service_id: place.service_id,
             backends,
+            rules,
+            policy,
         };
         self.program(programmed, &place, dirty, plan);
     }
@@ -220,7 +228,7 @@ impl Ledger {
     }
 
     /// Adds the rows of a frontend that differ from the kernel's.
-    fn emit(&self, programmed: &Programmed, place: &Place, dirty: bool, plan: &mut Plan) {
+    fn emit(&mut self, programmed: &Programmed, place: &Place, dirty: bool, plan: &mut Plan) {
         let (name, frontend) = (&programmed.name, &programmed.frontend);
         self.emit_retired(programmed.service_id, Some(name), plan);
         for (endpoint, (backend, row)) in rows_of(programmed) {
@@ -237,13 +245,23 @@ impl Ledger {
                 });
             }
         }
+        let mut tables = frontend.slot_tables(|index| programmed.backends[index].id);
+        let tiers = tables.len() as u8 - 1;
+        let most = self.tiered.get(&programmed.service_id).map_or(1, |count| *count);
+        // Until the service's row is written, programs may look at a table that it no longer has.
+        while tables.len() < most {
+            tables.push(vec![Slot::EMPTY]);
+        }
+        if tables.len() > 1 {
+            self.tiered.insert(programmed.service_id, tables.len());
+        }
         plan.tables.push(SwapTable {
             frontend: name.clone(),
             service_id: programmed.service_id,
-            slots: frontend.slot_table(|index| programmed.backends[index].id),
+            tiers: tables,
             fresh: self.unwritten_services.contains(&programmed.service_id),
         });
-        let row = service_row(programmed.service_id, frontend);
+        let row = service_row(programmed, tiers);
         if self.rows.get(&frontend.key) != Some(&row) {
             plan.services.push(PutService {
                 frontend: name.clone(),
@@ -283,32 +301,40 @@ fn rows_of(programmed: &Programmed) -> BackendRows {
             let row = Backend {
                 addr: backend.addr,
                 port: backend.port,
-                flags: if backend.state == BackendState::Active {
-                    BackendFlags::AVAILABLE
-                } else {
-                    0
-                },
+                flags: flags(&programmed.frontend, backend),
                 weight: backend.weight,
                 generation: place.generation,
                 service: programmed.service_id,
                 traffic: place.traffic,
-                rules: 0,
-                since_ns: 0,
+                rules: programmed.rules,
+                since_ns: place.since_ns,
             };
             ((backend.addr, backend.port), (*place, row))
         })
         .collect()
 }
 
-fn service_row(service_id: u32, frontend: &Frontend) -> Service {
+fn flags(frontend: &Frontend, backend: &FrontendBackend) -> u16 {
+    let mut flags = 0;
+    if backend.is_available() {
+        flags |= BackendFlags::AVAILABLE;
+    }
+    if frontend.rules.until_first_token {
+        flags |= BackendFlags::COLD;
+    }
+    flags
+}
+
+fn service_row(programmed: &Programmed, tiers: u8) -> Service {
+    let frontend = &programmed.frontend;
     Service {
-        id: service_id,
+        id: programmed.service_id,
         affinity_timeout_s: frontend.affinity_timeout_s,
         algorithm: frontend.algorithm as u8,
         client_key: frontend.client_key as u8,
-        tiers: 0,
+        tiers,
         pad: 0,
-        rules: 0,
-        policy: 0,
+        rules: programmed.rules,
+        policy: programmed.policy,
     }
 }

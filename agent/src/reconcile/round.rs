@@ -6,6 +6,7 @@
 use nodemesh_model::Desired;
 
 use super::{
+    admission::Assigned,
     apply::{Failures, apply, sweep},
     ledger::Ledger,
     plan::Rejected,
@@ -36,18 +37,24 @@ impl Round {
 }
 
 /// Makes the kernel's rows what `desired` says, as far as they can be written and there is room.
-pub fn run(ledger: &mut Ledger, desired: &Desired, rows: &mut impl KernelRows) -> Round {
+pub fn run(ledger: &mut Ledger, desired: &Desired, assigned: &Assigned, rows: &mut impl KernelRows) -> Round {
     let mut round = Round::default();
-    let released = round.pass(ledger, desired, rows);
+    let released = round.pass(ledger, desired, assigned, rows);
     if !round.rejected.is_empty() && released + sweep(ledger, rows) > 0 {
-        round.pass(ledger, desired, rows);
+        round.pass(ledger, desired, assigned, rows);
     }
     round
 }
 
 impl Round {
-    fn pass(&mut self, ledger: &mut Ledger, desired: &Desired, rows: &mut impl KernelRows) -> usize {
-        let plan = ledger.plan(desired);
+    fn pass(
+        &mut self,
+        ledger: &mut Ledger,
+        desired: &Desired,
+        assigned: &Assigned,
+        rows: &mut impl KernelRows,
+    ) -> usize {
+        let plan = ledger.plan(desired, assigned);
         let applied = apply(&plan, ledger, rows);
         self.writes += plan.writes();
         self.removals += plan.removals();

@@ -17,9 +17,9 @@ pub trait KernelRows {
     fn put_backend(&mut self, id: u32, row: &Backend) -> Result<(), MapOpError>;
     /// Zeroes the counters of a service id that is about to be used anew.
     fn reset_service(&mut self, id: u32) -> Result<(), MapOpError>;
-    /// Replaces whole slot tables; returns when no program uses the former ones any more. After an error, a leading part of
-    /// them may be replaced.
-    fn swap_tables(&mut self, tables: &[(u32, &[Slot])]) -> Result<(), MapOpError>;
+    /// Replaces whole slot tables, of each service those of its tiers from the first on; returns when no program uses the former
+    /// ones any more. After an error, some of them may be replaced.
+    fn swap_tables(&mut self, tables: &[(u32, &[Vec<Slot>])]) -> Result<(), MapOpError>;
     /// Writes a service row.
     fn put_service(&mut self, key: &ServiceKey, row: &Service) -> Result<(), MapOpError>;
     /// Removes a service row.
@@ -48,7 +48,7 @@ impl KernelRows for MapWriter {
         self.reset_service_state(id)
     }
 
-    fn swap_tables(&mut self, tables: &[(u32, &[Slot])]) -> Result<(), MapOpError> {
+    fn swap_tables(&mut self, tables: &[(u32, &[Vec<Slot>])]) -> Result<(), MapOpError> {
         self.swap_slot_tables(tables)
     }
 

@@ -11,11 +11,12 @@ use std::{
 };
 
 use nodemesh_abi::{LogLevel, Protocol, Settings};
-use nodemesh_model::Desired;
+use nodemesh_model::{Desired, access::PrincipalName};
 use tokio::sync::watch;
 use tracing::{debug, error, info, warn};
 
 use super::{
+    admission::Admission,
     apply::sweep,
     clients::{self, CgroupTable},
     ledger::{Ledger, Room},
@@ -23,7 +24,7 @@ use super::{
     round::{self, Round},
     view::View,
 };
-use crate::datapath::{MapWriter, maps::MapOpError};
+use crate::datapath::{MapWriter, clock, maps::MapOpError};
 
 /// How often retired backends and missing cgroups are looked at, and what failed is tried again.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
@@ -48,6 +49,7 @@ pub enum Command {
 pub struct Reconciler {
     maps: MapWriter,
     ledger: Ledger,
+    admission: Admission,
     settings: Settings,
     /// What was written of the settings; `None` if that is not known.
     settings_written: Option<Settings>,
@@ -88,11 +90,16 @@ impl Reconciler {
             backends: maps.backend_capacity(),
             traffic_pairs: maps.traffic_pairs(),
         };
-        let ledger = Ledger::adopt(room, services, backends, maps.endpoints()?);
+        let endpoints = maps.endpoints()?;
+        let policies = services.iter().map(|(_, row)| row.policy);
+        let policies = policies.chain(endpoints.iter().map(|(_, row)| row.policy));
+        let admission = Admission::adopt(&maps, policies)?;
+        let ledger = Ledger::adopt(room, services, backends, endpoints);
         let (published, receiver) = watch::channel(Arc::default());
         let reconciler = Self {
             maps,
             ledger,
+            admission,
             settings,
             settings_written: None,
             cgroup_root,
@@ -158,9 +165,17 @@ impl Reconciler {
         // The datagram hooks are switched on before the first UDP service is there and off after the last one is gone.
         let udp_services = udp_services(&self.desired);
         self.settings.udp_services = self.settings.udp_services.max(udp_services);
+        let mut errors = self
+            .admission
+            .prepare(&self.desired, clock::monotonic_ns(), &mut self.maps);
         self.sync_cgroups();
         self.sync_settings();
-        self.round = round::run(&mut self.ledger, &self.desired, &mut self.maps);
+        let assigned = self.admission.assigned();
+        self.round = round::run(&mut self.ledger, &self.desired, assigned, &mut self.maps);
+        if errors.is_empty() && !self.round.is_unfinished() {
+            errors = self.admission.finish(&self.desired, &mut self.maps);
+        }
+        self.round.left_over.append(&mut errors);
         self.settings.udp_services = udp_services;
         self.sync_settings();
         report(&self.round);
@@ -212,7 +227,8 @@ impl Reconciler {
 
     /// Writes the differences of the `cgroups` map; true if there were any.
     fn sync_cgroups(&mut self) -> bool {
-        let table = clients::resolve(&self.cgroup_root, &self.desired, &self.excluded);
+        let identity_of = |name: &PrincipalName| self.admission.identity(name);
+        let table = clients::resolve(&self.cgroup_root, &self.desired, &self.excluded, identity_of);
         if self.cgroups_written && self.cgroups == table {
             return false;
         }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What differs between two sets of resources, by pointer, and which services that makes stale. Called by `desired`.
 //!
-//! Invariant: a service is stale if and only if its own allocation, that of its effective policy, or that of a workload it
-//! selects or selected is another one than before.
+//! Invariant: a service is stale if and only if its own allocation, that of its effective policy, that of a workload it selects or
+//! selected, or that of an access policy about it is another one than before.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,7 +15,7 @@ use nodemesh_abi::limits::MAX_BACKENDS;
 use super::select;
 use crate::{
     name::ResourceName,
-    resource::{Service, Target, Workload},
+    resource::{Service, Target, Workload, access_policy::AccessTarget},
     resources::Resources,
 };
 
@@ -32,6 +32,8 @@ pub(super) struct Changes<'a> {
     pub(super) stale: Vec<&'a Service>,
     /// Workloads that came, went or changed: before and after.
     pub(super) workloads: Vec<(Option<&'a Workload>, Option<&'a Workload>)>,
+    /// Whether an access policy came, went or changed.
+    pub(super) access: bool,
 }
 
 /// Compares `old` and `new`.
@@ -52,6 +54,7 @@ pub(super) fn between<'a>(old: &'a Resources, new: &'a Resources) -> Changes<'a>
         workloads.push((before, after));
     });
     add_by_policy(old, new, &mut stale);
+    let access = add_by_access(old, new, &mut stale);
     add_by_workload(new, &workloads, &mut stale);
     Changes {
         gone,
@@ -64,6 +67,7 @@ pub(super) fn between<'a>(old: &'a Resources, new: &'a Resources) -> Changes<'a>
             .filter_map(|name| new.services().get(*name).map(Arc::as_ref))
             .collect(),
         workloads,
+        access,
     }
 }
 
@@ -87,6 +91,31 @@ fn add_by_policy<'a>(old: &Resources, new: &'a Resources, stale: &mut BTreeSet<&
             }
         }
     }
+}
+
+/// Adds the services that a changed access policy is or was about; whether there is such a policy.
+fn add_by_access<'a>(old: &Resources, new: &'a Resources, stale: &mut BTreeSet<&'a ResourceName>) -> bool {
+    let mut targets = BTreeSet::new();
+    differences(old.access_policies(), new.access_policies(), |before, after| {
+        targets.extend(
+            [before, after]
+                .into_iter()
+                .flatten()
+                .map(|policy| policy.target.clone()),
+        );
+    });
+    for target in &targets {
+        match target {
+            AccessTarget::Mesh => stale.extend(new.services().keys()),
+            AccessTarget::Namespace(namespace) => {
+                stale.extend(new.services_of(namespace).map(|service| &service.metadata.name));
+            }
+            AccessTarget::Service(name) => {
+                stale.extend(new.services().get_key_value(name).map(|(name, _)| name));
+            }
+        }
+    }
+    !targets.is_empty()
 }
 
 /// Adds the services that select one of the changed workloads, or did before it changed.

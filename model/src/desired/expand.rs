@@ -4,14 +4,14 @@
 //! Invariant: of several sources of one (address, port) one wins, the same on every node: what the service lists, else the
 //! workload in the best state, else the first by name.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
 use nodemesh_abi::{Algorithm, ClientKeySource, Port, ServiceKey};
 
 use crate::{
     frontend::{Frontend, FrontendBackend, FrontendName, table_size},
     keyword::Family,
-    resource::{LoadBalancer, Service, ServicePort, TrafficPolicy, Workload},
+    resource::{LoadBalancer, Service, ServicePort, TrafficPolicy, Workload, policy::ServiceRules},
 };
 
 /// Names of the frontends of `service`.
@@ -43,6 +43,8 @@ pub(super) fn frontends(
                 .then(|| table_size(balancer.table_size, backends.len())),
             client_key: policy.map_or(ClientKeySource::Workload, |policy| policy.client_key),
             affinity_timeout_s: policy.map_or(0, |policy| policy.affinity_timeout_s),
+            access: None,
+            rules: policy.map_or_else(ServiceRules::shared_default, |policy| Arc::clone(&policy.rules)),
             backends,
         }
     })
@@ -71,6 +73,8 @@ fn backends(
             weight: backend.weight,
             state: backend.state,
             workload: None,
+            locality: backend.locality.clone(),
+            tier: 0,
         });
     let selected = workloads.iter().filter_map(|workload| {
         Some(FrontendBackend {
@@ -79,6 +83,8 @@ fn backends(
             weight: workload.weight,
             state: workload.state,
             workload: Some(workload.metadata.name.clone()),
+            locality: workload.locality.clone(),
+            tier: 0,
         })
     });
     let mut backends: Vec<_> = listed.chain(selected).collect();

@@ -9,7 +9,9 @@ use serde_json::{Value, json};
 use super::*;
 use crate::manifest::Manifest;
 
+mod access;
 mod edits;
+mod tiers;
 
 fn document(kind: &str, name: &str, spec: &Value) -> Value {
     json!({
@@ -24,7 +26,7 @@ fn merge(documents: impl IntoIterator<Item = Value>) -> Resources {
 }
 
 fn compile(documents: impl IntoIterator<Item = Value>) -> Desired {
-    Desired::compile(&merge(documents), None).unwrap()
+    Desired::compile(&merge(documents), &Locality::default(), None).unwrap()
 }
 
 /// Address, port, weight, state and source of each backend, in order.
@@ -172,8 +174,9 @@ fn workloads_with_a_cgroup_are_clients() {
         workload: workload_hash(workload),
         addr,
         cgroup: cgroup.into(),
+        principal: PrincipalName::Workload(workload.clone()),
     };
-    let first: std::net::IpAddr = "fd00::1".parse().unwrap();
+    let first: IpAddr = "fd00::1".parse().unwrap();
     assert_eq!(
         desired.clients,
         BTreeMap::from([
@@ -213,7 +216,7 @@ fn selectors_that_multiply_beyond_the_limit_are_refused() {
     });
     let resources = merge(workloads.chain(services));
     assert_eq!(
-        Desired::compile(&resources, None),
+        Desired::compile(&resources, &Locality::default(), None),
         Err(CompileError::TooManyBackends)
     );
 }

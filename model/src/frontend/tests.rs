@@ -13,6 +13,8 @@ fn frontend(table_size: Option<u32>, backends: &[(u32, BackendState)]) -> Fronte
         weight: *weight,
         state: *state,
         workload: None,
+        locality: None,
+        tier: 0,
     };
     Frontend {
         key: ServiceKey::new(addr.into(), Port::new(80), Protocol::Tcp as u8),
@@ -27,6 +29,8 @@ fn frontend(table_size: Option<u32>, backends: &[(u32, BackendState)]) -> Fronte
         table_size,
         client_key: ClientKeySource::Workload,
         affinity_timeout_s: 0,
+        access: None,
+        rules: ServiceRules::shared_default(),
         backends: backends.iter().enumerate().map(backend).collect(),
     }
 }

@@ -7,7 +7,7 @@ use std::{fmt, net::IpAddr};
 
 use nodemesh_abi::limits::{MAX_BACKENDS, MAX_CGROUP_DEPTH, MAX_SERVICES, MAX_WEIGHT};
 
-use super::Origin;
+use super::{AdmissionProblem, Origin};
 use crate::{
     keyword::{Family, Kind},
     name::ResourceName,
@@ -152,6 +152,9 @@ pub enum Problem {
     #[error("{} is out of range; use whole seconds, 1s to {}h", quoted(.found), MAX_AFFINITY_S / 3600)]
     AffinityRange { found: String },
 
+    #[error(transparent)]
+    Admission(#[from] AdmissionProblem),
+
     #[error("is defined twice, first in {first}; remove one of the two")]
     DuplicateResource { first: Origin },
     #[error(
@@ -203,7 +206,7 @@ impl Problem {
 }
 
 /// `text` in quotes, escaped, cut after 80 characters.
-fn quoted(text: &str) -> String {
+pub(super) fn quoted(text: &str) -> String {
     const LONGEST: usize = 80;
     match text.char_indices().nth(LONGEST) {
         None => format!("{text:?}"),

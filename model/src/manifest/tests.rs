@@ -13,6 +13,7 @@ use crate::{
     resource::{Service, Target},
 };
 
+mod admission;
 mod fields;
 mod syntax;
 

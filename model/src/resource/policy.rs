@@ -3,7 +3,7 @@
 //!
 //! Invariant: a table size is a prime of [`TABLE_SIZES`] and belongs to `maglev`.
 
-use std::{ops::RangeInclusive, time::Duration};
+use std::{ops::RangeInclusive, sync::Arc, time::Duration};
 
 use nodemesh_abi::{Algorithm, ClientKeySource};
 
@@ -14,6 +14,20 @@ use crate::{
     name::{ResourceName, dns_label},
     wire,
 };
+
+mod fields;
+mod health_check;
+mod limits;
+mod outlier;
+mod range;
+mod rules;
+mod slow_start;
+mod tiers;
+
+pub use health_check::{HealthCheck, HealthCheckFrom, HealthCheckKind};
+pub use limits::Excess;
+pub use outlier::Silence;
+pub use rules::{OnRemoval, ServiceRules};
 
 /// Sizes that a Maglev table may be given; the upper one is 16 MiB of slots.
 pub const TABLE_SIZES: RangeInclusive<u32> = 251..=1_048_573;
@@ -34,6 +48,8 @@ pub struct TrafficPolicy {
     pub client_key: ClientKeySource,
     /// Seconds that a client stays with its replica after its last connection; 0 without affinity.
     pub affinity_timeout_s: u32,
+    /// Limits, health and locality.
+    pub rules: Arc<ServiceRules>,
 }
 
 /// The services that a policy applies to.
@@ -82,6 +98,15 @@ impl TryFrom<wire::Document<wire::TrafficPolicySpec>> for TrafficPolicy {
             .session_affinity
             .map_or(Ok(0), |affinity| affinity_timeout(&affinity.timeout));
         let timeout = findings.check("spec.sessionAffinity.timeout", timeout);
+        let rules = rules::Parts {
+            limits: spec.limits,
+            outlier_detection: spec.outlier_detection,
+            health_checks: spec.health_checks,
+            slow_start: spec.slow_start,
+            locality: spec.locality,
+            on_removal: spec.on_removal,
+        };
+        let rules = Arc::new(ServiceRules::read(rules, &mut findings));
         match (metadata, target, client_key, timeout) {
             (Some(metadata), Some(target), Some(client_key), Some(affinity_timeout_s))
                 if findings.is_empty() =>
@@ -92,6 +117,7 @@ impl TryFrom<wire::Document<wire::TrafficPolicySpec>> for TrafficPolicy {
                     load_balancer,
                     client_key,
                     affinity_timeout_s,
+                    rules,
                 })
             }
             _ => Err(findings),

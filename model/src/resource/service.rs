@@ -11,7 +11,7 @@ use std::{
 
 use nodemesh_abi::{Protocol, limits::MAX_BACKENDS};
 
-use super::{Metadata, address, check_labels, weight};
+use super::{Locality, Metadata, address, check_labels, weight};
 use crate::{
     invalid::{Findings, Problem},
     keyword::{self, BackendState, Family, Keyword},
@@ -55,7 +55,7 @@ pub struct ServicePort {
 }
 
 /// A replica that a service lists.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Backend {
     /// Its address.
@@ -66,6 +66,8 @@ pub struct Backend {
     pub weight: u32,
     /// Whether it takes new connections.
     pub state: BackendState,
+    /// Where it is; `None` if that is not known.
+    pub locality: Option<Arc<Locality>>,
 }
 
 impl Service {
@@ -220,6 +222,9 @@ fn backends(
             .as_deref()
             .map_or(Ok(BackendState::default()), keyword::parse);
         let state = findings.check(at(".state"), state);
+        let locality = wire
+            .locality
+            .and_then(|wire| Locality::read(Some(wire), &at(".locality").to_string(), findings));
         let Some(address) = findings.check(at(".address"), address::parse(&wire.address)) else {
             continue;
         };
@@ -237,6 +242,7 @@ fn backends(
                 port,
                 weight,
                 state,
+                locality,
             });
         }
     }

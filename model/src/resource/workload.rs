@@ -7,7 +7,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use nodemesh_abi::limits::MAX_CGROUP_DEPTH;
 
-use super::{Metadata, address, weight};
+use super::{Locality, Metadata, address, identity, weight};
 use crate::{
     invalid::{Findings, Problem},
     keyword::{self, BackendState, Family},
@@ -28,9 +28,19 @@ pub struct Workload {
     pub state: BackendState,
     /// Path of the cgroup of its processes on this node, below the cgroup v2 root.
     pub cgroup: Option<Arc<str>>,
+    /// Its SPIFFE ID; other workloads may have the same one.
+    pub identity: Arc<str>,
+    /// Where it is; `None` if that is not known.
+    pub locality: Option<Arc<Locality>>,
 }
 
 impl Workload {
+    /// Its SPIFFE ID, if it is another one than its name would give it.
+    pub fn own_identity(&self) -> Option<&str> {
+        let default = identity::default_identity(&self.metadata.name);
+        Some(&*self.identity).filter(|own| **own != *default)
+    }
+
     /// Its address of `family`.
     pub fn address(&self, family: Family) -> Option<IpAddr> {
         self.addresses
@@ -61,13 +71,22 @@ impl TryFrom<wire::Document<wire::WorkloadSpec>> for Workload {
         let cgroup = spec
             .cgroup
             .and_then(|path| findings.check("spec.cgroup", cgroup_path(&path)));
-        match (metadata, weight, state) {
-            (Some(metadata), Some(weight), Some(state)) if findings.is_empty() => Ok(Self {
+        let identity = match (spec.identity, &metadata) {
+            (Some(id), _) => findings.check("spec.identity", identity::parse(&id)),
+            (None, metadata) => metadata
+                .as_ref()
+                .map(|metadata| identity::default_identity(&metadata.name)),
+        };
+        let locality = Locality::read(spec.locality, "spec.locality", &mut findings);
+        match (metadata, weight, state, identity) {
+            (Some(metadata), Some(weight), Some(state), Some(identity)) if findings.is_empty() => Ok(Self {
                 metadata,
                 addresses,
                 weight,
                 state,
                 cgroup,
+                identity,
+                locality,
             }),
             _ => Err(findings),
         }

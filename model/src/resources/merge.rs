@@ -21,7 +21,7 @@ use crate::{
     keyword::{Keyword, Kind},
     manifest::{Document, Manifest},
     name::ResourceName,
-    resource::{Resource, Service, Target, TrafficPolicy, Workload},
+    resource::{AccessPolicy, Resource, Service, Target, TrafficPolicy, Workload},
 };
 
 /// Puts `manifests` together, or tells everything that is wrong with them.
@@ -79,6 +79,7 @@ impl<'a> Merge<'a> {
             Resource::Service(service) => insert(&mut self.merged.services, name, service),
             Resource::Workload(workload) => insert(&mut self.merged.workloads, name, workload),
             Resource::TrafficPolicy(policy) => insert(&mut self.merged.policies, name, policy),
+            Resource::AccessPolicy(policy) => insert(&mut self.merged.access_policies, name, policy),
         };
         if !is_new {
             let kind = document.resource.kind();
@@ -92,6 +93,7 @@ impl<'a> Merge<'a> {
             Resource::Service(service) => self.add_service(label, document, service),
             Resource::Workload(workload) => self.add_workload(label, document, workload),
             Resource::TrafficPolicy(policy) => self.add_policy(label, document, policy),
+            Resource::AccessPolicy(policy) => self.add_access_policy(policy),
         }
     }
 
@@ -169,6 +171,17 @@ impl<'a> Merge<'a> {
                 });
             }
         }
+    }
+
+    /// Any number of policies may have the same target: their rules are one set.
+    fn add_access_policy(&mut self, policy: &Arc<AccessPolicy>) {
+        let policies = self
+            .merged
+            .access_targets
+            .entry(policy.target.clone())
+            .or_default();
+        let place = policies.partition_point(|other| other.metadata.name < policy.metadata.name);
+        policies.insert(place, Arc::clone(policy));
     }
 
     /// Notes a problem; it is worked out only if the list has room for it.

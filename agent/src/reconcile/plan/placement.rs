@@ -57,7 +57,7 @@ impl Place {
 
 /// A backend of which only the row is known.
 fn configured(row: &Backend) -> FrontendBackend {
-    let available = row.flags & BackendFlags::AVAILABLE != 0;
+    let available = is_available(row);
     FrontendBackend {
         addr: row.addr,
         port: row.port,
@@ -68,7 +68,13 @@ fn configured(row: &Backend) -> FrontendBackend {
             BackendState::Draining
         },
         workload: None,
+        locality: None,
+        tier: 0,
     }
+}
+
+fn is_available(row: &Backend) -> bool {
+    row.flags & BackendFlags::AVAILABLE != 0
 }
 
 /// Ids handed out for one frontend, until it is known that there are enough.
@@ -121,19 +127,25 @@ impl Ledger {
         &mut self,
         frontend: &Frontend,
         place: &mut Place,
+        now_ns: u64,
     ) -> Option<Vec<BackendId>> {
         let mut handed = Handed::default();
         let mut places = Vec::with_capacity(frontend.backends.len());
         for backend in &frontend.backends {
             let endpoint = (backend.addr, backend.port);
-            let known = place.backends.get(&endpoint).map(|(id, _)| *id);
+            let known = place.backends.get(&endpoint).map(|(id, row)| (*id, *row));
+            let is_back = known.is_some_and(|(_, row)| backend.is_available() && !is_available(&row));
+            let known = known.map(|(id, _)| id);
             let id = known
                 .or_else(|| self.revive(place, endpoint, &mut handed))
-                .or_else(|| self.new_backend(&mut handed));
+                .or_else(|| self.new_backend(&mut handed, now_ns));
             let Some(mut id) = id else {
                 self.take_back(handed, place);
                 return None;
             };
+            if is_back {
+                id.since_ns = now_ns;
+            }
             if id.traffic == SHARED_PAIR && frontend.key.protocol == Protocol::Tcp as u8 {
                 id.traffic = self.new_pair(&mut handed);
             }
@@ -162,13 +174,14 @@ impl Ledger {
             id,
             generation: retired.row.generation,
             traffic: retired.row.traffic,
+            since_ns: retired.row.since_ns,
         };
         place.backends.insert(endpoint, (backend, retired.row));
         handed.revived.push((id, retired));
         Some(backend)
     }
 
-    fn new_backend(&mut self, handed: &mut Handed) -> Option<BackendId> {
+    fn new_backend(&mut self, handed: &mut Handed, now_ns: u64) -> Option<BackendId> {
         let id = self.backend_ids.take()?;
         handed.taken.push(id);
         self.unwritten_backends.insert(id);
@@ -176,6 +189,7 @@ impl Ledger {
             id,
             generation: self.generation(),
             traffic: SHARED_PAIR,
+            since_ns: now_ns,
         })
     }
 

@@ -5,7 +5,7 @@ use nodemesh_abi::Algorithm;
 use nodemesh_model::BackendState;
 
 use super::{
-    Node,
+    Assigned, Node,
     kernel::Op,
     mesh::{Mesh, key, name, three},
 };
@@ -21,7 +21,7 @@ fn a_first_configuration_fills_an_empty_kernel() {
 fn what_has_not_changed_is_not_written() {
     let mesh = three();
     let mut node = Node::with(&mesh.desired());
-    assert!(node.ledger.plan(&mesh.desired()).is_empty());
+    assert!(node.ledger.plan(&mesh.desired(), &Assigned::default()).is_empty());
     node.kernel.take_log();
     assert_eq!(node.reconcile(&mesh.desired()).writes, 0);
     assert_eq!(node.kernel.take_log(), []);

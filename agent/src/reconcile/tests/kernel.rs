@@ -288,10 +288,10 @@ impl KernelRows for FakeKernel {
         })
     }
 
-    fn swap_tables(&mut self, tables: &[(u32, &[Slot])]) -> Result<(), MapOpError> {
-        for (id, slots) in tables {
+    fn swap_tables(&mut self, tables: &[(u32, &[Vec<Slot>])]) -> Result<(), MapOpError> {
+        for (id, tiers) in tables {
             self.write(Op::SwapTable(*id), |kernel| {
-                kernel.tables.insert(*id, slots.to_vec());
+                kernel.tables.insert(*id, tiers[0].clone());
             })?;
         }
         Ok(())

@@ -4,7 +4,9 @@
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use nodemesh_abi::{Algorithm, ClientKeySource, Ip16, Port, Protocol, ServiceKey};
-use nodemesh_model::{BackendState, Desired, Frontend, FrontendBackend, FrontendName, ResourceName};
+use nodemesh_model::{
+    BackendState, Desired, Frontend, FrontendBackend, FrontendName, ResourceName, ServiceRules,
+};
 
 /// A configuration, with services by name.
 #[derive(Clone, Default)]
@@ -43,6 +45,8 @@ pub(super) fn backend(number: u8) -> FrontendBackend {
         weight: 1,
         state: BackendState::Active,
         workload: None,
+        locality: None,
+        tier: 0,
     }
 }
 
@@ -63,6 +67,8 @@ impl Mesh {
             table_size: None,
             client_key: ClientKeySource::Workload,
             affinity_timeout_s: 0,
+            access: None,
+            rules: ServiceRules::shared_default(),
             backends: backends.iter().copied().map(backend).collect(),
         };
         self.services.insert(service.into(), Arc::new(frontend));

@@ -146,16 +146,16 @@ proptest! {
         let mut file = start;
         let mut manifest = file.parse(&Manifest::default());
         let mut resources = Resources::merge([("file", &manifest)]).unwrap();
-        let mut desired = Desired::compile(&resources, None).unwrap();
+        let mut desired = Desired::compile(&resources, &Locality::default(), None).unwrap();
         for edits in &steps {
             for edit in edits {
                 file.apply(edit);
             }
             let new_manifest = file.parse(&manifest);
             let new_resources = Resources::merge([("file", &new_manifest)]).unwrap();
-            let new_desired = Desired::compile(&new_resources, Some((&resources, &desired))).unwrap();
+            let new_desired = Desired::compile(&new_resources, &Locality::default(), Some((&resources, &desired))).unwrap();
 
-            prop_assert_eq!(&new_desired, &Desired::compile(&new_resources, None).unwrap());
+            prop_assert_eq!(&new_desired, &Desired::compile(&new_resources, &Locality::default(), None).unwrap());
             let rows: usize = new_desired.frontends.values().map(|frontend| frontend.backends.len()).sum();
             prop_assert_eq!(new_desired.backend_count(), rows);
             for (name, frontend) in &new_desired.frontends {

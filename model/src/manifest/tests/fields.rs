@@ -3,9 +3,9 @@
 
 use super::errors_of;
 
-type Cases = &'static [(&'static str, &'static [&'static str])];
+pub(super) type Cases = &'static [(&'static str, &'static [&'static str])];
 
-fn check(kind: &str, before: &str, cases: Cases) {
+pub(super) fn check(kind: &str, before: &str, cases: Cases) {
     for (given, expected) in cases {
         assert_eq!(errors_of(kind, &format!("{before}{given}")), *expected, "{given}");
     }

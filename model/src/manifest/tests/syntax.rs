@@ -42,7 +42,7 @@ const DOCUMENTS: Cases = &[
     (
         "apiVersion: nodemesh.io/v1alpha1\nkind: Gateway",
         &[
-            "document 1, Gateway, kind: \"Gateway\" is not known here; use one of Service, Workload, TrafficPolicy",
+            "document 1, Gateway, kind: \"Gateway\" is not known here; use one of Service, Workload, TrafficPolicy, AccessPolicy",
         ],
     ),
     (
