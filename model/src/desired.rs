@@ -11,10 +11,11 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use nodemesh_abi::{Ip16, client::mix, limits::MAX_BACKENDS};
+use nodemesh_abi::{Ip16, Protocol, client::mix, limits::MAX_BACKENDS};
 
 use crate::{
     frontend::{Frontend, FrontendName},
+    keyword::Family,
     name::ResourceName,
     resource::{Service, Workload},
     resources::Resources,
@@ -23,6 +24,9 @@ use crate::{
 mod changes;
 mod expand;
 mod select;
+
+pub use expand::frontends;
+pub use select::selected;
 
 /// The compiled resources.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -80,7 +84,7 @@ impl Desired {
             let selected = select::select(services, resources, room).ok_or(CompileError::TooManyBackends)?;
             for (service, workloads) in services.iter().zip(&selected) {
                 let policy = resources.policy_of(&service.metadata.name).map(Arc::as_ref);
-                for frontend in expand::frontends(service, policy, workloads) {
+                for frontend in frontends(service, policy, workloads) {
                     desired.insert(frontend, &mut outdated)?;
                 }
             }
@@ -99,6 +103,19 @@ impl Desired {
     /// Number of backends of all frontends together: rows of the `backends` map.
     pub fn backend_count(&self) -> usize {
         self.backends
+    }
+
+    /// The frontends of `service`, by port, protocol and family.
+    pub fn frontends_of(&self, service: &ResourceName) -> impl Iterator<Item = &Arc<Frontend>> + use<'_> {
+        let name = |port, protocol, family| FrontendName {
+            service: service.clone(),
+            port,
+            protocol,
+            family,
+        };
+        let first = name(0, Protocol::Tcp, Family::V4);
+        let last = name(u16::MAX, Protocol::Udp, Family::V6);
+        self.frontends.range(first..=last).map(|(_, frontend)| frontend)
     }
 
     /// Moves the frontends of `service` to `outdated`.

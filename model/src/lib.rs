@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 pub mod desired;
+pub mod document;
 pub mod frontend;
 pub mod invalid;
 pub mod keyword;
@@ -20,6 +21,8 @@ pub mod name;
 pub mod resource;
 pub mod resources;
 pub mod slots;
+#[cfg(any(test, feature = "strategies"))]
+pub mod strategy;
 mod value;
 mod wire;
 mod yaml;
