@@ -79,6 +79,8 @@ const LABELS: &str = "
 | `phase`, `how` | `prefill` or `decode`: before or after the first byte of the response; `fin` or `rst`; together {cancel} |
 | `direction` | `request`, `response` |
 | `reason` | of failed connections: {failure}; of refusals: {refusal}; of frontends: `map_full`, `write_failed`; of errors: {error} |
+| `problem` | `rejected`, `unsupported`, `waiting` |
+| `source` | `files`, `control` |
 | `path` | {path}: reads and writes of applications, or packets where the kernel lacks these tracepoints |
 ";
 
