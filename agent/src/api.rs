@@ -42,7 +42,7 @@ pub struct Status {
 /// The configuration's part of [`Status`].
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ConfigStatus {
-    /// File or directory.
+    /// File or directory, or the URLs of the control plane.
     pub path: String,
     /// `ok`, or `invalid` while the last good configuration is kept in force.
     pub state: ConfigState,
@@ -56,6 +56,38 @@ pub struct ConfigStatus {
     pub errors: Vec<String>,
     /// What is odd about the configuration in force.
     pub warnings: Vec<String>,
+    /// The connection to the control plane; absent with files.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub control: Option<ControlStatus>,
+}
+
+/// The connection to the control plane. Times are Unix times in seconds.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct ControlStatus {
+    /// URL of the control plane that the agent is connected to.
+    pub connected: Option<String>,
+    /// Since when it is connected, or not connected.
+    pub since: u64,
+    /// Why there is no connection, or why the last one ended.
+    pub error: Option<String>,
+    /// The control plane's version of the state in force.
+    pub version: String,
+    /// Whether the state in force is the one that was on disk when the agent started.
+    pub from_disk: bool,
+    /// When something was last received.
+    pub updated_at: Option<u64>,
+    /// When the state was last written to disk.
+    pub saved_at: Option<u64>,
+    /// Connections that were opened since the agent started.
+    pub connections: u64,
+    /// Responses that were refused, in part or as a whole, since the agent started.
+    pub nacks: u64,
+    /// What is refused at this time, and why.
+    pub rejected: Vec<String>,
+    /// Fields of what was received that have no effect.
+    pub unsupported: Vec<String>,
+    /// Services that wait for something that was announced and has not come.
+    pub waiting: Vec<String>,
 }
 
 /// Whether the last reload took effect.

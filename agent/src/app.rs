@@ -6,7 +6,7 @@
 //! then the reconciler; maps and links stay, so that no connection notices.
 
 use std::{
-    fs,
+    fs, future,
     os::fd::OwnedFd,
     path::Path,
     sync::{Arc, Mutex, mpsc},
@@ -24,6 +24,7 @@ use tokio::{
     runtime,
     signal::unix::{SignalKind, signal},
     sync::{oneshot, watch},
+    task::JoinHandle,
 };
 use tracing::{info, warn};
 
@@ -45,9 +46,13 @@ use crate::{
         thread::{Command, Reconciler},
         view::View,
     },
-    source::{Source, SourceStatus, watch::SourceWatch},
+    source::{Version, input::Input, local::FileSource, watch::SourceWatch},
     startup::{Progress, Step},
     sweep::{correct::corrector, thread::Sweeper},
+    xds::{
+        identity,
+        link::{Announced, Link},
+    },
 };
 
 /// How long the agent waits at its end for the access log to be written.
@@ -60,9 +65,19 @@ pub fn run(config: &AgentConfig, log: LogFilter) -> Result<()> {
     let _lock = AgentLock::acquire(&config.run_dir)?;
     progress.reached(Step::Locked);
     info!(version = VERSION, pid = std::process::id(), "nodemesh agent");
-    let (watch, source, source_status) = configuration(config)?;
+    let input = Input::open(config)?;
     access_log::check(config)?;
     progress.reached(Step::Configured);
+
+    let (source, desired) = (input.status(), input.desired());
+    let is_waiting = desired.is_none();
+    let (commands, inbox) = mpsc::channel();
+    let (announce, announced) = watch::channel(None);
+    let runtime = runtime()?;
+    let changes = {
+        let _inside = runtime.enter();
+        Changes::start(config, input, commands.clone(), announced)
+    };
 
     let cgroup = host::cgroup_root(config.cgroup.as_deref())?;
     let pins = prepare_pins(&config.pin_dir)?;
@@ -75,14 +90,13 @@ pub fn run(config: &AgentConfig, log: LogFilter) -> Result<()> {
     let _stats = config.program_stats.then(program_stats).flatten();
 
     let settings = settings(config, &loaded)?;
-    let (reconciler, view) = reconciler(config, &cgroup, &pins, settings, &source)?;
+    let (reconciler, view) = reconciler(config, &cgroup, &pins, settings, desired)?;
     progress.reached(Step::Reconciled);
 
     attach_programs(&mut loaded, &cgroup, &pins, progress)?;
     progress.reached(Step::Attached);
 
     let (meter_path, mut ebpf) = (loaded.meter_path, loaded.ebpf);
-    let (commands, inbox) = mpsc::channel();
     let readers = Readers::open(&mut ebpf)?;
     let [lister, open_requests] = listers(&ebpf, &pins)?;
     let adopted = adopt(&ebpf, &cgroup, &lister)?;
@@ -97,7 +111,7 @@ pub fn run(config: &AgentConfig, log: LogFilter) -> Result<()> {
         maps: MapReader::open(&pins)?,
         lister,
         ebpf,
-        source: source_status,
+        source,
         events: Arc::new(Events::new(view.clone())?),
         view,
         sweep,
@@ -107,15 +121,17 @@ pub fn run(config: &AgentConfig, log: LogFilter) -> Result<()> {
         adopted,
         log,
         program_log: Mutex::new(config.program_log),
-        commands: commands.clone(),
+        commands,
         metrics: Metrics,
     });
     node.switch_access_log(access_log::asked(config))?;
     let reconciler = spawn("reconcile", move || reconciler.run(&inbox))?;
     let (stop, stopped) = mpsc::channel();
     let sweeper = spawn("sweep", move || sweeper.run(&stopped))?;
-    // The runtime's end drops the tasks and with them every sender of commands, which ends the reconciler.
-    let records = runtime()?.block_on(serve(node, source, watch, commands, readers, progress))?;
+    announce.send_replace(Some(Arc::clone(&node)));
+    let records = runtime.block_on(serve(node, changes, is_waiting, readers, progress))?;
+    // Drops the tasks and with them every sender of commands, which ends the reconciler.
+    drop((runtime, announce));
     drop(stop);
     join(sweeper)?;
     join(reconciler)?;
@@ -138,13 +154,16 @@ fn reconciler(
     cgroup: &Path,
     pins: &PinRoot,
     settings: Settings,
-    source: &Source,
+    desired: Option<Version>,
 ) -> Result<(Reconciler, watch::Receiver<Arc<View>>)> {
     let maps = MapWriter::open(pins)?;
     let excluded = config.exclude_cgroup.clone();
     let (mut reconciler, view) = Reconciler::new(maps, settings, cgroup.into(), excluded)?;
-    let (desired, generation) = source.desired();
-    reconciler.start(desired, generation, config.program_log.into());
+    let log_level = config.program_log.into();
+    match desired {
+        Some((desired, generation)) => reconciler.start(desired, generation, log_level),
+        None => reconciler.wait(log_level),
+    }
     Ok((reconciler, view))
 }
 
@@ -180,16 +199,6 @@ fn join(thread: thread::JoinHandle<()>) -> Result<()> {
 fn runtime() -> Result<runtime::Runtime> {
     let mut builder = runtime::Builder::new_multi_thread();
     Ok(builder.worker_threads(2).enable_all().build()?)
-}
-
-/// The configuration, and what tells when it changes.
-fn configuration(config: &AgentConfig) -> Result<(SourceWatch, Source, watch::Receiver<Arc<SourceStatus>>)> {
-    // Watching begins before the first read, so that no change falls between the two.
-    let watch = SourceWatch::new(&config.config);
-    let (source, source_status) = Source::load(&config.config)
-        .map_err(|errors| anyhow!("the configuration is invalid:\n  {}", errors.join("\n  ")))?;
-    let watch = watch.with_context(|| format!("watch {}", config.config.display()))?;
-    Ok((watch, source, source_status))
 }
 
 fn prepare_pins(pin_dir: &Path) -> Result<PinRoot> {
@@ -285,9 +294,8 @@ fn listers(ebpf: &Ebpf, pins: &PinRoot) -> Result<[ConnectionLister; 2]> {
 /// Serves until the agent is told to end; returns what still holds records of the access log.
 async fn serve(
     node: Arc<Node>,
-    mut source: Source,
-    mut watch: SourceWatch,
-    commands: mpsc::Sender<Command>,
+    mut changes: Changes,
+    is_waiting: bool,
     readers: Readers,
     progress: Progress,
 ) -> Result<Option<AccessReader>> {
@@ -295,8 +303,14 @@ async fn serve(
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
     let listeners = Listeners::open(&node.config).await?;
-    info!(http = %listeners.http_addr()?, admin = %node.config.run_dir.display(), "ready");
+    let (http, admin) = (listeners.http_addr()?, node.config.run_dir.display());
+    if is_waiting {
+        info!(%http, %admin, "waiting for the control plane");
+    } else {
+        info!(%http, %admin, "ready");
+    }
     let (access_log, events) = (Arc::clone(&node.access_log), Arc::clone(&node.events));
+    let commands = node.commands.clone();
     let socket = listeners.serve(node);
     tokio::spawn(readers.logs.forward());
     let (watching, until) = oneshot::channel();
@@ -313,18 +327,72 @@ async fn serve(
                     warn!(error = format!("{error:#}"), "the access log stays in the file that it is in");
                 }
             }
-            () = watch.changed() => {
-                if source.reload(&watch.unfinished()) {
-                    let (desired, generation) = source.desired();
-                    commands.send(Command::Apply { desired, generation }).context("the reconciler has ended")?;
-                }
+            (desired, generation) = changes.next() => {
+                commands.send(Command::Apply { desired, generation }).context("the reconciler has ended")?;
             }
         }
     }
+    changes.finish().await?;
     drop((reading, watching));
     let records = records.await.context("read the records of the access log")?;
     if let Err(error) = fs::remove_file(&socket) {
         warn!(%error, socket = %socket.display(), "could not remove the admin socket");
     }
     Ok(records)
+}
+
+/// What changes while the agent serves.
+enum Changes {
+    /// Files, which are read here.
+    Files(Box<(FileSource, SourceWatch)>),
+    /// A control plane, which has tasks of its own.
+    Control {
+        saver: JoinHandle<()>,
+        stop: oneshot::Sender<()>,
+    },
+}
+
+impl Changes {
+    /// Inside of the runtime. A control plane is asked at once, while the programs are loaded.
+    fn start(
+        config: &AgentConfig,
+        input: Input,
+        commands: mpsc::Sender<Command>,
+        announced: Announced,
+    ) -> Self {
+        match input {
+            Input::Files(source, watch) => Self::Files(Box::new((source, watch))),
+            Input::Control(mut source, client) => {
+                let (stop, stopped) = oneshot::channel();
+                let saver = tokio::spawn(source.saver().run(stopped));
+                let identity = identity::node(config);
+                tokio::spawn(Link::new(client, identity, source, commands, announced).run());
+                Self::Control { saver, stop }
+            }
+        }
+    }
+
+    /// Waits for the next change of files.
+    async fn next(&mut self) -> Version {
+        match self {
+            Self::Files(files) => loop {
+                let (source, watch) = &mut **files;
+                watch.changed().await;
+                if source.reload(&watch.unfinished()) {
+                    return source.desired();
+                }
+            },
+            Self::Control { .. } => future::pending().await,
+        }
+    }
+
+    /// Waits until the last state of a control plane is on disk.
+    async fn finish(self) -> Result<()> {
+        if let Self::Control { saver, stop } = self {
+            // It has ended already if it cannot receive this.
+            let _ = stop.send(());
+            saver.await.context("save the control plane's state")?;
+        }
+        Ok(())
+    }
 }

@@ -1,15 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `nodemesh`: the CLI of a node, one file per verb. Talks to the agent through its admin socket; `cleanup` works without one.
+//! `nodemesh`: the CLI, one file per verb. Verbs about this node talk to the agent through its admin socket (`cleanup` works without
+//! one), verbs about the mesh to the control plane over gRPC.
 //!
 //! Invariant: tables are for people and may change; `-o json` is what [`crate::api`] promises.
 
+mod apply;
 mod backends;
 mod cleanup;
 mod client;
 mod columns;
 mod connections;
+mod describe;
+mod documents;
+mod get;
+mod kind;
 mod log;
 mod monitor;
+mod register;
+mod registry;
 mod screen;
 mod services;
 mod status;
@@ -17,15 +25,15 @@ mod table;
 mod top;
 mod units;
 
-use std::path::PathBuf;
+use std::{path::PathBuf, process::ExitCode};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::config::{ADMIN_SOCKET, DEFAULT_RUN_DIR, VERSION};
 use client::AdminClient;
 
-/// Look at the mesh on this node.
+/// Look at the mesh on this node, and change what the control plane has.
 #[derive(Debug, Parser)]
 #[command(name = "nodemesh", version = VERSION)]
 pub struct Cli {
@@ -34,8 +42,8 @@ pub struct Cli {
     run_dir: PathBuf,
 
     /// Form of the output.
-    #[arg(short, long, global = true, value_enum, default_value_t = Output::Table)]
-    output: Output,
+    #[arg(short, long, global = true, value_enum, default_value_t = Format::Table)]
+    output: Format,
 
     #[command(subcommand)]
     verb: Verb,
@@ -43,12 +51,33 @@ pub struct Cli {
 
 /// Form of the output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Output {
+enum Format {
     /// For people.
     #[value(alias = "text")]
     Table,
     /// For scripts.
     Json,
+    /// For `nodemesh apply`; of `get` and `describe` only.
+    Yaml,
+}
+
+/// Form of the output of verbs about this node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Output {
+    /// For people.
+    Table,
+    /// For scripts.
+    Json,
+}
+
+impl Format {
+    fn of_node(self) -> Result<Output> {
+        match self {
+            Self::Table => Ok(Output::Table),
+            Self::Json => Ok(Output::Json),
+            Self::Yaml => bail!("-o yaml is for `get` and `describe`; use -o json"),
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -67,22 +96,45 @@ enum Verb {
     Monitor(monitor::Monitor),
     /// Show or change the log levels of the running agent and of its programs, and the access log.
     Log(log::Log),
+    /// Create or change resources at the control plane, from YAML or JSON.
+    Apply(apply::Apply),
+    /// List what the control plane has: services, workloads, trafficpolicies, nodes, backends.
+    Get(get::Get),
+    /// Show all that the control plane knows of a resource or a node.
+    Describe(describe::Describe),
+    /// Delete resources at the control plane.
+    Delete(apply::Delete),
+    /// Run a server as a workload of the mesh: registered while it runs, drained before it is ended.
+    Register(register::Register),
     /// Detach every program and remove every map, socket and folder of nodemesh. The agent must have ended.
     Cleanup(cleanup::Cleanup),
 }
 
-/// Runs a command line; the result is whether all is well.
-pub fn run(cli: &Cli) -> Result<bool> {
-    let agent = AdminClient::new(cli.run_dir.join(ADMIN_SOCKET));
-    match &cli.verb {
-        Verb::Status => return status::run(&agent, cli.output),
-        Verb::Services => services::run(&agent, cli.output)?,
-        Verb::Backends(backends) => backends.run(&agent, cli.output)?,
-        Verb::Connections(connections) => connections.run(&agent, cli.output)?,
-        Verb::Top(top) => top.run(&agent, cli.output)?,
-        Verb::Monitor(monitor) => monitor.run(&agent, cli.output)?,
-        Verb::Log(log) => log.run(&agent, cli.output)?,
-        Verb::Cleanup(cleanup) => cleanup.run(&cli.run_dir)?,
-    }
-    Ok(true)
+/// Runs a command line.
+pub fn run(cli: &Cli) -> Result<ExitCode> {
+    let (format, agent) = (cli.output, AdminClient::new(cli.run_dir.join(ADMIN_SOCKET)));
+    let is_well = match &cli.verb {
+        Verb::Status => status::run(&agent, format.of_node()?)?,
+        Verb::Services => done(services::run(&agent, format.of_node()?))?,
+        Verb::Backends(backends) => done(backends.run(&agent, format.of_node()?))?,
+        Verb::Connections(connections) => done(connections.run(&agent, format.of_node()?))?,
+        Verb::Top(top) => done(top.run(&agent, format.of_node()?))?,
+        Verb::Monitor(monitor) => done(monitor.run(&agent, format.of_node()?))?,
+        Verb::Log(log) => done(log.run(&agent, format.of_node()?))?,
+        Verb::Apply(apply) => apply.run()?,
+        Verb::Get(get) => done(get.run(format))?,
+        Verb::Describe(describe) => done(describe.run(format))?,
+        Verb::Delete(delete) => delete.run()?,
+        Verb::Register(register) => return register.run(),
+        Verb::Cleanup(cleanup) => done(cleanup.run(&cli.run_dir))?,
+    };
+    Ok(if is_well {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+fn done(outcome: Result<()>) -> Result<bool> {
+    outcome.map(|()| true)
 }

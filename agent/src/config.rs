@@ -1,18 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The agent's own settings: flags, each with its environment variable and default. What the mesh does is not here but in the
-//! resources that `--config` names.
+//! resources that `--config` names or that come from `--control`.
 //!
 //! Invariant: parsed once, in `main`; no other module reads the environment or the command line.
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use clap::{Args, Parser, ValueEnum};
+use anyhow::anyhow;
+use clap::{ArgGroup, Args, Parser, ValueEnum};
 use nodemesh_abi::{LogLevel, MeterPath, limits};
+use nodemesh_model::Locality;
 
-use crate::{datapath::pins::DEFAULT_PIN_DIR, startup::Step};
+use crate::{control::ControlArgs, datapath::pins::DEFAULT_PIN_DIR, startup::Step};
 
 /// Default folder for the lock and the admin socket.
 pub const DEFAULT_RUN_DIR: &str = "/run/nodemesh";
+/// Default folder for the last state of the control plane.
+pub const DEFAULT_STATE_DIR: &str = "/var/lib/nodemesh";
 /// Name of the admin socket in the run directory.
 pub const ADMIN_SOCKET: &str = "agent.sock";
 
@@ -35,10 +39,28 @@ pub enum AgentCli {
 
 /// Flags of `nodemesh-agent run`.
 #[derive(Args, Clone, Debug)]
+#[command(group(ArgGroup::new("source").required(true).args(["config", "control"])))]
 pub struct AgentConfig {
-    /// File with resources (several YAML documents), or a directory of *.yaml and *.yml files. Reloaded when it changes.
+    /// File with resources (several YAML documents), or a directory of *.yaml and *.yml files. Reloaded when it changes. Either this
+    /// or --control.
     #[arg(long, env = "NODEMESH_CONFIG", value_name = "PATH")]
-    pub config: PathBuf,
+    pub config: Option<PathBuf>,
+
+    /// The control plane, from which resources come instead.
+    #[command(flatten, next_help_heading = "Control plane")]
+    pub control: ControlArgs,
+
+    /// Folder for the last state of the control plane, from which the agent starts while no control plane answers.
+    #[arg(long, env = "NODEMESH_STATE_DIR", value_name = "DIR", default_value = DEFAULT_STATE_DIR)]
+    pub state_dir: PathBuf,
+
+    /// Name of this node at the control plane; the host's name by default.
+    #[arg(long, env = "NODEMESH_NODE_NAME", value_name = "NAME")]
+    pub node_name: Option<String>,
+
+    /// Where this node is, for the control plane.
+    #[arg(long, env = "NODEMESH_LOCALITY", value_name = "REGION[/ZONE]")]
+    pub locality: Option<String>,
 
     /// Cgroup v2 whose processes are in the mesh; the root of the hierarchy by default.
     #[arg(long, env = "NODEMESH_CGROUP", value_name = "DIR")]
@@ -136,6 +158,26 @@ const CONNECTION_BYTES: u64 = 704;
 const CONNECTIONS: (u64, u64) = (1 << 16, 1 << 22);
 
 impl AgentConfig {
+    /// Name of this node at the control plane.
+    pub fn node_name(&self) -> String {
+        let host = || nix::sys::utsname::uname().map(|uts| uts.nodename().to_string_lossy().into_owned());
+        self.node_name
+            .clone()
+            .unwrap_or_else(|| host().unwrap_or_else(|_| "unknown".to_owned()))
+    }
+
+    /// Where this node is; an error names the flag.
+    pub fn place(&self) -> anyhow::Result<Locality> {
+        let (region, zone) = match self.locality.as_deref() {
+            Some(text) => text
+                .split_once('/')
+                .map_or((Some(text), None), |(region, zone)| (Some(region), Some(zone))),
+            None => (None, None),
+        };
+        Locality::new(region, zone, Some(&self.node_name()))
+            .map_err(|problem| anyhow!("--locality: {problem}"))
+    }
+
     /// Most connections that are tracked at once on a machine with `memory` bytes; 0 for no limit.
     pub fn connection_limit(&self, memory: u64) -> u32 {
         let default =
@@ -225,6 +267,15 @@ mod tests {
         let command = ["nodemesh-agent", "run", "--config", "mesh.yaml"];
         let AgentCli::Run(config) = AgentCli::parse_from(command.iter().chain(flags));
         config
+    }
+
+    #[test]
+    fn resources_come_from_files_or_from_a_control_plane() {
+        let parse = |flags: &[&str]| AgentCli::try_parse_from(["nodemesh-agent", "run"].iter().chain(flags));
+        let (files, control) = (["--config", "a.yaml"], ["--control", "http://127.0.0.1:1"]);
+        assert!(parse(&files).is_ok() && parse(&control).is_ok());
+        assert!(parse(&[]).is_err());
+        assert!(parse(&[files, control].concat()).is_err());
     }
 
     #[test]

@@ -2,8 +2,8 @@
 //! The agent of a node, and the CLI that talks to it.
 //!
 //! ```text
-//! source (YAML files) ─► Resources ─► Desired ─► reconcile ─► datapath ─► [ eBPF maps ] ◄─ kernel programs
-//!   watch, parse          (nodemesh-model)        plan, apply   typed maps       │
+//! source (YAML files) ─┬► Resources ─► Desired ─► reconcile ─► datapath ─► [ eBPF maps ] ◄─ kernel programs
+//! xds (control plane) ─┘   (nodemesh-model)        plan, apply   typed maps       │
 //!                                                                               ▼
 //!                              CLI ◄── admin (unix socket) ◄── View ◄── counters ──► metrics (HTTP)
 //! ```
@@ -16,6 +16,7 @@ pub mod api;
 pub mod app;
 pub mod cli;
 pub mod config;
+pub mod control;
 pub mod datapath;
 pub mod events;
 pub mod lock;
@@ -28,3 +29,4 @@ pub mod sockets;
 pub mod source;
 pub mod startup;
 pub mod sweep;
+pub mod xds;

@@ -1,37 +1,42 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The file source: reads resources from a YAML file or a directory of them, and again when they change.
+//! Where the configuration comes from: YAML files of this node, or a control plane. Either way it becomes resources, these become
+//! what is desired, and that goes to the reconciler.
 //!
 //! ```text
-//! inotify ─► watch ─► files (parse what changed) ─► Resources ─► Desired ─► reconciler
-//!                          └── invalid: the last good state stays, the errors are published
+//! local   (inotify ─► watch ─► files) ──┐
+//!                                       ├─► Resources ─► InForce ─► Desired ─► reconciler
+//! control (snapshot file, xds::stream) ─┘                  └─► SourceStatus ─► admin, metrics
 //! ```
 //!
-//! Owned by one task. Invariant: a reload either takes effect as a whole or not at all.
+//! Owned by one task. Invariant: a change either takes effect as a whole or not at all; what is invalid leaves the last good
+//! state in force.
 
+pub mod control;
 pub mod files;
+pub mod input;
+pub mod local;
+pub mod snapshot;
 pub mod watch;
 
 use std::{
-    collections::BTreeSet,
-    path::{Path, PathBuf},
     sync::Arc,
-    time::{Instant, SystemTime},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use nodemesh_model::{Desired, Locality, Resources};
 use tokio::sync::watch as channel;
-use tracing::{debug, error, info, warn};
+use tracing::{error, info, warn};
 
-use files::ManifestFiles;
+pub use control::ControlStatus;
 
 /// What became of the configuration.
 #[derive(Clone, Debug)]
 pub struct SourceStatus {
-    /// Where it comes from.
-    pub path: PathBuf,
-    /// Number of configurations that took effect.
+    /// Where it comes from: the path of the files, or the URLs of the control plane.
+    pub origin: String,
+    /// Number of configurations that took effect; 0 while there is none yet.
     pub generation: u64,
-    /// When the one in force was loaded.
+    /// When the one in force was loaded; the epoch before the first.
     pub loaded_at: SystemTime,
     /// When a reload was last tried, with whatever outcome.
     pub tried_at: SystemTime,
@@ -43,107 +48,98 @@ pub struct SourceStatus {
     pub reloads_ok: u64,
     /// Reloads that did not.
     pub reloads_failed: u64,
+    /// The connection to the control plane; `None` with files.
+    pub control: Option<ControlStatus>,
 }
 
-/// The source.
+impl SourceStatus {
+    /// Before anything was loaded from `origin`.
+    pub fn new(origin: String) -> Self {
+        Self {
+            origin,
+            generation: 0,
+            loaded_at: UNIX_EPOCH,
+            tried_at: UNIX_EPOCH,
+            errors: Vec::new(),
+            warnings: Vec::new(),
+            reloads_ok: 0,
+            reloads_failed: 0,
+            control: None,
+        }
+    }
+
+    /// Why the kernel has no configuration yet.
+    pub fn why_not_yet(&self) -> String {
+        match &self.control {
+            Some(control) if self.generation == 0 => control.why_not_yet(&self.origin),
+            _ => "the configuration has not reached the kernel yet".to_owned(),
+        }
+    }
+}
+
+/// What is sent to the reconciler: what is desired, and its generation.
+pub type Version = (Arc<Desired>, u64);
+
+/// The configuration in force, and its published status.
 #[derive(Debug)]
-pub struct Source {
-    files: ManifestFiles,
+struct InForce {
+    /// Where this node is.
+    node: Locality,
     resources: Resources,
     desired: Arc<Desired>,
     status: SourceStatus,
     published: channel::Sender<Arc<SourceStatus>>,
 }
 
-impl Source {
-    /// Loads `path` for the first time; an invalid one is an error with a line for each problem.
-    pub fn load(path: &Path) -> Result<(Self, channel::Receiver<Arc<SourceStatus>>), Vec<String>> {
-        let mut files = ManifestFiles::new(path);
-        let resources = files.read(&BTreeSet::new())?.unwrap_or_default();
-        let desired = Arc::new(
-            Desired::compile(&resources, &Locality::default(), None)
-                .map_err(|error| vec![error.to_string()])?,
-        );
-        let now = SystemTime::now();
-        let status = SourceStatus {
-            path: path.into(),
-            generation: 1,
-            loaded_at: now,
-            tried_at: now,
-            errors: Vec::new(),
-            warnings: warnings(&resources),
-            reloads_ok: 1,
-            reloads_failed: 0,
-        };
-        let (published, receiver) = channel::channel(Arc::new(status.clone()));
-        Ok((
-            Self {
-                files,
-                resources,
-                desired,
-                status,
-                published,
-            },
-            receiver,
-        ))
+impl InForce {
+    /// None yet.
+    fn new(status: SourceStatus, node: Locality) -> Self {
+        Self {
+            node,
+            resources: Resources::default(),
+            desired: Arc::default(),
+            published: channel::Sender::new(Arc::new(status.clone())),
+            status,
+        }
     }
 
-    /// What is desired now, and its generation.
-    pub fn desired(&self) -> (Arc<Desired>, u64) {
+    fn version(&self) -> Version {
         (self.desired.clone(), self.status.generation)
     }
 
-    /// Where the configuration comes from.
-    pub fn path(&self) -> &Path {
-        &self.status.path
-    }
-
-    /// Reads what changed, except what is `unfinished`; true if there is a new [`Source::desired`].
-    pub fn reload(&mut self, unfinished: &BTreeSet<PathBuf>) -> bool {
-        let tried_at = SystemTime::now();
-        let started = Instant::now();
-        let outcome = match self.files.read(unfinished) {
-            Ok(None) => return false,
-            Ok(Some(resources)) => {
-                debug!(
-                    elapsed_us = started.elapsed().as_micros() as u64,
-                    "read what changed"
-                );
-                let previous = Some((&self.resources, &*self.desired));
-                Desired::compile(&resources, &Locality::default(), previous)
-                    .map(|desired| (resources, desired))
-                    .map_err(|error| vec![error.to_string()])
-            }
-            Err(errors) => Err(errors),
-        };
-        debug!(elapsed_us = started.elapsed().as_micros() as u64, "compiled");
-        self.status.tried_at = tried_at;
-        match outcome {
-            Ok((resources, desired)) => self.accept(resources, desired),
-            Err(errors) => self.refuse(errors),
-        }
+    fn publish(&self) {
         self.published.send_replace(Arc::new(self.status.clone()));
-        self.status.errors.is_empty()
     }
 
-    fn accept(&mut self, resources: Resources, desired: Desired) {
-        self.status.warnings = warnings(&resources);
+    /// Puts `resources` in force, with their own warnings after those of `warnings`.
+    fn accept(&mut self, resources: Resources, mut warnings: Vec<String>) -> Result<(), Vec<String>> {
+        let previous = (self.status.generation > 0).then_some((&self.resources, &*self.desired));
+        let desired =
+            Desired::compile(&resources, &self.node, previous).map_err(|error| vec![error.to_string()])?;
+        warnings.extend(resources.warnings().iter().map(ToString::to_string));
         self.resources = resources;
         self.desired = Arc::new(desired);
-        self.status.generation += 1;
-        self.status.loaded_at = self.status.tried_at;
-        self.status.reloads_ok += 1;
-        self.status.errors.clear();
+        let status = &mut self.status;
+        status.generation += 1;
+        status.loaded_at = status.tried_at;
+        status.reloads_ok += 1;
+        status.errors.clear();
         info!(
-            generation = self.status.generation,
+            generation = status.generation,
             frontends = self.desired.frontends.len(),
             "configuration loaded"
         );
-        for warning in &self.status.warnings {
+        for warning in warnings
+            .iter()
+            .filter(|warning| !status.warnings.contains(warning))
+        {
             warn!("{warning}");
         }
+        status.warnings = warnings;
+        Ok(())
     }
 
+    /// Notes why the configuration in force stays.
     fn refuse(&mut self, errors: Vec<String>) {
         self.status.reloads_failed += 1;
         error!(
@@ -157,10 +153,3 @@ impl Source {
         self.status.errors = errors;
     }
 }
-
-fn warnings(resources: &Resources) -> Vec<String> {
-    resources.warnings().iter().map(ToString::to_string).collect()
-}
-
-#[cfg(test)]
-mod tests;

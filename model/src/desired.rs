@@ -13,7 +13,7 @@
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use nodemesh_abi::{
-    Ip16,
+    Ip16, Protocol,
     client::mix,
     limits::{MAX_BACKENDS, MAX_IDENTITIES},
 };
@@ -21,6 +21,7 @@ use nodemesh_abi::{
 use crate::{
     access::{Prefix, Principal, PrincipalName},
     frontend::{Frontend, FrontendName},
+    keyword::Family,
     name::ResourceName,
     resource::{Locality, Service, Workload},
     resources::Resources,
@@ -31,6 +32,9 @@ mod changes;
 mod expand;
 mod principals;
 mod select;
+
+pub use expand::frontends;
+pub use select::selected;
 
 use admission::Admission;
 
@@ -104,7 +108,7 @@ impl Desired {
             let selected = select::select(services, resources, room).ok_or(CompileError::TooManyBackends)?;
             for (service, workloads) in services.iter().zip(&selected) {
                 let policy = resources.policy_of(&service.metadata.name).map(Arc::as_ref);
-                for mut frontend in expand::frontends(service, policy, workloads) {
+                for mut frontend in frontends(service, policy, workloads) {
                     admission.complete(&mut frontend);
                     desired.insert(frontend, &mut outdated)?;
                 }
@@ -145,6 +149,19 @@ impl Desired {
             (_, Some(principal)) => Arc::clone(principal),
         };
         (name, principal)
+    }
+
+    /// The frontends of `service`, by port, protocol and family.
+    pub fn frontends_of(&self, service: &ResourceName) -> impl Iterator<Item = &Arc<Frontend>> + use<'_> {
+        let name = |port, protocol, family| FrontendName {
+            service: service.clone(),
+            port,
+            protocol,
+            family,
+        };
+        let first = name(0, Protocol::Tcp, Family::V4);
+        let last = name(u16::MAX, Protocol::Udp, Family::V6);
+        self.frontends.range(first..=last).map(|(_, frontend)| frontend)
     }
 
     /// Moves the frontends of `service` to `outdated`.

@@ -86,7 +86,7 @@ pub struct FrontendBackend {
     pub weight: u32,
     /// Whether it takes new connections.
     pub state: BackendState,
-    /// The workload that it was selected as; `None` if the service lists it.
+    /// The workload that it was selected as, or that the service says it is; `None` if it is not known.
     pub workload: Option<ResourceName>,
     /// Where it is; `None` if that is not known.
     pub locality: Option<Arc<Locality>>,

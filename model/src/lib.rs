@@ -12,6 +12,7 @@
 
 pub mod access;
 pub mod desired;
+pub mod document;
 pub mod frontend;
 pub mod invalid;
 pub mod keyword;
@@ -21,6 +22,8 @@ pub mod name;
 pub mod resource;
 pub mod resources;
 pub mod slots;
+#[cfg(any(test, feature = "strategies"))]
+pub mod strategy;
 mod value;
 mod wire;
 mod yaml;

@@ -74,6 +74,17 @@ impl Manifest {
         manifest
     }
 
+    /// Puts resources together that are valid already; they are numbered in order.
+    pub fn from_resources(resources: impl IntoIterator<Item = Resource>) -> Self {
+        let documents = resources.into_iter().zip(1..);
+        Self {
+            documents: documents
+                .map(|(resource, number)| Document { number, resource })
+                .collect(),
+            errors: InvalidResources::default(),
+        }
+    }
+
     /// Takes the allocation of each resource of `previous` that has the same content, so that pointers tell what changed.
     #[must_use]
     pub fn sharing(mut self, previous: &Self) -> Self {

@@ -78,7 +78,7 @@ impl fmt::Debug for ResourceName {
 }
 
 /// Checks a DNS-1123 label (RFC 1123, section 2.1, in lower case).
-pub(crate) fn dns_label(text: &str) -> Result<(), Problem> {
+pub fn dns_label(text: &str) -> Result<(), Problem> {
     let valid = text.len() <= MAX_LABEL
         && starts_and_ends(text, |byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
         && text

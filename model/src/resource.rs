@@ -64,8 +64,8 @@ fn check_labels(field: &str, labels: &Labels, findings: &mut Findings) {
     }
 }
 
-/// Reads a weight; absent means 1.
-fn weight(wire: Option<i64>) -> Result<u32, Problem> {
+/// Reads a weight: 1 to 65535; absent means 1.
+pub fn weight(wire: Option<i64>) -> Result<u32, Problem> {
     match wire {
         None => Ok(1),
         Some(0) => Err(Problem::WeightZero),

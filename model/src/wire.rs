@@ -56,13 +56,15 @@ pub(crate) struct ServicePort {
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(crate) struct Backend {
     pub(crate) address: String,
+    pub(crate) port_name: Option<String>,
     pub(crate) port: Option<i64>,
     pub(crate) weight: Option<i64>,
     pub(crate) state: Option<String>,
     pub(crate) locality: Option<Locality>,
+    pub(crate) workload: Option<String>,
 }
 
 #[derive(Deserialize)]

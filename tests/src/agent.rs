@@ -54,6 +54,12 @@ impl Agent {
         self.folder.join("mesh.yaml")
     }
 
+    /// Name of its node.
+    pub fn name(&self) -> String {
+        let name = self.folder.file_name().unwrap_or_default();
+        name.to_string_lossy().into_owned()
+    }
+
     /// The run directory.
     pub fn run_dir(&self) -> PathBuf {
         self.folder.join("run")
@@ -95,9 +101,14 @@ impl Agent {
             ("--pin-dir", self.pins.display().to_string()),
             ("--run-dir", self.run_dir().display().to_string()),
             ("--http", HTTP.to_owned()),
+            ("--state-dir", self.folder.join("state").display().to_string()),
+            ("--node-name", self.name()),
         ];
         let mut arguments = vec!["run".to_owned()];
-        for (flag, value) in own.into_iter().filter(|(flag, _)| !flags.contains(flag)) {
+        // Resources come from one of the two.
+        let is_other = |flag: &str| flag == "--config" && flags.contains(&"--control");
+        let named = |flag: &str| flags.contains(&flag) || is_other(flag);
+        for (flag, value) in own.into_iter().filter(|(flag, _)| !named(flag)) {
             arguments.extend([flag.to_owned(), value]);
         }
         arguments.extend(flags.iter().map(|&flag| flag.to_owned()));

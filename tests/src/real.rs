@@ -15,6 +15,7 @@ mod scene;
 mod server;
 pub mod tool;
 pub mod truth;
+pub mod xds;
 
 pub use self::{
     client::Client,

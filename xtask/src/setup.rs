@@ -8,6 +8,7 @@ mod apt;
 mod cargo_tool;
 mod components;
 pub(crate) mod deny;
+pub(crate) mod etcd;
 pub(crate) mod linker;
 mod machine;
 mod outcome;
@@ -113,8 +114,20 @@ const TESTS: &[Step] = &[
         run: python::step,
     },
     Step {
+        name: "python for xDS",
+        run: python::xds,
+    },
+    Step {
+        name: "envoy",
+        run: python::envoy,
+    },
+    Step {
         name: "prometheus",
         run: prometheus::step,
+    },
+    Step {
+        name: "etcd",
+        run: etcd::step,
     },
     Step {
         name: "privileges",

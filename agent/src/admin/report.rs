@@ -95,7 +95,7 @@ impl Node {
     pub fn not_ready(&self) -> Vec<String> {
         let mut problems = Vec::new();
         if self.view().generation == 0 {
-            problems.push("the configuration has not reached the kernel yet".to_owned());
+            problems.push(self.source().why_not_yet());
         }
         match self.attached() {
             Ok(programs) => {

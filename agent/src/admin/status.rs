@@ -12,7 +12,7 @@ use crate::{
     api,
     config::VERSION,
     reconcile::{thread::Command, view::View},
-    source::SourceStatus,
+    source::{ControlStatus, SourceStatus},
 };
 
 impl Node {
@@ -25,6 +25,9 @@ impl Node {
             problems.push(
                 "the last reload of the configuration was refused; the one before it is in force".to_owned(),
             );
+        }
+        if let Some(control) = source.control.as_ref().filter(|_| ready) {
+            problems.extend(control_problems(control));
         }
         api::Status {
             version: VERSION.to_owned(),
@@ -39,7 +42,29 @@ impl Node {
     }
 
     fn datapath_status(&self, view: &View) -> api::DatapathStatus {
-        let uts = nix::sys::utsname::uname();
+        api::DatapathStatus {
+            kernel: self.kernel(),
+            cgroup: self.cgroup.display().to_string(),
+            pin_dir: self.config.pin_dir.display().to_string(),
+            programs: self.attached().unwrap_or_default(),
+            maps: self.map_usage(view),
+            internal_errors: self.internal_errors(),
+            frontends_not_programmed: self.not_programmed(view),
+            cgroups_missing: view.cgroups_missing.clone(),
+            meter: self.meter_status(),
+        }
+    }
+
+    /// Release of the running kernel.
+    pub fn kernel(&self) -> String {
+        nix::sys::utsname::uname().map_or_else(
+            |_| "unknown".into(),
+            |uts| uts.release().to_string_lossy().into_owned(),
+        )
+    }
+
+    /// Frontends that are not as configured, with the reason.
+    pub fn not_programmed(&self, view: &View) -> BTreeMap<String, String> {
         let rejected = view.rejected.iter().map(|rejected| {
             (
                 rejected.frontend.to_string(),
@@ -50,20 +75,7 @@ impl Node {
             .failed
             .iter()
             .map(|(name, error)| (name.to_string(), error.clone()));
-        api::DatapathStatus {
-            kernel: uts.map_or_else(
-                |_| "unknown".into(),
-                |uts| uts.release().to_string_lossy().into_owned(),
-            ),
-            cgroup: self.cgroup.display().to_string(),
-            pin_dir: self.config.pin_dir.display().to_string(),
-            programs: self.attached().unwrap_or_default(),
-            maps: self.map_usage(view),
-            internal_errors: self.internal_errors(),
-            frontends_not_programmed: rejected.chain(failed).collect(),
-            cgroups_missing: view.cgroups_missing.clone(),
-            meter: self.meter_status(),
-        }
+        rejected.chain(failed).collect()
     }
 
     fn meter_status(&self) -> api::MeterStatus {
@@ -92,20 +104,28 @@ impl Node {
 
     /// Fill of the maps.
     pub fn map_usage(&self, view: &View) -> BTreeMap<String, api::MapUsage> {
+        let listed = self.maps.dynamic_usage().into_iter();
+        let listed =
+            listed.map(|(name, (entries, capacity))| (name.to_owned(), api::MapUsage { entries, capacity }));
+        let mut usage = self.fixed_usage(view);
+        usage.extend(listed);
+        usage
+    }
+
+    /// Fill of the maps that the agent fills, which costs nothing to tell.
+    pub fn fixed_usage(&self, view: &View) -> BTreeMap<String, api::MapUsage> {
         let ([services, backends], [traffic, endpoints]) = (view.usage, view.meter_usage);
-        let counted = [
+        [
             (map::SERVICES, services),
             (map::BACKENDS, backends),
             (map::TRAFFIC, traffic),
             (map::ENDPOINTS, endpoints),
         ]
-        .map(|(name, (entries, capacity))| (name, (u64::from(entries), u64::from(capacity))));
-        let listed = self.maps.dynamic_usage();
-        counted
-            .into_iter()
-            .chain(listed)
-            .map(|(name, (entries, capacity))| (name.to_owned(), api::MapUsage { entries, capacity }))
-            .collect()
+        .map(|(name, (entries, capacity))| {
+            let (entries, capacity) = (entries.into(), capacity.into());
+            (name.to_owned(), api::MapUsage { entries, capacity })
+        })
+        .into()
     }
 
     /// Internal errors by reason.
@@ -164,7 +184,7 @@ impl Node {
 
 fn config_status(source: &SourceStatus, view: &View) -> api::ConfigStatus {
     api::ConfigStatus {
-        path: source.path.display().to_string(),
+        path: source.origin.clone(),
         state: if source.errors.is_empty() {
             api::ConfigState::Ok
         } else {
@@ -175,22 +195,55 @@ fn config_status(source: &SourceStatus, view: &View) -> api::ConfigStatus {
         loaded_at: unix_seconds(source.loaded_at),
         errors: source.errors.clone(),
         warnings: source.warnings.clone(),
+        control: source.control.as_ref().map(control_status),
     }
+}
+
+fn control_status(control: &ControlStatus) -> api::ControlStatus {
+    let seconds = |time| Some(unix_seconds(time)).filter(|seconds| *seconds > 0);
+    api::ControlStatus {
+        connected: control.connected.clone(),
+        since: unix_seconds(control.since),
+        error: control.error.clone(),
+        version: control.version.clone(),
+        from_disk: control.is_snapshot,
+        updated_at: seconds(control.updated_at),
+        saved_at: control.saved_at.get(),
+        connections: control.connections,
+        nacks: control.nacks,
+        rejected: control.rejected.lines().collect(),
+        unsupported: control.unsupported.lines().collect(),
+        waiting: control.waiting.lines().collect(),
+    }
+}
+
+/// What is wrong with what comes from the control plane, while a state of it is in force.
+fn control_problems(control: &ControlStatus) -> Vec<String> {
+    let mut problems = Vec::new();
+    if control.connected.is_none() {
+        let error = control.error.as_deref().unwrap_or("connecting");
+        problems.push(format!(
+            "no connection to the control plane, the last state stays in force: {error}"
+        ));
+    }
+    if control.rejected.count > 0 {
+        problems.push(format!(
+            "{} of the control plane's resources are refused; what they replace stays in force",
+            control.rejected.count
+        ));
+    }
+    problems
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        path::PathBuf,
-        time::{SystemTime, UNIX_EPOCH},
-    };
+    use std::time::{SystemTime, UNIX_EPOCH};
 
     use super::*;
 
     #[test]
     fn an_invalid_reload_shows_what_is_in_force_and_why() {
         let source = SourceStatus {
-            path: PathBuf::from("/etc/mesh.yaml"),
             generation: 4,
             loaded_at: UNIX_EPOCH + std::time::Duration::from_secs(1_700_000_000),
             tried_at: SystemTime::now(),
@@ -198,6 +251,7 @@ mod tests {
             warnings: vec!["odd".to_owned()],
             reloads_ok: 4,
             reloads_failed: 1,
+            ..SourceStatus::new("/etc/mesh.yaml".to_owned())
         };
         let view = View {
             generation: 3,

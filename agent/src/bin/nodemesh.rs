@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `nodemesh`: the CLI of a node.
+//! `nodemesh`: the CLI.
 #![forbid(unsafe_code)]
 
 use std::process::ExitCode;
@@ -9,8 +9,7 @@ use nodemesh_agent::cli;
 
 fn main() -> ExitCode {
     match cli::run(&cli::Cli::parse()) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("nodemesh: {error:#}");
             ExitCode::FAILURE

@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `nodemesh status`.
 
-use std::{fmt::Write as _, time::Duration};
+use std::{
+    fmt::Write as _,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use anyhow::Result;
 
-use super::{Output, client::AdminClient, log, table};
-use crate::api::{ConfigState, MeterStatus, Status};
+use super::{Output, client::AdminClient, log, table, units};
+use crate::api::{ConfigState, ControlStatus, MeterStatus, Status};
 
 /// Prints the status; the result is whether there are no problems.
 pub(super) fn run(agent: &AdminClient, output: Output) -> Result<bool> {
@@ -54,6 +57,41 @@ fn describe_config(text: &mut String, status: &Status) -> Result<()> {
         writeln!(text, "  ! {line}")?;
     }
     for line in &config.warnings {
+        writeln!(text, "  - {line}")?;
+    }
+    config
+        .control
+        .as_ref()
+        .map_or(Ok(()), |control| describe_control(text, control))
+}
+
+fn describe_control(text: &mut String, control: &ControlStatus) -> Result<()> {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs();
+    let age = |then: u64| units::seconds(now.saturating_sub(then) as f64);
+    let since = age(control.since);
+    match (&control.connected, &control.error) {
+        (Some(url), _) => write!(text, "control  {url} for {since}")?,
+        (None, Some(error)) => write!(text, "control  NOT CONNECTED for {since}: {error}")?,
+        (None, None) => write!(text, "control  connecting")?,
+    }
+    let version = if control.version.is_empty() {
+        "none"
+    } else {
+        &control.version
+    };
+    let origin = if control.from_disk { " (from disk)" } else { "" };
+    writeln!(
+        text,
+        "; state {version}{origin}, {} connections, {} NACKs",
+        control.connections, control.nacks
+    )?;
+    for line in &control.rejected {
+        writeln!(text, "  ! refused: {line}")?;
+    }
+    for line in &control.waiting {
         writeln!(text, "  - {line}")?;
     }
     Ok(())
@@ -146,6 +184,7 @@ mod tests {
                 loaded_at: 0,
                 errors: Vec::new(),
                 warnings: Vec::new(),
+                control: None,
             },
             datapath: DatapathStatus {
                 kernel: "6.18".into(),
@@ -196,6 +235,34 @@ mod tests {
             "access   off",
         ];
         assert_eq!(text.lines().collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn the_connection_to_the_control_plane_is_shown() {
+        let mut control = ControlStatus {
+            connected: Some("http://127.0.0.1:15010".into()),
+            version: "417".into(),
+            connections: 1,
+            nacks: 2,
+            rejected: vec!["a: bad".into()],
+            waiting: vec!["b waits".into()],
+            from_disk: true,
+            since: u64::MAX,
+            ..ControlStatus::default()
+        };
+        let mut text = String::new();
+        describe_control(&mut text, &control).unwrap();
+        assert_eq!(
+            text,
+            "control  http://127.0.0.1:15010 for 0s; state 417 (from disk), 1 connections, 2 NACKs\n  ! refused: a: bad\n  - b waits\n"
+        );
+        (control.connected, control.error) = (None, Some("refused".into()));
+        let mut text = String::new();
+        describe_control(&mut text, &control).unwrap();
+        assert!(
+            text.starts_with("control  NOT CONNECTED for 0s: refused; state 417"),
+            "{text}"
+        );
     }
 
     #[test]

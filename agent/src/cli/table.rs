@@ -50,6 +50,11 @@ pub(super) fn print_table(table: &Table) -> Result<()> {
     print(&text(table))
 }
 
+/// YAML, with the end of its last line.
+pub(super) fn yaml(value: &impl Serialize) -> Result<String> {
+    Ok(serde_saphyr::to_string(value)?)
+}
+
 /// Prints JSON.
 pub(super) fn print_json(value: &impl Serialize) -> Result<()> {
     print(&serde_json::to_string_pretty(value)?)

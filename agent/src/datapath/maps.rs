@@ -318,6 +318,11 @@ impl MapWriter {
         ignore_missing(self.cgroups.remove(&id)).map_err(failed("delete", map::CGROUPS))
     }
 
+    /// The settings that are there.
+    pub fn settings(&self) -> Result<Settings, MapOpError> {
+        self.settings.get(&0, 0).map_err(failed("read", map::SETTINGS))
+    }
+
     /// Writes the settings.
     pub fn put_settings(&mut self, settings: &Settings) -> Result<(), MapOpError> {
         self.settings

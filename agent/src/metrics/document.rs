@@ -83,6 +83,8 @@ const LABELS: &str = "
 | `reason` | of failed connections: {failure}; of refusals: {refusal}; of frontends: `map_full`, `write_failed`; of errors: {error}; \
 of events: those of refusals, of ejections {ejection}, of closed connections {closing} |
 | `kind`, `stage` | of events: {event}; where they were lost: `recording` in the kernel, `naming` in the agent, `reader` that was behind |
+| `problem` | `rejected`, `unsupported`, `waiting` |
+| `source` | `files`, `control` |
 | `path` | {path}: reads and writes of applications, or packets where the kernel lacks these tracepoints |
 ";
 

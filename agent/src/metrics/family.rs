@@ -223,6 +223,20 @@ group! { NODE "The node"
         "Unix time of the last reload that took effect.";
     CONFIG_RELOADS: Counter "nodemesh_config_reloads_total" ["reloads"] &["outcome"],
         "Reloads of the configuration.";
+    CONFIG_SOURCE: Gauge "nodemesh_config_source_info" ["1"] &["source"],
+        "1, labelled with where the configuration comes from.";
+    CONTROL_CONNECTED: Gauge "nodemesh_control_connected" ["1"] &[],
+        "1 while the agent is connected to a control plane.";
+    CONTROL_CONNECTIONS: Counter "nodemesh_control_connections_total" ["connections"] &[],
+        "Connections to a control plane that were opened.";
+    CONTROL_UPDATED: Gauge "nodemesh_control_last_update_timestamp_seconds" ["seconds"] &[],
+        "Unix time at which something was last received from a control plane, 0 before that.";
+    CONTROL_SAVED: Gauge "nodemesh_control_last_save_timestamp_seconds" ["seconds"] &[],
+        "Unix time at which the control plane's state was last written to disk, 0 before that.";
+    CONTROL_NACKS: Counter "nodemesh_control_nacks_total" ["responses"] &[],
+        "Responses of a control plane that were refused, in part or as a whole.";
+    CONTROL_RESOURCES: Gauge "nodemesh_control_resources" ["resources"] &["problem"],
+        "Resources of the control plane that are refused, fields of them that have no effect, services that wait for a resource.";
     BUILD_INFO: Gauge "nodemesh_build_info" ["1"] &["version", "commit", "abi"],
         "1, labelled with what is running.";
 } }

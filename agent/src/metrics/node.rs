@@ -14,6 +14,7 @@ use crate::{
     admin::{Node, report},
     datapath::{PinRoot, attach},
     reconcile::view::View,
+    source::ControlStatus,
 };
 
 /// Writes the families of the node.
@@ -135,9 +136,39 @@ fn write_config(scrape: &mut Scrape, node: &Node, view: &View) -> prometheus::Re
         samples.number(&unlabelled, &["ok"], source.reloads_ok as f64);
         samples.number(&unlabelled, &["invalid"], source.reloads_failed as f64);
     })?;
+    let origin = if source.control.is_some() {
+        "control"
+    } else {
+        "files"
+    };
+    scrape.family(&family::CONFIG_SOURCE, |samples| {
+        samples.number(&unlabelled, &[origin], 1.0);
+    })?;
+    write_control(scrape, &source.control.clone().unwrap_or_default())?;
     let abi = nodemesh_abi::ABI_VERSION.to_string();
     let build = [env!("CARGO_PKG_VERSION"), env!("NODEMESH_COMMIT"), &abi];
     scrape.family(&family::BUILD_INFO, |samples| {
         samples.number(&unlabelled, &build, 1.0);
+    })
+}
+
+fn write_control(scrape: &mut Scrape, control: &ControlStatus) -> prometheus::Result<()> {
+    let connected = u8::from(control.connected.is_some());
+    scrape.single(&family::CONTROL_CONNECTED, f64::from(connected))?;
+    scrape.single(&family::CONTROL_CONNECTIONS, control.connections as f64)?;
+    let updated = report::unix_seconds(control.updated_at);
+    scrape.single(&family::CONTROL_UPDATED, updated as f64)?;
+    let saved = control.saved_at.get().unwrap_or_default();
+    scrape.single(&family::CONTROL_SAVED, saved as f64)?;
+    scrape.single(&family::CONTROL_NACKS, control.nacks as f64)?;
+    scrape.family(&family::CONTROL_RESOURCES, |samples| {
+        let problems = [
+            ("rejected", &control.rejected),
+            ("unsupported", &control.unsupported),
+            ("waiting", &control.waiting),
+        ];
+        for (problem, complaints) in problems {
+            samples.number(&Labels::default(), &[problem], complaints.count as f64);
+        }
     })
 }

@@ -122,6 +122,19 @@ impl Reconciler {
         self.reconcile();
     }
 
+    /// Waits for a first configuration that is yet to come: what a former agent left goes on as it is.
+    pub fn wait(&mut self, log_level: LogLevel) {
+        self.settings.log_level = log_level as u32;
+        match self.maps.settings() {
+            Ok(former) => {
+                self.settings.udp_services = former.udp_services;
+                self.settings.cgroup_depths = former.cgroup_depths;
+            }
+            Err(error) => warn!(%error, "could not read the settings of a former agent"),
+        }
+        self.sync_settings();
+    }
+
     /// Serves commands until the sender is gone.
     pub fn run(mut self, commands: &mpsc::Receiver<Command>) {
         let mut next_sweep = Instant::now() + SWEEP_INTERVAL;
@@ -155,8 +168,12 @@ impl Reconciler {
         }
         if let Some((desired, generation)) = newest {
             self.desired = desired;
+            let is_first = self.view.generation == 0;
             self.view.generation = generation;
             self.reconcile();
+            if is_first {
+                info!(generation, "ready");
+            }
         }
     }
 
@@ -210,6 +227,9 @@ impl Reconciler {
 
     /// Frees what has become idle, and tries again what failed or found no room.
     fn sweep(&mut self) {
+        if self.view.generation == 0 {
+            return self.sync_settings();
+        }
         let freed = sweep(&mut self.ledger, &mut self.maps);
         if freed > 0 {
             debug!(freed, "freed backends and services without sockets");

@@ -25,7 +25,7 @@ pub(super) fn names(service: &Service) -> impl Iterator<Item = FrontendName> {
 }
 
 /// The frontends of `service` under `policy`, with `workloads` as its selected replicas.
-pub(super) fn frontends(
+pub fn frontends(
     service: &Service,
     policy: Option<&TrafficPolicy>,
     workloads: &[&Workload],
@@ -66,18 +66,19 @@ fn backends(
     let listed = service
         .backends
         .iter()
-        .filter(|backend| Family::of(backend.address) == family)
+        .filter(|backend| Family::of(backend.address) == family && backend.serves(port))
         .map(|backend| FrontendBackend {
             addr: backend.address.into(),
             port: Port::new(backend.port.unwrap_or(port.target_port)),
             weight: backend.weight,
             state: backend.state,
-            workload: None,
+            workload: backend.workload.clone(),
             locality: backend.locality.clone(),
             tier: 0,
-        });
+        })
+        .map(|backend| (Source::Listed, backend));
     let selected = workloads.iter().filter_map(|workload| {
-        Some(FrontendBackend {
+        let backend = FrontendBackend {
             addr: workload.address(family)?.into(),
             port: Port::new(port.target_port),
             weight: workload.weight,
@@ -85,13 +86,20 @@ fn backends(
             workload: Some(workload.metadata.name.clone()),
             locality: workload.locality.clone(),
             tier: 0,
-        })
+        };
+        Some((Source::Selected, backend))
     });
     let mut backends: Vec<_> = listed.chain(selected).collect();
-    backends.sort_by(|a, b| {
-        let rank = |backend: &FrontendBackend| (backend.workload.is_some(), backend.state);
-        (a.sort_key(), rank(a), &a.workload).cmp(&(b.sort_key(), rank(b), &b.workload))
+    backends.sort_by(|(of_a, a), (of_b, b)| {
+        (a.sort_key(), of_a, a.state, &a.workload).cmp(&(b.sort_key(), of_b, b.state, &b.workload))
     });
-    backends.dedup_by(|later, first| later.sort_key() == first.sort_key());
-    backends
+    backends.dedup_by(|(_, later), (_, first)| later.sort_key() == first.sort_key());
+    backends.into_iter().map(|(_, backend)| backend).collect()
+}
+
+/// Where a backend comes from; the first wins.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+enum Source {
+    Listed,
+    Selected,
 }

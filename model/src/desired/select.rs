@@ -12,6 +12,14 @@ use crate::{
     resources::Resources,
 };
 
+/// The workloads that `service` selects and has an address family in common with, by name: a scan of its namespace.
+pub fn selected<'r>(service: &Service, resources: &'r Resources) -> Vec<&'r Workload> {
+    let selected = select(&[service], resources, usize::MAX);
+    selected
+        .and_then(|mut selected| selected.pop())
+        .unwrap_or_default()
+}
+
 /// For each of `services`, all of one namespace, the workloads that it selects and has an address family in common with.
 ///
 /// `None` if they are more than `room` together.

@@ -127,6 +127,34 @@ fn listed_and_selected_backends_are_merged() {
 }
 
 #[test]
+fn a_backend_may_serve_one_port_alone() {
+    let desired = compile([document(
+        "Service",
+        "llama",
+        &json!({
+            "addresses": ["10.96.0.10"],
+            "ports": [{"name": "http", "port": 80}, {"name": "admin", "port": 81, "targetPort": 9000}],
+            "backends": [
+                {"address": "10.1.0.1"}, {"address": "10.1.0.2", "portName": "admin"},
+                {"address": "10.1.0.3", "portName": "http", "port": 8080, "workload": "llama-3"},
+            ],
+        }),
+    )]);
+    let found: Vec<_> = desired
+        .frontends
+        .values()
+        .map(|frontend| backends(frontend))
+        .collect();
+    assert_eq!(
+        found,
+        [
+            ["10.1.0.1:80 1 active listed", "10.1.0.3:8080 1 active llama-3"],
+            ["10.1.0.1:9000 1 active listed", "10.1.0.2:9000 1 active listed"],
+        ]
+    );
+}
+
+#[test]
 fn a_policy_shapes_the_frontends_of_its_target() {
     let service = document(
         "Service",

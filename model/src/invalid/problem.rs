@@ -108,6 +108,8 @@ pub enum Problem {
     PortNameMissing,
     #[error("{} is already the name of ports[{first}]; give each port its own", quoted(.found))]
     DuplicatePortName { found: String, first: usize },
+    #[error("{} is the name of no port of this service; use one of spec.ports, or leave portName out", quoted(.found))]
+    UnknownPortName { found: String },
     #[error("{port}/{protocol} is already that of ports[{first}]; remove one of the two")]
     DuplicatePort {
         port: u16,
@@ -120,7 +122,7 @@ pub enum Problem {
     #[error("weight is {found}; use 1 to {MAX_WEIGHT}")]
     WeightRange { found: i64 },
     #[error(
-        "port is given, but the service has {ports} ports; leave it out, targetPort of each port is used"
+        "port is given, but the service has {ports} ports; leave it out for the targetPort of each, or choose one by portName"
     )]
     BackendPort { ports: usize },
     #[error(

@@ -10,8 +10,8 @@ use crate::{
     keyword::Family,
 };
 
-/// Reads an address.
-pub(crate) fn parse(text: &str) -> Result<IpAddr, Problem> {
+/// Reads an address; see the module for which are accepted.
+pub fn parse(text: &str) -> Result<IpAddr, Problem> {
     let address: IpAddr = text.parse().map_err(|_| Problem::Address {
         found: text.to_owned(),
     })?;
@@ -51,8 +51,8 @@ pub(crate) fn parse_set(field: &str, texts: &[String], findings: &mut Findings) 
     addresses
 }
 
-/// Reads a port.
-pub(crate) fn port(found: i64) -> Result<u16, Problem> {
+/// Reads a port: 1 to 65535.
+pub fn port(found: i64) -> Result<u16, Problem> {
     u16::try_from(found)
         .ok()
         .filter(|port| *port != 0)

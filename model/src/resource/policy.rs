@@ -170,7 +170,8 @@ fn load_balancer(wire: Option<wire::LoadBalancer>, findings: &mut Findings) -> L
     balancer
 }
 
-fn table_size(found: i64) -> Result<u32, Problem> {
+/// Reads the size of a Maglev table: a prime of [`TABLE_SIZES`].
+pub fn table_size(found: i64) -> Result<u32, Problem> {
     let size = u32::try_from(found)
         .ok()
         .filter(|size| TABLE_SIZES.contains(size))

@@ -15,7 +15,7 @@ use super::{Locality, Metadata, address, check_labels, weight};
 use crate::{
     invalid::{Findings, Problem},
     keyword::{self, BackendState, Family, Keyword},
-    name::{Labels, dns_label},
+    name::{DEFAULT_NAMESPACE, Labels, ResourceName, dns_label},
     wire,
 };
 
@@ -60,6 +60,8 @@ pub struct ServicePort {
 pub struct Backend {
     /// Its address.
     pub address: IpAddr,
+    /// The one port of the service that it is a replica for; `None` for all of them.
+    pub port_name: Option<Arc<str>>,
     /// Its port; `None` for the target port of each service port.
     pub port: Option<u16>,
     /// Its share of the load, 1 to 65535.
@@ -68,9 +70,28 @@ pub struct Backend {
     pub state: BackendState,
     /// Where it is; `None` if that is not known.
     pub locality: Option<Arc<Locality>>,
+    /// The Workload that it is, in the namespace of the service; it need not exist. Names the replica in reports and metrics.
+    pub workload: Option<ResourceName>,
+}
+
+impl Backend {
+    /// Whether it is a replica for `port`.
+    pub fn serves(&self, port: &ServicePort) -> bool {
+        self.port_name.is_none() || self.port_name == port.name
+    }
 }
 
 impl Service {
+    /// Number of its listed backends, counted once per port that they serve.
+    pub fn backend_count(&self) -> usize {
+        let one_port = self
+            .backends
+            .iter()
+            .filter(|backend| backend.port_name.is_some())
+            .count();
+        one_port + (self.backends.len() - one_port) * self.ports.len()
+    }
+
     /// Whether the selector matches `labels`; a service without one matches nothing.
     pub fn selects(&self, labels: &Labels) -> bool {
         self.selector
@@ -88,7 +109,7 @@ impl TryFrom<wire::Document<wire::ServiceSpec>> for Service {
         let metadata = Metadata::validate(document.metadata, &mut findings);
         let model = spec
             .model
-            .and_then(|name| findings.check("spec.model", model_name(name)));
+            .and_then(|name| findings.check("spec.model", model_name(&name)));
         if spec.addresses.is_empty() {
             findings.add(
                 "spec.addresses",
@@ -105,7 +126,13 @@ impl TryFrom<wire::Document<wire::ServiceSpec>> for Service {
             &[]
         };
         let ports = ports(spec.ports, &mut findings);
-        let backends = backends(spec.backends.unwrap_or_default(), families, &ports, &mut findings);
+        let namespace = metadata.as_ref().map(|metadata| metadata.name.namespace());
+        let scope = Scope {
+            namespace: namespace.unwrap_or(DEFAULT_NAMESPACE),
+            addresses: families,
+            ports: &ports,
+        };
+        let backends = backends(spec.backends.unwrap_or_default(), scope, &mut findings);
         if let Some(selector) = &spec.selector {
             if selector.is_empty() {
                 findings.add("spec.selector", Problem::EmptySelector);
@@ -126,13 +153,16 @@ impl TryFrom<wire::Document<wire::ServiceSpec>> for Service {
     }
 }
 
-fn model_name(name: String) -> Result<Arc<str>, Problem> {
+/// Reads the name of a model: 1 to 253 bytes, no control characters.
+pub fn model_name(name: &str) -> Result<Arc<str>, Problem> {
     let valid =
         !name.trim().is_empty() && name.len() <= MAX_MODEL_NAME && !name.chars().any(char::is_control);
     if valid {
         Ok(name.into())
     } else {
-        Err(Problem::ModelName { found: name })
+        Err(Problem::ModelName {
+            found: name.to_owned(),
+        })
     }
 }
 
@@ -196,12 +226,27 @@ fn ports(wire: Vec<wire::ServicePort>, findings: &mut Findings) -> Vec<ServicePo
     ports
 }
 
-fn backends(
-    wire: Vec<wire::Backend>,
-    addresses: &[IpAddr],
-    ports: &[ServicePort],
-    findings: &mut Findings,
-) -> Vec<Backend> {
+/// What backends are checked against.
+#[derive(Clone, Copy)]
+struct Scope<'a> {
+    namespace: &'a str,
+    addresses: &'a [IpAddr],
+    ports: &'a [ServicePort],
+}
+
+impl Scope<'_> {
+    /// The port's own copy of `name`.
+    fn port_name(&self, name: String) -> Result<Arc<str>, Problem> {
+        let mut names = self.ports.iter().filter_map(|port| port.name.as_ref());
+        match names.find(|known| ***known == *name) {
+            Some(known) => Ok(Arc::clone(known)),
+            None => Err(Problem::UnknownPortName { found: name }),
+        }
+    }
+}
+
+fn backends(wire: Vec<wire::Backend>, scope: Scope<'_>, findings: &mut Findings) -> Vec<Backend> {
+    let Scope { addresses, ports, .. } = scope;
     if wire.len() > MAX_BACKENDS {
         findings.add("spec.backends", Problem::TooManyBackends { found: wire.len() });
         return Vec::new();
@@ -210,9 +255,12 @@ fn backends(
     let mut backends = Vec::with_capacity(wire.len());
     for (index, wire) in wire.into_iter().enumerate() {
         let at = |field: &'static str| Place { index, field };
-        if let (Some(_), [_, _, ..]) = (wire.port, ports) {
+        if let (Some(_), None, [_, _, ..]) = (wire.port, &wire.port_name, ports) {
             findings.add(at(".port"), Problem::BackendPort { ports: ports.len() });
         }
+        let port_name = wire
+            .port_name
+            .and_then(|name| findings.check(at(".portName"), scope.port_name(name)));
         let port = wire
             .port
             .and_then(|port| findings.check(at(".port"), address::port(port)));
@@ -225,6 +273,10 @@ fn backends(
         let locality = wire
             .locality
             .and_then(|wire| Locality::read(Some(wire), &at(".locality").to_string(), findings));
+        let workload = wire
+            .workload
+            .map(|name| ResourceName::new(scope.namespace, &name))
+            .and_then(|name| findings.check(at(".workload"), name));
         let Some(address) = findings.check(at(".address"), address::parse(&wire.address)) else {
             continue;
         };
@@ -232,17 +284,22 @@ fn backends(
         if !addresses.is_empty() && addresses.iter().all(|own| Family::of(*own) != family) {
             findings.add(at(".address"), Problem::BackendFamily { address, family });
         }
-        let effective = port.or_else(|| ports.first().map(|port| port.target_port));
-        if let Some(first) = seen.insert((address, effective), index) {
+        let served = ports
+            .iter()
+            .find(|port| port_name.is_none() || port.name == port_name);
+        let effective = port.or_else(|| served.map(|port| port.target_port));
+        if let Some(first) = seen.insert((address, effective, port_name.clone()), index) {
             findings.add(at(""), Problem::DuplicateBackend { first });
         }
         if let (Some(weight), Some(state)) = (weight, state) {
             backends.push(Backend {
                 address,
+                port_name,
                 port,
                 weight,
                 state,
                 locality,
+                workload,
             });
         }
     }

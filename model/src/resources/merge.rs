@@ -120,7 +120,7 @@ impl<'a> Merge<'a> {
                 }
             }
         }
-        self.backends += service.backends.len() * service.ports.len();
+        self.backends += service.backend_count();
         // Only the service that crosses the limit is reported, not each one after it.
         if rows <= MAX_SERVICES && self.addresses.len() > MAX_SERVICES {
             self.report(label, document, String::new(), |_| Problem::too_many_services());

@@ -18,7 +18,7 @@ const REMEDY: &str = "`cargo xtask setup` installs it";
 /// The Python that runs the scripts.
 pub fn python() -> PathBuf {
     from_environment(PYTHON)
-        .or_else(cached_python)
+        .or_else(|| Some(environment(REQUIREMENTS)?.join("bin/python")))
         .unwrap_or_else(|| panic!("no Python with the packages of the tests: {REMEDY}"))
 }
 
@@ -63,12 +63,11 @@ fn cache() -> PathBuf {
         .join("nodemesh")
 }
 
-/// The environment that was made from the same requirements: it has a copy of them.
-fn cached_python() -> Option<PathBuf> {
+/// The Python environment that was made from the same requirements: it has a copy of them.
+pub(super) fn environment(requirements: &str) -> Option<PathBuf> {
     let folders = fs::read_dir(cache()).ok()?.flatten().map(|entry| entry.path());
     let is_same = |folder: &PathBuf| {
-        fs::read_to_string(folder.join("requirements.txt")).is_ok_and(|text| text == REQUIREMENTS)
+        fs::read_to_string(folder.join("requirements.txt")).is_ok_and(|text| text == requirements)
     };
-    let found = folders.into_iter().find(is_same)?;
-    Some(found.join("bin/python"))
+    folders.into_iter().find(is_same)
 }

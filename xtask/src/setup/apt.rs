@@ -5,12 +5,13 @@
 //! version that they name cannot be had.
 
 use std::{
+    fs,
     path::Path,
     process::Command,
     sync::atomic::{AtomicBool, Ordering},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 
 use crate::{process, setup::machine};
 
@@ -57,7 +58,7 @@ pub(crate) fn install(packages: &[&str]) -> Result<()> {
 }
 
 /// Puts the archive of `package` into `folder`, without installing anything; needs no privileges while the lists are fresh.
-pub(crate) fn download(package: &str, folder: &Path) -> Result<()> {
+fn download(package: &str, folder: &Path) -> Result<()> {
     let attempt = || {
         let mut command = Command::new("apt-get");
         // As another user, apt could not write to a folder of ours.
@@ -65,6 +66,37 @@ pub(crate) fn download(package: &str, folder: &Path) -> Result<()> {
         process::run(command.current_dir(folder))
     };
     attempt().or_else(|error| if refresh()? { attempt() } else { Err(error) })
+}
+
+/// Unpacks the archive of `package` at `root`, without installing anything. It is unpacked beside the place and then renamed, so
+/// that what is there is whole.
+pub(crate) fn unpack(package: &str, root: &Path) -> Result<()> {
+    let fresh = root.with_extension(format!("new-{}", std::process::id()));
+    let unpacked = unpack_beside(package, &fresh).and_then(|()| {
+        remove(root)?;
+        fs::rename(fresh.join("root"), root).with_context(|| format!("create {}", root.display()))
+    });
+    remove(&fresh)?;
+    unpacked
+}
+
+fn unpack_beside(package: &str, fresh: &Path) -> Result<()> {
+    fs::create_dir_all(fresh).with_context(|| format!("create {}", fresh.display()))?;
+    download(package, fresh)?;
+    let mut files = fs::read_dir(fresh)?.flatten().map(|entry| entry.path());
+    let Some(archive) = files.find(|file| file.extension().is_some_and(|extension| extension == "deb"))
+    else {
+        bail!("apt-get download left no archive in {}", fresh.display());
+    };
+    let mut dpkg = Command::new("dpkg");
+    process::run(dpkg.arg("-x").arg(archive).arg(fresh.join("root")))
+}
+
+fn remove(folder: &Path) -> Result<()> {
+    if folder.exists() {
+        fs::remove_dir_all(folder).with_context(|| format!("remove {}", folder.display()))?;
+    }
+    Ok(())
 }
 
 /// Refreshes the package lists unless this run already did; says whether it did so now.

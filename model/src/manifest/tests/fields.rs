@@ -203,6 +203,12 @@ const BACKENDS: Cases = &[
         &["spec.backends[1].address: is missing; add address: 10.1.0.2"],
     ),
     (
+        "- {address: 10.1.0.2, workload: Llama}",
+        &[
+            "spec.backends[0].workload: \"Llama\" is no DNS label; use 1 to 63 of a-z, 0-9 and -, not - at either end",
+        ],
+    ),
+    (
         "- {address: 10.1.0.2, wieght: 2}",
         &["spec.backends[0].wieght: unknown field; did you mean \"weight\"?"],
     ),
@@ -347,12 +353,26 @@ fn a_backend_names_no_port_where_the_service_has_several() {
     check(
         "Service",
         "addresses: [10.96.0.10]\nports: [{name: a, port: 1}, {name: b, port: 2}]\nbackends:\n",
-        &[(
-            "- {address: 10.1.0.2, port: 1}\n- {address: 10.1.0.3}",
-            &[
-                "spec.backends[0].port: port is given, but the service has 2 ports; leave it out, targetPort of each port is used",
-            ],
-        )],
+        &[
+            (
+                "- {address: 10.1.0.2, port: 1}\n- {address: 10.1.0.3}",
+                &[
+                    "spec.backends[0].port: port is given, but the service has 2 ports; leave it out for the targetPort of each, or choose one by portName",
+                ],
+            ),
+            (
+                "- {address: 10.1.0.2, portName: a, port: 1}\n- {address: 10.1.0.2, portName: c}",
+                &[
+                    "spec.backends[1].portName: \"c\" is the name of no port of this service; use one of spec.ports, or leave portName out",
+                ],
+            ),
+            (
+                "- {address: 10.1.0.2, portName: a}\n- {address: 10.1.0.2, portName: b}\n- {address: 10.1.0.2, portName: b, port: 2}",
+                &[
+                    "spec.backends[2]: is the same replica as backends[1]; remove one of the two, or give each its own port",
+                ],
+            ),
+        ],
     );
 }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What a reload does to the configuration in force and to its published status.
 
-use std::{fs, sync::Arc};
+use std::{fs, path::PathBuf, sync::Arc};
 
 use tempfile::TempDir;
 
@@ -24,7 +24,7 @@ fn file(text: &str) -> (TempDir, PathBuf) {
 #[test]
 fn an_invalid_configuration_is_no_start() {
     let (_folder, path) = file(&service("0"));
-    let errors = Source::load(&path).unwrap_err();
+    let errors = FileSource::load(&path, Locality::default()).unwrap_err();
     assert!(
         errors[0].contains("mesh.yaml") && errors[0].contains("port"),
         "{errors:?}"
@@ -34,7 +34,8 @@ fn an_invalid_configuration_is_no_start() {
 #[test]
 fn the_last_good_configuration_stays_until_a_better_one_comes() {
     let (_folder, path) = file(&service("80"));
-    let (mut source, status) = Source::load(&path).unwrap();
+    let mut source = FileSource::load(&path, Locality::default()).unwrap();
+    let status = source.status();
     let (first, generation) = source.desired();
     assert_eq!((generation, first.frontends.len()), (1, 1));
 
@@ -65,7 +66,8 @@ fn the_last_good_configuration_stays_until_a_better_one_comes() {
 #[test]
 fn a_reload_of_nothing_new_is_none() {
     let (_folder, path) = file(&service("80"));
-    let (mut source, status) = Source::load(&path).unwrap();
+    let mut source = FileSource::load(&path, Locality::default()).unwrap();
+    let status = source.status();
     assert!(!source.reload(&BTreeSet::new()));
     let status = status.borrow().clone();
     assert_eq!(

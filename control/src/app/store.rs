@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Opens the store that the settings name.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result};
+use tracing::{info, warn};
+
+use crate::{
+    config::{StoreConfig, StoreUrl},
+    store::{
+        Store, StoreError,
+        embedded::EmbeddedStore,
+        etcd::{EtcdOptions, EtcdStore, EtcdTls},
+    },
+};
+
+/// Pause before etcd is tried again.
+const PAUSE: Duration = Duration::from_secs(2);
+
+/// Opens the store; waits for an etcd that is not there yet.
+pub(super) async fn open(config: &StoreConfig) -> Result<Arc<dyn Store>> {
+    info!(store = %config.store, "opening the store");
+    match &config.store {
+        StoreUrl::Embedded { path } => embedded(path).await,
+        StoreUrl::Etcd { endpoints, prefix } => {
+            let options = EtcdOptions {
+                endpoints: endpoints.clone(),
+                prefix: prefix.clone(),
+                tls: etcd_tls(config).await?,
+            };
+            etcd(options).await
+        }
+    }
+}
+
+async fn embedded(path: &Path) -> Result<Arc<dyn Store>> {
+    if let Some(folder) = path.parent() {
+        tokio::fs::create_dir_all(folder)
+            .await
+            .with_context(|| format!("make the folder {} of the store", folder.display()))?;
+    }
+    let path = path.to_owned();
+    let opened = tokio::task::spawn_blocking(move || EmbeddedStore::open(&path)).await;
+    Ok(Arc::new(opened.context("open the store")??))
+}
+
+async fn etcd(options: EtcdOptions) -> Result<Arc<dyn Store>> {
+    loop {
+        match EtcdStore::connect(options.clone()).await {
+            Ok(store) => return Ok(Arc::new(store)),
+            Err(error @ StoreError::Unavailable { .. }) => {
+                warn!(%error, "etcd is not there, trying again");
+                tokio::time::sleep(PAUSE).await;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+async fn etcd_tls(config: &StoreConfig) -> Result<Option<EtcdTls>> {
+    let Some(ca) = &config.etcd_ca else {
+        return Ok(None);
+    };
+    let identity = match (&config.etcd_cert, &config.etcd_key) {
+        (Some(certificate), Some(key)) => Some((read(certificate).await?, read(key).await?)),
+        _ => None,
+    };
+    Ok(Some(EtcdTls {
+        ca: read(ca).await?,
+        identity,
+    }))
+}
+
+async fn read(path: &PathBuf) -> Result<Vec<u8>> {
+    tokio::fs::read(path)
+        .await
+        .with_context(|| format!("read {}", path.display()))
+}

@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The identity table: `nodemesh.v1.WorkloadTable`.
+//!
+//! A row without a cgroup is checked and not kept: on a node it tells nothing that the metadata of endpoints does not, and a
+//! fleet has many. Invariant: what is kept went through the door of the model.
+
+use std::sync::Arc;
+
+use nodemesh_model::{Kind, Manifest, Resource, Workload, document::document};
+use serde_json::{Map, json};
+
+use super::{
+    decode::decode,
+    notes::{Notes, Place, Read},
+};
+use crate::v1;
+
+/// Reads a table: its workloads that have a cgroup.
+pub(super) fn read(value: &[u8], notes: &mut Notes) -> Read<Vec<Arc<Workload>>> {
+    let root = Place::ROOT;
+    let wire: v1::WorkloadTable = decode(value, root, notes)?;
+    let mut workloads = Vec::new();
+    for (index, row) in wire.workloads.into_iter().enumerate() {
+        let place = root.index("workloads", index);
+        notes.ignored(place, [("identity", !row.identity.is_empty())]);
+        let workload = workload(row, place)?;
+        workloads.extend(workload.filter(|workload| workload.cgroup.is_some()));
+    }
+    workloads.shrink_to_fit();
+    Ok(workloads)
+}
+
+fn workload(row: v1::Workload, place: Place<'_>) -> Read<Option<Arc<Workload>>> {
+    let v1::Workload {
+        namespace,
+        name,
+        labels,
+        addresses,
+        cgroup,
+        identity: _,
+    } = row;
+    let mut spec = Map::new();
+    spec.insert("addresses".to_owned(), addresses.into());
+    if !cgroup.is_empty() {
+        spec.insert("cgroup".to_owned(), cgroup.into());
+    }
+    let metadata = json!({"namespace": namespace, "name": name, "labels": labels});
+    let manifest = Manifest::from_values([document(Kind::Workload, metadata, spec.into())]);
+    if let Some(error) = manifest.errors().listed().first() {
+        // The fields of a row are those of the document without its sections.
+        let field = error
+            .field
+            .trim_start_matches("metadata.")
+            .trim_start_matches("spec.");
+        return place.field(field).refuse(&error.problem);
+    }
+    Ok(manifest.resources().next().and_then(|resource| match resource {
+        Resource::Workload(workload) => Some(Arc::clone(workload)),
+        _ => None,
+    }))
+}
