@@ -3,10 +3,11 @@
 
 use std::error::Error;
 
-const FILES: [&str; 3] = [
+const FILES: [&str; 4] = [
     "nodemesh/v1/registry.proto",
     "nodemesh/v1/node.proto",
     "nodemesh/v1/workload.proto",
+    "nodemesh/v1/policy.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -121,6 +121,9 @@ pub fn connect_bucket(ns: u64) -> usize {
     index
 }
 
+/// Bit of [`BackendState::ejected_until_ns`]: a probe is under way.
+pub const PROBE: u64 = 1;
+
 /// Value of `backend_states`.
 ///
 /// Written by the programs with atomic additions only. `opened = closed + active + sum(failed)` at rest.
@@ -132,10 +135,13 @@ pub struct BackendState {
     /// What these sockets ask of it: a request in flight, a connection that has not sent its first request yet, and one
     /// whose requests cannot be told apart, count 1 each; an idle connection counts nothing.
     pub load: u64,
-    /// Until when it is ejected, nanoseconds of `CLOCK_MONOTONIC`; from then on one connection at a time is a probe. 0 if it is well.
+    /// Until when it is ejected, nanoseconds of `CLOCK_MONOTONIC`, without the lowest bit; from then on one connection at a time is a
+    /// probe. With the lowest bit ([`PROBE`]): until when the one that is under way has time. 0 if it is well.
     pub ejected_until_ns: u64,
-    /// Failures since the last success.
-    pub failures: u64,
+    /// Failed connects since the last that did not fail.
+    pub connect_failures: u64,
+    /// Failed requests since the last that did not fail.
+    pub request_failures: u64,
     /// Ejections in a row: how long the next one is.
     pub ejections: u64,
     /// [`crate::Ejection`] that it is in.
@@ -155,9 +161,9 @@ pub struct BackendState {
     /// Connect durations per bucket of [`CONNECT_BOUNDS_NS`], not cumulative.
     pub connect_buckets: [u64; CONNECT_BOUNDS_NS.len() + 1],
 }
-abi_struct!(BackendState: 208 {
-    active: 0, load: 8, ejected_until_ns: 16, failures: 24, ejections: 32, ejected_for: 40, warm: 48, ejected: 56, opened: 88,
-    closed: 96, failed: 104, connect_ns: 144, connect_buckets: 152,
+abi_struct!(BackendState: 216 {
+    active: 0, load: 8, ejected_until_ns: 16, connect_failures: 24, request_failures: 32, ejections: 40, ejected_for: 48, warm: 56,
+    ejected: 64, opened: 96, closed: 104, failed: 112, connect_ns: 152, connect_buckets: 160,
 });
 
 #[cfg(test)]

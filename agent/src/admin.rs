@@ -2,9 +2,11 @@
 //! The agent's two listeners: the admin API on a unix socket, for the CLI of this node, and `/metrics`, `/healthz`, `/readyz`
 //! over HTTP, for Prometheus and the kubelet.
 //!
-//! Invariant: everything here reads snapshots; the one change it can ask for is that of the logs.
+//! Invariant: everything here reads snapshots; the changes it can ask for are those of the logs and of the drains, which over HTTP only
+//! this node and the backend itself may ask for.
 
 pub mod connections;
+mod drain;
 pub mod events;
 pub mod report;
 pub mod routes;
@@ -13,6 +15,7 @@ mod traffic;
 
 use std::{
     io,
+    net::SocketAddr,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     sync::Arc,
@@ -60,14 +63,14 @@ impl Listeners {
     }
 
     /// Where HTTP listens.
-    pub fn http_addr(&self) -> io::Result<std::net::SocketAddr> {
+    pub fn http_addr(&self) -> io::Result<SocketAddr> {
         self.http.local_addr()
     }
 
     /// Serves until the runtime ends; returns the path of the admin socket, to be removed then.
     pub fn serve(self, node: Arc<Node>) -> PathBuf {
         let admin = routes::admin(node.clone());
-        let http = routes::http(node);
+        let http = routes::http(node).into_make_service_with_connect_info::<SocketAddr>();
         tokio::spawn(async move { report_end("admin", axum::serve(self.admin, admin).await) });
         tokio::spawn(async move { report_end("http", axum::serve(self.http, http).await) });
         self.socket

@@ -4,7 +4,9 @@
 //! Invariant: a field is added, never renamed or given another meaning. Times are seconds, addresses `ip:port`.
 
 mod connection;
+mod drain;
 mod event;
+mod policy;
 mod traffic;
 
 use std::collections::BTreeMap;
@@ -13,7 +15,9 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     connection::{Connection, ConnectionQuery, Phase, Sort, Vantage},
+    drain::{DrainQuery, Drained, DrainedBackend},
     event::{Event, EventKind, EventQuery},
+    policy::{Explanation, MatchingRule, PolicyQuery, PortAccess},
     traffic::{Histogram, HistogramBounds, Traffic, TrafficReport},
 };
 use crate::config::{AccessLogFormat, ProgramLogLevel};

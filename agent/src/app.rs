@@ -31,6 +31,7 @@ use tracing::{info, warn};
 use crate::{
     access_log::{self, AccessLog, AccessReader},
     admin::{Listeners, Node},
+    admission::Watch,
     config::{AgentConfig, VERSION},
     datapath::{
         MapReader, MapWriter, PinRoot, adoption, attach, host,
@@ -38,7 +39,9 @@ use crate::{
         loader::{self, Loaded},
         program_log::ProgramLog,
     },
+    drain::{Drains, Targets},
     events::{EventReader, Events},
+    health::{Checks, Judge, SilenceWatch},
     lock::AgentLock,
     logging::LogFilter,
     metrics::Metrics,
@@ -46,6 +49,7 @@ use crate::{
         thread::{Command, Reconciler},
         view::View,
     },
+    sockets::Sockets,
     source::{Version, input::Input, local::FileSource, watch::SourceWatch},
     startup::{Progress, Step},
     sweep::{correct::corrector, thread::Sweeper},
@@ -59,6 +63,10 @@ use crate::{
 const LAST_LINES: Duration = Duration::from_secs(1);
 
 /// Runs the agent until it is told to end.
+#[expect(
+    clippy::too_many_lines,
+    reason = "the order of the start is what this function is about"
+)]
 pub fn run(config: &AgentConfig, log: LogFilter) -> Result<()> {
     let started = Instant::now();
     let progress = Progress::new(config.crash_after);
@@ -90,7 +98,8 @@ pub fn run(config: &AgentConfig, log: LogFilter) -> Result<()> {
     let _stats = config.program_stats.then(program_stats).flatten();
 
     let settings = settings(config, &loaded)?;
-    let (reconciler, view) = reconciler(config, &cgroup, &pins, settings, desired)?;
+    let drains = Drains::open(&config.run_dir);
+    let (reconciler, view) = reconciler(config, &cgroup, &pins, settings, (desired, drains.targets()))?;
     progress.reached(Step::Reconciled);
 
     attach_programs(&mut loaded, &cgroup, &pins, progress)?;
@@ -98,11 +107,30 @@ pub fn run(config: &AgentConfig, log: LogFilter) -> Result<()> {
 
     let (meter_path, mut ebpf) = (loaded.meter_path, loaded.ebpf);
     let readers = Readers::open(&mut ebpf)?;
-    let [lister, open_requests] = listers(&ebpf, &pins)?;
+    let [lister, listing, open_requests] = listers(&ebpf, &pins)?;
     let adopted = adopt(&ebpf, &cgroup, &lister)?;
     let ebpf = Arc::new(Mutex::new(ebpf));
     let correct = corrector(Arc::clone(&ebpf));
-    let (sweeper, sweep) = Sweeper::new(open_requests, MapReader::open(&pins)?, view.clone(), correct);
+    let judge = Arc::new(Judge::new(Arc::clone(&ebpf), &pins)?);
+    let silence = SilenceWatch::new(Arc::clone(&judge));
+    let (sweeper, sweep) = Sweeper::new(
+        open_requests,
+        MapReader::open(&pins)?,
+        view.clone(),
+        correct,
+        silence,
+    );
+    let checks = Checks::new(judge, config.place()?);
+    runtime.spawn(checks.run(view.clone()));
+    let events = Arc::new(Events::new(view.clone())?);
+    let sockets = Sockets::start().context("start the thread that ends sockets")?;
+    let watch = Watch::new(
+        listing,
+        MapReader::open(&pins)?,
+        view.clone(),
+        Arc::clone(&events),
+        sockets,
+    );
     let access_log = Arc::new(AccessLog::new(config.access_log_file.clone(), view.clone())?);
     let node = Arc::new(Node {
         config: config.clone(),
@@ -112,7 +140,8 @@ pub fn run(config: &AgentConfig, log: LogFilter) -> Result<()> {
         lister,
         ebpf,
         source,
-        events: Arc::new(Events::new(view.clone())?),
+        events: Arc::clone(&events),
+        drains,
         view,
         sweep,
         access_log: Arc::clone(&access_log),
@@ -128,12 +157,15 @@ pub fn run(config: &AgentConfig, log: LogFilter) -> Result<()> {
     let reconciler = spawn("reconcile", move || reconciler.run(&inbox))?;
     let (stop, stopped) = mpsc::channel();
     let sweeper = spawn("sweep", move || sweeper.run(&stopped))?;
+    let (end_watch, ended) = mpsc::channel();
+    let watch = spawn("admission", move || watch.run(&ended))?;
     announce.send_replace(Some(Arc::clone(&node)));
     let records = runtime.block_on(serve(node, changes, is_waiting, readers, progress))?;
     // Drops the tasks and with them every sender of commands, which ends the reconciler.
     drop((runtime, announce));
-    drop(stop);
+    drop((stop, end_watch));
     join(sweeper)?;
+    join(watch)?;
     join(reconciler)?;
     finish(&access_log, records);
     info!("the agent ends; the data path stays");
@@ -154,11 +186,12 @@ fn reconciler(
     cgroup: &Path,
     pins: &PinRoot,
     settings: Settings,
-    desired: Option<Version>,
+    (desired, drained): (Option<Version>, Targets),
 ) -> Result<(Reconciler, watch::Receiver<Arc<View>>)> {
     let maps = MapWriter::open(pins)?;
     let excluded = config.exclude_cgroup.clone();
     let (mut reconciler, view) = Reconciler::new(maps, settings, cgroup.into(), excluded)?;
+    reconciler.drain(drained);
     let log_level = config.program_log.into();
     match desired {
         Some((desired, generation)) => reconciler.start(desired, generation, log_level),
@@ -281,14 +314,15 @@ fn adopt(ebpf: &Ebpf, cgroup: &Path, lister: &ConnectionLister) -> Result<u64> {
 }
 
 /// What lists all connections, and what lists those with open requests.
-fn listers(ebpf: &Ebpf, pins: &PinRoot) -> Result<[ConnectionLister; 2]> {
+fn listers(ebpf: &Ebpf, pins: &PinRoot) -> Result<[ConnectionLister; 3]> {
     let lister = |name| -> Result<ConnectionLister> {
         let program = ebpf
             .program(name)
             .with_context(|| format!("the object lacks the iterator {name}"))?;
         Ok(ConnectionLister::new(program.fd()?.try_clone()?, pins)?)
     };
-    Ok([lister(program::LIST_CONNECTIONS)?, lister(program::SWEEP)?])
+    let all = program::LIST_CONNECTIONS;
+    Ok([lister(all)?, lister(all)?, lister(program::SWEEP)?])
 }
 
 /// Serves until the agent is told to end; returns what still holds records of the access log.

@@ -12,10 +12,12 @@ mod columns;
 mod connections;
 mod describe;
 mod documents;
+mod drain;
 mod get;
 mod kind;
 mod log;
 mod monitor;
+mod policy;
 mod register;
 mod registry;
 mod screen;
@@ -94,11 +96,15 @@ enum Verb {
     Top(top::Top),
     /// Show what is decided as it happens: refusals, ejections, audits, drains.
     Monitor(monitor::Monitor),
+    /// Let a backend take no new connections of this node, and optionally wait until its last byte has left.
+    Drain(drain::Drain),
+    /// Explain who may connect.
+    Policy(policy::Policy),
     /// Show or change the log levels of the running agent and of its programs, and the access log.
     Log(log::Log),
     /// Create or change resources at the control plane, from YAML or JSON.
     Apply(apply::Apply),
-    /// List what the control plane has: services, workloads, trafficpolicies, nodes, backends.
+    /// List what the control plane has: services, workloads, trafficpolicies, accesspolicies, nodes, backends.
     Get(get::Get),
     /// Show all that the control plane knows of a resource or a node.
     Describe(describe::Describe),
@@ -120,6 +126,8 @@ pub fn run(cli: &Cli) -> Result<ExitCode> {
         Verb::Connections(connections) => done(connections.run(&agent, format.of_node()?))?,
         Verb::Top(top) => done(top.run(&agent, format.of_node()?))?,
         Verb::Monitor(monitor) => done(monitor.run(&agent, format.of_node()?))?,
+        Verb::Drain(drain) => drain.run(&agent, format.of_node()?)?,
+        Verb::Policy(policy) => done(policy.run(&agent, format.of_node()?))?,
         Verb::Log(log) => done(log.run(&agent, format.of_node()?))?,
         Verb::Apply(apply) => apply.run()?,
         Verb::Get(get) => done(get.run(format))?,

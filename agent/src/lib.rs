@@ -12,13 +12,16 @@
 
 pub mod access_log;
 pub mod admin;
+pub mod admission;
 pub mod api;
 pub mod app;
 pub mod cli;
 pub mod config;
 pub mod control;
 pub mod datapath;
+pub mod drain;
 pub mod events;
+pub mod health;
 pub mod lock;
 pub mod logging;
 pub mod metrics;

@@ -13,7 +13,11 @@
 use core::ptr;
 
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
-use nodemesh_abi::{Backend, BackendState, ConnectFailure, Ejection, Outcome, Rules};
+use nodemesh_abi::{
+    Backend, BackendState, ConnectFailure, Ejection, Outcome, Rules,
+    backend::PROBE,
+    service::{TIERS, tier_table},
+};
 
 use crate::{
     atomic::{add, add_at, fetch_add, replace_if_u64},
@@ -26,6 +30,9 @@ use crate::{
 const PROBE_NS: u64 = 10_000_000_000;
 /// Slots that are looked at to tell how much of a service is ejected.
 const SAMPLE: u32 = 128;
+/// How long a handshake may take before a client that gives it up tells something of the backend: the first SYN was sent again by then
+/// (RFC 6298, section 2).
+const UNANSWERED_NS: u64 = 1_000_000_000;
 
 /// What a backend may be given now.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -50,7 +57,13 @@ pub unsafe fn fitness(state: *mut BackendState, now: u64) -> Fitness {
         if until == 0 {
             return Fitness::Well;
         }
-        if now >= until && replace_if_u64(&raw mut (*state).ejected_until_ns, until, now + PROBE_NS) {
+        if now >= until
+            && replace_if_u64(
+                &raw mut (*state).ejected_until_ns,
+                until,
+                (now + PROBE_NS) | PROBE,
+            )
+        {
             return Fitness::Probe;
         }
     }
@@ -88,13 +101,15 @@ impl News {
         }
     }
 
-    /// What a failed connect tells.
+    /// What a connect tells that failed after `ns`.
     #[inline(always)]
-    pub const fn not_connected(reason: ConnectFailure) -> u32 {
+    pub const fn not_connected(reason: ConnectFailure, ns: u64) -> u32 {
         match reason {
             ConnectFailure::Refused | ConnectFailure::Timeout | ConnectFailure::Unreachable => {
                 Self::NOT_CONNECTED
             }
+            // The client had a timeout of its own.
+            ConnectFailure::Aborted if ns >= UNANSWERED_NS => Self::NOT_CONNECTED,
             // The client's own doing.
             ConnectFailure::Aborted | ConnectFailure::Other => 0,
         }
@@ -113,23 +128,9 @@ pub extern "C" fn learn(id: u32, news: u32) -> u32 {
     };
     let failed = news & News::FAILED != 0 || news & News::SERVER_ERROR != 0 && rules.server_errors != 0;
     if news & News::NOT_CONNECTED != 0 {
-        failure(
-            id,
-            backend.service,
-            state,
-            rules,
-            rules.connect_failures,
-            Ejection::Connect,
-        );
+        failure(id, backend.service, state, rules, Ejection::Connect);
     } else if failed {
-        failure(
-            id,
-            backend.service,
-            state,
-            rules,
-            rules.request_failures,
-            Ejection::Request,
-        );
+        failure(id, backend.service, state, rules, Ejection::Request);
     } else {
         // SAFETY: the state of this backend.
         unsafe { success(id, backend, state, rules, news) };
@@ -147,45 +148,88 @@ unsafe fn success(id: u32, backend: &Backend, state: *mut BackendState, rules: &
         if news & News::WARMED != 0 && ptr::read_volatile(&raw const (*state).warm) != generation {
             (&raw mut (*state).warm).write_volatile(generation);
         }
-        if ptr::read_volatile(&raw const (*state).ejected_until_ns) != 0 {
-            let by_connect = ptr::read_volatile(&raw const (*state).ejected_for) == Ejection::Connect as u64;
-            if news & News::ANSWERED != 0 || news & News::CONNECTED != 0 && by_connect {
+        let until = ptr::read_volatile(&raw const (*state).ejected_until_ns);
+        let by_connect = ptr::read_volatile(&raw const (*state).ejected_for) == Ejection::Connect as u64;
+        if until != 0 {
+            if proves_well(state, until, news) {
                 readmit(backend.service, id, state);
+                if !by_connect && rules.request_failures > 1 {
+                    // It has answered once: the next failure is enough, until a whole request went well.
+                    (&raw mut (*state).request_failures)
+                        .write_volatile(u64::from(rules.request_failures - 1));
+                }
             }
             return;
         }
-        let proves =
-            news & News::SUCCEEDED != 0 || news & News::CONNECTED != 0 && rules.request_failures == 0;
-        if !proves {
-            return;
+        if news & News::CONNECTED != 0 {
+            forget(&raw mut (*state).connect_failures);
         }
-        if ptr::read_volatile(&raw const (*state).failures) != 0 {
-            (&raw mut (*state).failures).write_volatile(0);
+        if news & News::SUCCEEDED != 0 {
+            forget(&raw mut (*state).request_failures);
         }
-        let ejections = ptr::read_volatile(&raw const (*state).ejections);
-        if ejections != 0 {
-            // Each success takes one step of the back-off away.
-            replace_if_u64(&raw mut (*state).ejections, ejections, ejections - 1);
+        if news & News::SUCCEEDED != 0 || news & News::CONNECTED != 0 && by_connect {
+            let ejections = ptr::read_volatile(&raw const (*state).ejections);
+            if ejections != 0 {
+                // Each success takes one step of the back-off away.
+                replace_if_u64(&raw mut (*state).ejections, ejections, ejections - 1);
+            }
+        }
+    }
+}
+
+/// Whether what is told of an ejected backend shows that it is well again. An answer to a request that is older than the ejection does
+/// so only where the backend was silent.
+///
+/// # Safety
+/// `state` is a map value.
+#[inline(always)]
+unsafe fn proves_well(state: *const BackendState, until: u64, news: u32) -> bool {
+    // SAFETY: the caller's; volatile because other CPUs write it.
+    let reason = unsafe { ptr::read_volatile(&raw const (*state).ejected_for) };
+    if reason == Ejection::Connect as u64 {
+        return news & News::CONNECTED != 0;
+    }
+    news & News::ANSWERED != 0 && (reason == Ejection::Silence as u64 || until & PROBE != 0)
+}
+
+/// Sets a count of failures to 0. The row is written only if it has to be, since all CPUs read it.
+///
+/// # Safety
+/// `failures` is a map value.
+#[inline(always)]
+unsafe fn forget(failures: *mut u64) {
+    // SAFETY: the caller's; volatile because other CPUs write it.
+    unsafe {
+        if failures.read_volatile() != 0 {
+            failures.write_volatile(0);
         }
     }
 }
 
 #[inline(always)]
-fn failure(id: u32, service: u32, state: *mut BackendState, rules: &Rules, threshold: u32, reason: Ejection) {
+fn failure(id: u32, service: u32, state: *mut BackendState, rules: &Rules, reason: Ejection) {
+    // SAFETY: a map value.
+    let (count, threshold) = unsafe {
+        match reason {
+            Ejection::Connect => (&raw mut (*state).connect_failures, rules.connect_failures),
+            _ => (&raw mut (*state).request_failures, rules.request_failures),
+        }
+    };
     if threshold == 0 {
         return;
     }
     // SAFETY: a map value.
     unsafe {
-        let failures = fetch_add(&raw mut (*state).failures, 1) + 1;
-        let is_probed = ptr::read_volatile(&raw const (*state).ejected_until_ns) != 0;
+        let failures = fetch_add(count, 1) + 1;
+        let is_probed = ptr::read_volatile(&raw const (*state).ejected_until_ns) & PROBE != 0;
         if is_probed || failures >= u64::from(threshold) {
             eject(service, id, rules, reason, 0);
         }
     }
 }
 
-/// Ejects a backend, for `least_ns` if that is longer than its rules say; nothing if the share of ejected ones is reached.
+/// Ejects a backend, for `least_ns` if that is longer than its rules say; nothing if the share of ejected ones is reached. One that is
+/// ejected already stays so for at least `least_ns`.
 #[inline(always)]
 pub fn eject(service: u32, backend: u32, rules: &Rules, reason: Ejection, least_ns: u64) {
     let Some(state) = stats::backend(backend) else {
@@ -195,22 +239,26 @@ pub fn eject(service: u32, backend: u32, rules: &Rules, reason: Ejection, least_
     unsafe {
         let now = bpf_ktime_get_ns();
         let former = ptr::read_volatile(&raw const (*state).ejected_until_ns);
-        // Failures that were under way when it was ejected tell nothing new.
-        let is_probe = former > now && former - now <= PROBE_NS && former != 0;
-        if former > now && !is_probe {
+        if former != 0 && former & PROBE == 0 {
+            // Failures of connections from before it was ejected tell nothing new.
+            let until = (now + least_ns) & !PROBE;
+            if least_ns != 0 && until > former {
+                replace_if_u64(&raw mut (*state).ejected_until_ns, former, until);
+            }
             return;
         }
-        if former == 0 && !may_eject(service, rules.eject_percent, now) {
+        if former == 0 && !may_eject(service, rules.eject_percent) {
             return;
         }
         let ejections = ptr::read_volatile(&raw const (*state).ejections);
         let length = rules.ejection_ns(ejections);
-        let until = now + if length > least_ns { length } else { least_ns };
+        let until = (now + if length > least_ns { length } else { least_ns }) & !PROBE;
         if !replace_if_u64(&raw mut (*state).ejected_until_ns, former, until) {
             return;
         }
         add(&raw mut (*state).ejections, 1);
-        (&raw mut (*state).failures).write_volatile(0);
+        (&raw mut (*state).connect_failures).write_volatile(0);
+        (&raw mut (*state).request_failures).write_volatile(0);
         (&raw mut (*state).ejected_for).write_volatile(reason as u64);
         add_at(&raw mut (*state).ejected, reason as usize, 1);
         event::ejected(service, backend, reason, until);
@@ -227,21 +275,40 @@ pub unsafe fn readmit(service: u32, backend: u32, state: *mut BackendState) {
     unsafe {
         let until = ptr::read_volatile(&raw const (*state).ejected_until_ns);
         if until != 0 && replace_if_u64(&raw mut (*state).ejected_until_ns, until, 0) {
-            (&raw mut (*state).failures).write_volatile(0);
+            (&raw mut (*state).connect_failures).write_volatile(0);
+            (&raw mut (*state).request_failures).write_volatile(0);
             event::readmitted(service, backend);
         }
     }
 }
 
-/// Whether one more backend of `service` may be ejected. Counts those of the first slots, all backends of a service that has no more.
+/// Whether one more backend of `service` may be ejected. Counts those of the first slots of each tier, all backends of a service that
+/// has no more, but for `maglev`, where these slots are a sample.
 #[inline(always)]
-fn may_eject(service: u32, percent: u32, now: u64) -> bool {
-    let Some(table) = maps::slot_tables.get(service) else {
-        return false;
+fn may_eject(service: u32, percent: u32) -> bool {
+    let mut counts = census(service, 0);
+    for tier in 1..=TIERS {
+        counts = counts.wrapping_add(census(service, tier));
+    }
+    let (seen, ejected) = (counts & u64::from(u32::MAX), counts >> 32);
+    // The first one may always go, if there is another.
+    (ejected == 0 && seen > 1) || (ejected + 1) * 100 <= u64::from(percent) * seen
+}
+
+/// Backends in the first slots of a tier of `service`; in the upper half, those of them that are ejected. A global function, as
+/// [`learn`] is.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn census(service: u32, tier: u32) -> u64 {
+    let table = if tier == 0 {
+        maps::slot_tables.get(service)
+    } else {
+        maps::tier_tables.get(tier_table(service, tier))
     };
+    let Some(table) = table else { return 0 };
     let len = table.get(0).map_or(0, |first| first.len);
     // Unknown to the verifier, which else follows every combination of the two.
-    let (mut seen, mut ejected) = (zero(), zero());
+    let mut counts = zero();
     for position in 0..SAMPLE {
         if position >= len {
             break;
@@ -250,11 +317,9 @@ fn may_eject(service: u32, percent: u32, now: u64) -> bool {
         let Some(state) = stats::backend(slot.backend) else {
             break;
         };
-        seen = seen.wrapping_add(1);
         // SAFETY: a map value.
         let until = unsafe { ptr::read_volatile(&raw const (*state).ejected_until_ns) };
-        ejected = ejected.wrapping_add(u64::from(until > now));
+        counts = counts.wrapping_add(1 | u64::from(until != 0) << 32);
     }
-    // The first one may always go, if there is another.
-    (ejected == 0 && seen > 1) || (ejected + 1) * 100 <= u64::from(percent) * seen
+    counts
 }

@@ -334,12 +334,20 @@ fn ended(record: Record, sk: Option<KernelSock>, failure: ConnectFailure) {
     };
     stats::give_place_back();
     // SAFETY: a live record; the fields are written only while the socket is not connected.
-    let (vantage, backend) = unsafe { ((*record.0).meter.vantage, (*record.0).backend) };
+    let (vantage, backend, opened_ns) = unsafe {
+        (
+            (*record.0).meter.vantage,
+            (*record.0).backend,
+            (*record.0).opened_ns,
+        )
+    };
     if vantage == Vantage::Client as u8 {
         stats::ended(backend, ending);
         record.give_back();
         if let Ending::Failed(failure) = ending {
-            health::learn(backend, News::not_connected(failure));
+            // SAFETY: the helper takes no pointer.
+            let ns = unsafe { bpf_ktime_get_ns() }.wrapping_sub(opened_ns);
+            health::learn(backend, News::not_connected(failure, ns));
         }
     }
     if let (Ending::Closed, Some(subject)) = (ending, Subject::of(record)) {

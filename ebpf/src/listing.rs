@@ -32,7 +32,7 @@ pub fn emit(ctx: *mut c_void) -> i32 {
     visit(ctx, |_, _, _| true)
 }
 
-/// Settles the socket's exchange if it is quiet, and writes its record if it has an open request.
+/// Settles the socket's exchange if it is quiet, and writes its record if it has an open request or unread bytes.
 #[inline(always)]
 pub fn sweep(ctx: *mut c_void) -> i32 {
     visit(ctx, |sk, value, socket| {
@@ -52,7 +52,13 @@ pub fn sweep(ctx: *mut c_void) -> i32 {
             }
         }
         // SAFETY: the value of the iterator's current socket, which the kernel keeps for the call.
-        unsafe { (*value).meter.open != 0 }
+        let (is_open, is_tcp) = unsafe {
+            (
+                (*value).meter.open != 0,
+                (*value).protocol == Protocol::Tcp as u16,
+            )
+        };
+        is_open || is_tcp && socket.unread() != 0
     })
 }
 

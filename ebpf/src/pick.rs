@@ -30,8 +30,6 @@ use crate::{
 
 /// Slots of a tier that are looked at when the algorithm's choice will not do.
 const SCAN: u32 = 32;
-/// No backend.
-const NONE: u32 = u32::MAX;
 
 /// A chosen backend.
 #[derive(Clone, Copy)]
@@ -83,12 +81,22 @@ pub enum Demand {
     Any = 3,
 }
 
+/// How a backend is taken: bits.
+struct How;
+
+impl How {
+    /// For a connection, which holds it.
+    const HOLDS: u32 = 1;
+    /// By the algorithm's choice, not for want of another one.
+    const CHOSEN: u32 = 1 << 1;
+}
+
 /// What became of an attempt to take a backend.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 enum Attempt {
     /// It is counted on it.
-    Taken = Self::FIRST,
+    Taken,
     /// It starts, or is loaded.
     Spared,
     /// It is ejected.
@@ -99,11 +107,6 @@ enum Attempt {
     Requests,
     /// There is no such backend.
     Missing,
-}
-
-impl Attempt {
-    /// The least of them, above all ids of backends.
-    const FIRST: u32 = 1 << 31;
 }
 
 /// Picks a backend of `service` for `client` at `now`, and counts a connection on it if `holds`; else nothing is held, as for a datagram.
@@ -182,7 +185,7 @@ fn from_tiers(
         } else {
             Demand::Best
         };
-        if attempt(id, now, demand as u32, u32::from(holds)) == Attempt::Taken as u32 {
+        if attempt(id, now, demand as u32, u32::from(holds) | How::CHOSEN) == Attempt::Taken as u32 {
             return given(id);
         }
     } else if service.tiers == 0 {
@@ -195,8 +198,8 @@ fn from_tiers(
         now,
         u32::from(holds),
     ) {
-        id if id < Attempt::FIRST => given(id),
-        failure => Err(refusal(failure)),
+        id if id < Seen::NO_ID => given(id),
+        seen => Err(refusal(seen)),
     }
 }
 
@@ -210,84 +213,142 @@ fn given(id: u32) -> Result<Picked, Refusal> {
 }
 
 /// When the algorithm's choice will not do: takes the first backend that will, tier by tier; else one that starts or is loaded, since
-/// that is better than none; else an ejected one ("panic mode"). Returns its id, or an [`Attempt`] above all ids.
+/// that is better than none; else any of the ejected ones ("panic mode"). Returns its id, or [`Seen`].
 ///
 /// `service` has `tiers` after its first; `draw` says where to begin in each, of 2^32: with a hash, the slots after its own are the same
 /// for every client of it.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn search(service: u32, tiers: u32, draw: u32, now: u64, holds: u32) -> u32 {
-    // Numbers that the verifier does not know, since it would follow each combination of those that it does.
-    let zero = zero() as u32;
-    let (mut spared, mut ejected) = (NONE.wrapping_add(zero), NONE.wrapping_add(zero));
-    let mut failure = (Attempt::Missing as u32).wrapping_add(zero);
+    let mut seen = zero() as u32;
     for tier in 0..=TIERS {
         if tier > tiers {
             break;
         }
-        let table = if tier == 0 {
-            maps::slot_tables.get(service)
-        } else {
-            maps::tier_tables.get(tier_table(service, tier))
-        };
-        let Some(table) = table else {
-            stats::internal_error(InternalError::SlotTable);
-            break;
-        };
-        let len = table.get(0).map_or(0, |first| first.len);
         let demand = if tier == tiers { Demand::Last } else { Demand::Best };
-        let start = scale(draw, len);
-        for step in 0..SCAN {
-            if step >= len {
+        let found = scan(at(service, tier), draw, now, demand as u32, holds);
+        if found < Seen::NO_ID {
+            return found;
+        }
+        seen |= found;
+    }
+    if seen & Seen::SPARED != 0 {
+        for tier in 0..=TIERS {
+            if tier > tiers {
                 break;
             }
-            let wrapped = if start + step >= len { len } else { 0 };
-            let Some(slot) = slot(table, start + step - wrapped) else {
-                break;
-            };
-            let id = slot.backend.wrapping_add(zero);
-            let outcome = attempt(id, now, demand as u32, holds);
-            if outcome == Attempt::Taken as u32 {
-                return id;
-            }
-            if outcome == Attempt::Spared as u32 {
-                spared = id;
-            } else if outcome == Attempt::Ejected as u32 {
-                ejected = id;
-            } else {
-                failure = outcome.wrapping_add(zero);
+            let found = scan(at(service, tier), draw, now, Demand::Fit as u32, holds);
+            if found < Seen::NO_ID {
+                return found;
             }
         }
     }
-    if spared != NONE && attempt(spared, now, Demand::Fit as u32, holds) == Attempt::Taken as u32 {
-        return spared;
+    if seen & Seen::EJECTED != 0 {
+        // Anywhere, or a dead one could hide one that is well again.
+        let first = scale(random(), tiers.wrapping_add(1));
+        for step in 0..=TIERS {
+            if step > tiers {
+                break;
+            }
+            let tier = first.wrapping_add(step);
+            let wrapped = if tier > tiers { tiers.wrapping_add(1) } else { 0 };
+            let place = at(service, tier.wrapping_sub(wrapped));
+            let found = scan(place, random(), now, Demand::Any as u32, holds);
+            if found < Seen::NO_ID {
+                return found;
+            }
+        }
     }
-    if ejected != NONE && attempt(ejected, now, Demand::Any as u32, holds) == Attempt::Taken as u32 {
-        return ejected;
+    seen
+}
+
+/// What was met where no backend was taken: bits.
+struct Seen;
+
+impl Seen {
+    /// Above all ids of backends, and in each of these.
+    const NO_ID: u32 = 1 << 31;
+    /// One that starts, or is loaded.
+    const SPARED: u32 = 1;
+    /// One that is ejected.
+    const EJECTED: u32 = 1 << 1;
+    /// One that has as many connections as it is given.
+    const CONNECTIONS: u32 = 1 << 2;
+    /// One that has as many requests in flight as it is given.
+    const REQUESTS: u32 = 1 << 3;
+}
+
+/// A tier of a service as one number.
+#[inline(always)]
+fn at(service: u32, tier: u32) -> u64 {
+    u64::from(tier) << 32 | u64::from(service)
+}
+
+/// Takes the first backend of a tier that meets the [`Demand`], from the slot that `draw` says on. Returns its id, or [`Seen`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn scan(place: u64, draw: u32, now: u64, demand: u32, holds: u32) -> u32 {
+    // A number that the verifier does not know, since it would follow each combination of those that it does.
+    let zero = zero() as u32;
+    let mut seen = zero | Seen::NO_ID;
+    let (service, tier) = (place as u32, (place >> 32) as u32);
+    let table = if tier == 0 {
+        maps::slot_tables.get(service)
+    } else {
+        maps::tier_tables.get(tier_table(service, tier))
+    };
+    let Some(table) = table else {
+        stats::internal_error(InternalError::SlotTable);
+        return seen;
+    };
+    let len = table.get(0).map_or(0, |first| first.len);
+    let start = scale(draw, len);
+    for step in 0..SCAN {
+        if step >= len {
+            break;
+        }
+        let wrapped = if start + step >= len { len } else { 0 };
+        let Some(slot) = slot(table, start + step - wrapped) else {
+            break;
+        };
+        let id = slot.backend.wrapping_add(zero);
+        let outcome = attempt(id, now, demand, holds);
+        if outcome == Attempt::Taken as u32 {
+            return id;
+        }
+        seen |= match outcome {
+            outcome if outcome == Attempt::Spared as u32 => Seen::SPARED,
+            outcome if outcome == Attempt::Ejected as u32 => Seen::EJECTED,
+            outcome if outcome == Attempt::Connections as u32 => Seen::CONNECTIONS,
+            outcome if outcome == Attempt::Requests as u32 => Seen::REQUESTS,
+            _ => 0,
+        };
     }
-    failure
+    seen
 }
 
 /// The refusal that stands for a failed search.
 #[inline(always)]
-fn refusal(failure: u32) -> Refusal {
-    match failure {
-        failure if failure == Attempt::Connections as u32 => Refusal::Connections,
-        failure if failure == Attempt::Requests as u32 => Refusal::Requests,
-        _ => Refusal::NoBackend,
+fn refusal(seen: u32) -> Refusal {
+    if seen & Seen::CONNECTIONS != 0 {
+        Refusal::Connections
+    } else if seen & Seen::REQUESTS != 0 {
+        Refusal::Requests
+    } else {
+        Refusal::NoBackend
     }
 }
 
-/// Takes backend `id` for a connection if it meets the [`Demand`], and says what became of it ([`Attempt`]). A global function of
-/// numbers, which the verifier walks through once, not once per call.
+/// Takes backend `id` for a connection if it meets the [`Demand`], and says what became of it ([`Attempt`]); `how` are bits of [`How`]. A
+/// global function of numbers, which the verifier walks through once, not once per call.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn attempt(id: u32, now: u64, demand: u32, holds: u32) -> u32 {
-    take(id, now, demand, holds != 0) as u32
+extern "C" fn attempt(id: u32, now: u64, demand: u32, how: u32) -> u32 {
+    take(id, now, demand, how) as u32
 }
 
 #[inline(always)]
-fn take(id: u32, now: u64, demand: u32, holds: bool) -> Attempt {
+fn take(id: u32, now: u64, demand: u32, how: u32) -> Attempt {
     let (Some(backend), Some(state)) = (maps::backends.get(id), stats::backend(id)) else {
         stats::internal_error(InternalError::Backend);
         return Attempt::Missing;
@@ -299,10 +360,11 @@ fn take(id: u32, now: u64, demand: u32, holds: bool) -> Attempt {
     let rules = maps::rules.get(backend.rules);
     if let Some(rules) = rules
         && demand < Demand::Fit as u32
-        && spares(backend, state, rules, now, demand)
+        && spares(backend, state, rules, now, demand, how)
     {
         return Attempt::Spared;
     }
+    let warms = demand < Demand::Fit as u32 && is_cold(backend, state);
     // SAFETY: `state` is a map value.
     unsafe {
         if demand < Demand::Any as u32 {
@@ -312,16 +374,20 @@ fn take(id: u32, now: u64, demand: u32, holds: bool) -> Attempt {
                 Fitness::Ejected => return Attempt::Ejected,
             }
         }
-        if !holds {
+        if how & How::HOLDS == 0 {
             add(&raw mut (*state).opened, 1);
             return Attempt::Taken;
         }
-        let caps = rules.map(|rules| rules.backend_caps).unwrap_or_default();
+        let mut caps = rules.map(|rules| rules.backend_caps).unwrap_or_default();
+        if warms {
+            caps.connections = 1;
+        }
         match limit::take_both(&raw mut (*state).active, &raw mut (*state).load, caps) {
             Ok(()) => {
                 add(&raw mut (*state).opened, 1);
                 Attempt::Taken
             }
+            Err(_) if warms => Attempt::Spared,
             Err(Refusal::Connections) => Attempt::Connections,
             Err(_) => Attempt::Requests,
         }
@@ -336,16 +402,16 @@ fn spares(
     rules: &Rules,
     now: u64,
     demand: u32,
+    how: u32,
 ) -> bool {
     // SAFETY: a map value; volatile because other CPUs write it.
-    let (active, load, warm) = unsafe {
+    let (active, load) = unsafe {
         (
             (&raw const (*state).active).read_volatile(),
             (&raw const (*state).load).read_volatile(),
-            (&raw const (*state).warm).read_volatile(),
         )
     };
-    if backend.flags & BackendFlags::COLD != 0 && warm != u64::from(backend.generation) && active != 0 {
+    if active != 0 && is_cold(backend, state) {
         return true;
     }
     if demand == Demand::Best as u32
@@ -358,9 +424,18 @@ fn spares(
         && backend.since_ns != 0
         && let Some(share) = rules.ramp(now.saturating_sub(backend.since_ns))
     {
-        return random() > share;
+        // One draw per connection, or it would get more than its share.
+        return how & How::CHOSEN == 0 || random() > share;
     }
     false
+}
+
+/// Whether a backend's first token is still to be seen, and waited for.
+#[inline(always)]
+fn is_cold(backend: &Backend, state: *const nodemesh_abi::BackendState) -> bool {
+    // SAFETY: a map value; volatile because other CPUs write it.
+    backend.flags & BackendFlags::COLD != 0
+        && unsafe { (&raw const (*state).warm).read_volatile() } != u64::from(backend.generation)
 }
 
 /// Counts a row that should be there and refuses: there is nowhere to send the connection.

@@ -11,10 +11,19 @@ use serde_json::{Value, json};
 
 use crate::keyword::Keyword;
 
+mod access;
+mod rules;
+
 /// Services, workloads and policies that refer to each other: up to eight of each kind in two namespaces.
 pub fn documents() -> impl Strategy<Value = Vec<Value>> {
-    (vec(service(), 0..8), vec(workload(), 0..8), vec(policy(), 0..8)).prop_map(
-        |(services, workloads, policies)| {
+    let access = option::weighted(0.7, vec(access::policy(), 1..8));
+    (
+        vec(service(), 0..8),
+        vec(workload(), 0..8),
+        vec(policy(), 0..8),
+        access,
+    )
+        .prop_map(|(services, workloads, policies, access)| {
             let numbered = |make: fn(usize, &Value) -> Value, specs: Vec<Value>| {
                 specs
                     .into_iter()
@@ -24,9 +33,9 @@ pub fn documents() -> impl Strategy<Value = Vec<Value>> {
             numbered(place_service, services)
                 .chain(numbered(place_workload, workloads))
                 .chain(numbered(place_policy, policies))
+                .chain(numbered(access::place, access.unwrap_or_default()))
                 .collect()
-        },
-    )
+        })
 }
 
 const LABELS: [&str; 3] = ["llama", "qwen", "embed"];
@@ -162,6 +171,15 @@ fn v6() -> impl Strategy<Value = String> {
     (0..16_u16).prop_map(|host| Ipv6Addr::new(0xfd00, 1, 0, 0, 0, 0, 0, host).to_string())
 }
 
+/// A place; not all of its levels are known.
+fn locality() -> impl Strategy<Value = Value> {
+    let region = option::weighted(0.8, select(vec!["eu", "us"]));
+    let zone = option::weighted(0.7, select(vec!["eu-1", "eu-2"]));
+    let node = option::weighted(0.5, select(vec!["gpu-1", "gpu-2"]));
+    (region, zone, node)
+        .prop_map(|(region, zone, node)| json!({"region": region, "zone": zone, "node": node}))
+}
+
 /// A replica; `portName` is the position of a port.
 fn backend() -> impl Strategy<Value = Value> {
     let port = option::of(select(vec![8000_u16, 8001]));
@@ -174,11 +192,12 @@ fn backend() -> impl Strategy<Value = Value> {
         weight(),
         state(),
         workload,
+        option::weighted(0.5, locality()),
     )
-        .prop_map(|(address, port, port_index, weight, state, workload)| {
+        .prop_map(|(address, port, port_index, weight, state, workload, locality)| {
             json!({
                 "address": address, "port": port, "portName": port_index,
-                "weight": weight, "state": state, "workload": workload,
+                "weight": weight, "state": state, "workload": workload, "locality": locality,
             })
         })
 }
@@ -190,15 +209,28 @@ fn workload() -> impl Strategy<Value = Value> {
         (v4(), v6()).prop_map(|(v4, v6)| vec![v6, v4]),
         Just(Vec::new()),
     ];
-    (addresses, weight(), state(), any::<bool>(), select(&LABELS[..])).prop_map(
-        |(addresses, weight, state, has_cgroup, label)| {
-            let mut spec = json!({"addresses": addresses, "weight": weight, "state": state, "label": label});
+    let identity = option::weighted(0.3, select(vec!["spiffe://example.org/chat", "spiffe://a/ns/b"]));
+    let label = select(&LABELS[..]);
+    let place = option::weighted(0.5, locality());
+    (
+        addresses,
+        weight(),
+        state(),
+        any::<bool>(),
+        label,
+        identity,
+        place,
+    )
+        .prop_map(|(addresses, weight, state, has_cgroup, label, identity, place)| {
+            let mut spec = json!({
+                "addresses": addresses, "weight": weight, "state": state, "label": label,
+                "identity": identity, "locality": place,
+            });
             if has_cgroup {
                 spec["cgroup"] = json!("set when placed");
             }
             spec
-        },
-    )
+        })
 }
 
 fn policy() -> impl Strategy<Value = Value> {
@@ -207,8 +239,16 @@ fn policy() -> impl Strategy<Value = Value> {
     let keys: Vec<&str> = ClientKeySource::WORDS.iter().map(|(_, word)| *word).collect();
     let size = option::of(select(vec![251_u32, 4093, 65_537]));
     let affinity = option::of(1..86_400_u32);
-    (any::<bool>(), words(&algorithms), size, words(&keys), affinity).prop_map(
-        |(whole_namespace, algorithm, size, key, affinity)| {
+    let rules = option::weighted(0.7, rules::fields());
+    (
+        any::<bool>(),
+        words(&algorithms),
+        size,
+        words(&keys),
+        affinity,
+        rules,
+    )
+        .prop_map(|(whole_namespace, algorithm, size, key, affinity, rules)| {
             let size = size.filter(|_| algorithm == "maglev");
             let mut spec = json!({
                 "targetRef": whole_namespace, "clientKey": key,
@@ -217,7 +257,9 @@ fn policy() -> impl Strategy<Value = Value> {
             if let Some(timeout) = affinity {
                 spec["sessionAffinity"] = json!({"timeout": format!("{timeout}s")});
             }
+            if let (Some(spec), Some(rules)) = (spec.as_object_mut(), rules) {
+                spec.extend(rules);
+            }
             spec
-        },
-    )
+        })
 }

@@ -3,8 +3,12 @@
 
 use std::time::{Duration, Instant};
 
-use nodemesh_model::{Desired, Manifest, Resources};
-use nodemesh_proto::{Assembled, IntoAny, Received, to_xds, xds::google::protobuf::Any};
+use nodemesh_model::{Desired, Locality, Manifest, Resources};
+use nodemesh_proto::{
+    Assembled, IntoAny, Received,
+    to_xds::{self, Rows},
+    xds::google::protobuf::Any,
+};
 use serde_json::{Value, json};
 
 fn timed<T>(stage: &str, run: impl FnOnce() -> T) -> T {
@@ -52,7 +56,7 @@ fn merge(manifest: &Manifest) -> Resources {
 }
 
 fn compile(resources: &Resources, previous: Option<(&Resources, &Desired)>) -> Desired {
-    Desired::compile(resources, previous).unwrap_or_else(|error| panic!("{error}"))
+    Desired::compile(resources, &Locality::default(), previous).unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// All resources but the tables of workloads.
@@ -79,7 +83,10 @@ fn sent(resources: &Resources) -> Vec<(String, Any)> {
 fn table(number: usize) -> (String, Any) {
     let resources = merge(&Manifest::from_values([workload(number)]));
     let workload = resources.workloads().values().next();
-    let (name, table) = to_xds::workload_table(workload.unwrap_or_else(|| panic!("the document is valid")));
+    let (name, table) = to_xds::workload_table(
+        workload.unwrap_or_else(|| panic!("the document is valid")),
+        Rows::Compact,
+    );
     (name, table.into_any())
 }
 

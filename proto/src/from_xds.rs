@@ -2,7 +2,7 @@
 //! xDS resources as the model: of nodemesh's own control plane, and of any other as far as they fit. Called by the agent.
 //!
 //! ```text
-//! bytes --put--> one parsed resource each --assemble--> Services, TrafficPolicies, Workloads (a model::Manifest)
+//! bytes --put--> one parsed resource each --assemble--> Services, Workloads, policies (a model::Manifest)
 //! ```
 //!
 //! Invariant: a resource that is refused leaves the former one of its name in place, and `Resources::merge` takes every
@@ -21,13 +21,14 @@ mod address;
 mod assemble;
 mod assignment;
 mod cluster;
-mod decode;
+pub(crate) mod decode;
 mod filter_chain;
 mod held;
 mod lb_policy;
 mod listener;
 mod name;
 pub(crate) mod notes;
+mod policy;
 mod service;
 mod share;
 mod tcp_proxy;
@@ -40,6 +41,7 @@ use cluster::Cluster;
 use held::assignment_of;
 use listener::Listener;
 use notes::{Notes, Place, Read, Refusal};
+use policy::Policy;
 
 /// The workloads of one table.
 type Table = Box<[Arc<Workload>]>;
@@ -51,6 +53,7 @@ pub struct Received {
     clusters: BTreeMap<Box<str>, Held<Cluster>>,
     assignments: BTreeMap<Box<str>, Held<Assignment>>,
     tables: BTreeMap<Box<str>, Held<Table>>,
+    policies: BTreeMap<Box<str>, Held<Policy>>,
     /// Of gRPC clients; a node has no use for them.
     routes: BTreeSet<Box<str>>,
     groups: BTreeMap<ResourceName, Group>,
@@ -58,6 +61,8 @@ pub struct Received {
     users_of_cluster: HashMap<Box<str>, BTreeSet<ResourceName>>,
     /// The clusters that refer to an assignment.
     users_of_assignment: HashMap<Box<str>, BTreeSet<Box<str>>>,
+    /// The clusters that name a policy.
+    users_of_policy: HashMap<Box<str>, BTreeSet<Box<str>>>,
     /// The services to put together again.
     stale: BTreeSet<ResourceName>,
     settled: Settled,
@@ -168,6 +173,10 @@ impl Received {
                 let content = workload::read(value, &mut notes)?.into();
                 self.put_table(name, Held { content, notes });
             }
+            type_url::POLICY_DOCUMENT => {
+                let content = policy::read(name, value, &mut notes)?;
+                self.put_policy(name, Held { content, notes });
+            }
             type_url::ROUTE => {
                 read_route(name, value, &mut notes)?;
                 self.routes.insert(name.into());
@@ -201,6 +210,11 @@ impl Received {
                 self.settled.tables_changed |= was_there;
                 was_there
             }
+            type_url::POLICY_DOCUMENT => {
+                let was_there = self.policies.remove(name).is_some();
+                self.mark_users_of_policy(name);
+                was_there
+            }
             type_url::ROUTE => self.routes.remove(name),
             _ => false,
         }
@@ -216,6 +230,7 @@ impl Received {
             type_url::CLUSTER => keys(&self.clusters),
             type_url::ASSIGNMENT => keys(&self.assignments),
             type_url::WORKLOAD_TABLE => keys(&self.tables),
+            type_url::POLICY_DOCUMENT => keys(&self.policies),
             type_url::ROUTE => self.routes.iter().map(|name| &**name).collect(),
             _ => Vec::new(),
         }

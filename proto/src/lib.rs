@@ -3,7 +3,7 @@
 //! doors between xDS and `model`.
 //!
 //! ```text
-//! model::Service, Workload, TrafficPolicy --to_xds--> Listener, Cluster, ... --pack--> Any
+//! model::Service, Workload, TrafficPolicy, AccessPolicy --to_xds--> Listener, Cluster, ... --pack--> Any
 //! Any --Received::put--> Received --assemble--> model::Manifest, what is refused, what is not supported
 //! ```
 //!
@@ -15,11 +15,12 @@ pub mod from_xds;
 mod metadata;
 mod names;
 pub mod pack;
+mod rules;
 pub mod to_xds;
 pub mod type_url;
 
 pub use from_xds::{Assembled, Received, Rejected, Unsupported, Waiting};
-pub use names::{api_listener_name, cluster_name, listener_name};
+pub use names::{api_listener_name, cluster_name, listener_name, policy_name};
 pub use pack::IntoAny;
 pub use to_xds::ServiceResources;
 

@@ -31,6 +31,12 @@ pub const CLIENT_KEY: &str = "client_key";
 pub const AFFINITY_TIMEOUT: &str = "affinity_timeout_s";
 /// Cluster: port of the replicas that name none of their own.
 pub const TARGET_PORT: &str = "target_port";
+/// Cluster: name of the document of what holds besides balancing.
+pub const POLICY: &str = "policy";
+/// Locality: `endpoints` if its weight is the sum of what its available endpoints weigh, and so says nothing more.
+pub const WEIGHT: &str = "weight";
+/// The value of [`WEIGHT`].
+pub const OF_ENDPOINTS: &str = "endpoints";
 /// Endpoint: name of its Workload within the namespace of the service.
 pub const WORKLOAD: &str = "workload";
 

@@ -5,7 +5,7 @@
 //! out.
 
 use nodemesh_abi::Protocol;
-use nodemesh_model::{Family, ResourceName, ServicePort};
+use nodemesh_model::{Family, Keyword as _, Kind, ResourceName, ServicePort};
 
 /// Name of the `Cluster`, the `ClusterLoadAssignment` and the `RouteConfiguration` of a port: `models/llama/8000`, and
 /// `models/llama/8000/udp` for UDP.
@@ -24,6 +24,11 @@ pub fn listener_name(service: &ResourceName, port: &ServicePort, family: Family)
         Family::V6 => "v6",
     };
     format!("{}/{family}", cluster_name(service, port))
+}
+
+/// Name of the document of a policy: `AccessPolicy/models/chat`; of a `TrafficPolicy` with the name of the service that it is for.
+pub fn policy_name(kind: Kind, name: &ResourceName) -> String {
+    format!("{}/{name}", kind.word())
 }
 
 /// Name of the Listener that a gRPC client asks for when it dials `xds:///llama.models:8000`.

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use prost::{Message, Name};
 
 use crate::{
-    v1::WorkloadTable,
+    v1::{PolicyDocument, WorkloadTable},
     xds::{
         envoy::config::{
             cluster::v3::Cluster, core::v3::Metadata, endpoint::v3::ClusterLoadAssignment,
@@ -63,8 +63,23 @@ impl IntoAny for WorkloadTable {
     }
 }
 
+impl IntoAny for PolicyDocument {
+    fn into_any(self) -> Any {
+        any(&self)
+    }
+}
+
 impl Name for WorkloadTable {
     const NAME: &'static str = "WorkloadTable";
+    const PACKAGE: &'static str = "nodemesh.v1";
+
+    fn type_url() -> String {
+        format!("type.googleapis.com/{}", Self::full_name())
+    }
+}
+
+impl Name for PolicyDocument {
+    const NAME: &'static str = "PolicyDocument";
     const PACKAGE: &'static str = "nodemesh.v1";
 
     fn type_url() -> String {
@@ -151,7 +166,9 @@ mod tests {
             clusters,
             assignments,
             routes,
+            policy,
         } = resources;
+        assert_eq!(policy, None);
         let listeners = listeners.into_iter().chain(api_listeners).map(IntoAny::into_any);
         listeners
             .chain(clusters.into_iter().map(IntoAny::into_any))

@@ -5,6 +5,7 @@
 //! Service, its Workloads, its TrafficPolicy --model::desired::frontends--> frontends
 //!   frontend (address, port)  -> Listener            port (TCP) -> Listener for gRPC clients, RouteConfiguration
 //!   port                      -> Cluster, ClusterLoadAssignment
+//! what these do not express   -> PolicyDocument
 //! ```
 //!
 //! Invariant: the resources of a service depend on nothing but the arguments, and names are those of `names`.
@@ -14,21 +15,27 @@ use std::collections::BTreeMap;
 use nodemesh_abi::Protocol;
 use nodemesh_model::{Frontend, Service, ServicePort, TrafficPolicy, Workload, desired};
 
-use crate::xds::envoy::config::{
-    cluster::v3::Cluster,
-    core::v3::{AggregatedConfigSource, ApiVersion, ConfigSource, config_source::ConfigSourceSpecifier},
-    endpoint::v3::ClusterLoadAssignment,
-    listener::v3::Listener,
-    route::v3::RouteConfiguration,
+use crate::{
+    rules,
+    v1::PolicyDocument,
+    xds::envoy::config::{
+        cluster::v3::Cluster,
+        core::v3::{AggregatedConfigSource, ApiVersion, ConfigSource, config_source::ConfigSourceSpecifier},
+        endpoint::v3::ClusterLoadAssignment,
+        listener::v3::Listener,
+        route::v3::RouteConfiguration,
+    },
 };
 
 mod cluster;
 mod endpoints;
 mod listener;
+mod policy;
 mod route;
 mod workload;
 
-pub use workload::{workload, workload_table};
+pub use policy::access_policy;
+pub use workload::{Rows, workload, workload_table};
 
 /// The xDS resources of one service, each list in a stable order.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -43,6 +50,8 @@ pub struct ServiceResources {
     pub assignments: Vec<ClusterLoadAssignment>,
     /// One per TCP port, of the same names as the clusters: for `api_listeners`.
     pub routes: Vec<RouteConfiguration>,
+    /// What these do not express, by name: the clusters refer to it.
+    pub policy: Option<(String, PolicyDocument)>,
 }
 
 /// The resources of `service` under `policy`, with `workloads` as the ones it selects ([`desired::selected`]).
@@ -67,6 +76,9 @@ pub fn compiled_resources<'a>(
         by_port.entry(port).or_default().push(frontend);
     }
     let mut resources = ServiceResources::default();
+    if let Some(policy) = policy {
+        resources.policy = rules::unexpressed(service, policy.load_balancer.algorithm, &policy.rules);
+    }
     for port in &service.ports {
         let frontends = by_port.remove(&(port.port, port.protocol)).unwrap_or_default();
         resources.add(service, port, &frontends, policy);
@@ -86,7 +98,9 @@ impl ServiceResources {
             .iter()
             .map(|frontend| listener::listener(service, port, frontend));
         self.listeners.extend(listeners);
-        self.clusters.push(cluster::cluster(service, port, policy));
+        let document = self.policy.as_ref().map(|(name, _)| name.as_str());
+        self.clusters
+            .push(cluster::cluster(service, port, policy, document));
         self.assignments
             .push(endpoints::assignment(service, port, frontends));
         if port.protocol == Protocol::Tcp {

@@ -13,6 +13,8 @@ pub const CLUSTER: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
 pub const ASSIGNMENT: &str = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment";
 /// [`crate::v1::WorkloadTable`].
 pub const WORKLOAD_TABLE: &str = "type.googleapis.com/nodemesh.v1.WorkloadTable";
+/// [`crate::v1::PolicyDocument`].
+pub const POLICY_DOCUMENT: &str = "type.googleapis.com/nodemesh.v1.PolicyDocument";
 
 #[cfg(test)]
 mod tests {
@@ -20,7 +22,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        v1::WorkloadTable,
+        v1::{PolicyDocument, WorkloadTable},
         xds::envoy::config::{
             cluster::v3::Cluster, endpoint::v3::ClusterLoadAssignment, listener::v3::Listener,
             route::v3::RouteConfiguration,
@@ -34,5 +36,6 @@ mod tests {
         assert_eq!(CLUSTER, Cluster::type_url());
         assert_eq!(ASSIGNMENT, ClusterLoadAssignment::type_url());
         assert_eq!(WORKLOAD_TABLE, WorkloadTable::type_url());
+        assert_eq!(POLICY_DOCUMENT, PolicyDocument::type_url());
     }
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Configurations for the agent, built by tests. Written as JSON, which is YAML.
 //!
-//! Invariant: every resource is in the namespace [`NAMESPACE`], and only what a test sets is written.
+//! Invariant: every resource of which a test does not say otherwise is in the namespace [`NAMESPACE`], and only what a test sets is written.
 
 use std::{
     fmt,
@@ -42,10 +42,14 @@ impl fmt::Display for Manifest {
 }
 
 fn resource(kind: &str, name: &str, spec: &Value) -> Value {
+    resource_in(NAMESPACE, kind, name, spec)
+}
+
+fn resource_in(namespace: &str, kind: &str, name: &str, spec: &Value) -> Value {
     json!({
         "apiVersion": "nodemesh.io/v1alpha1",
         "kind": kind,
-        "metadata": {"name": name, "namespace": NAMESPACE},
+        "metadata": {"name": name, "namespace": namespace},
         "spec": spec,
     })
 }
@@ -99,6 +103,17 @@ impl Service {
     pub fn weighted(mut self, backend: SocketAddr, weight: u32) -> Self {
         self.backends
             .push(json!({"address": backend.ip(), "port": backend.port(), "weight": weight}));
+        self
+    }
+
+    /// With a backend at this place: `REGION/ZONE/NODE`.
+    #[must_use]
+    pub fn located(mut self, backend: SocketAddr, place: &str) -> Self {
+        let mut parts = place.split('/');
+        let [region, zone, node] = [(); 3].map(|()| parts.next().expect("three parts"));
+        let locality = json!({"region": region, "zone": zone, "node": node});
+        self.backends
+            .push(json!({"address": backend.ip(), "port": backend.port(), "locality": locality}));
         self
     }
 
@@ -156,7 +171,9 @@ impl Policy {
         self.set("sessionAffinity", json!({"timeout": timeout}))
     }
 
-    fn set(mut self, field: &str, value: Value) -> Self {
+    /// With any field of the specification.
+    #[must_use]
+    pub fn set(mut self, field: &str, value: Value) -> Self {
         self.spec[field] = value;
         self
     }
@@ -176,4 +193,77 @@ pub fn client_workload(name: &str, cgroup: &str, address: Option<IpAddr>) -> Val
         name,
         &json!({"cgroup": cgroup, "addresses": addresses}),
     )
+}
+
+/// The workload `name` of any namespace, with any specification.
+pub fn workload(namespace: &str, name: &str, spec: &Value) -> Value {
+    resource_in(namespace, "Workload", name, spec)
+}
+
+/// An access policy.
+#[derive(Clone, Debug)]
+pub struct AccessPolicy {
+    namespace: &'static str,
+    name: String,
+    spec: Value,
+}
+
+impl AccessPolicy {
+    /// The policy of `service`.
+    pub fn of(service: &str) -> Self {
+        let target = json!({"kind": "Service", "name": service});
+        Self::new(NAMESPACE, service, &target)
+    }
+
+    /// The policy of all services of [`NAMESPACE`].
+    pub fn of_all() -> Self {
+        Self::new(NAMESPACE, "all", &json!({"kind": "Service"}))
+    }
+
+    /// The policy of the mesh.
+    pub fn of_mesh() -> Self {
+        Self::new("nodemesh-system", "mesh", &json!({"kind": "Mesh"}))
+    }
+
+    fn new(namespace: &'static str, name: &str, target: &Value) -> Self {
+        Self {
+            namespace,
+            name: name.into(),
+            spec: json!({"targetRef": target, "rules": []}),
+        }
+    }
+
+    /// What holds where no rule matches.
+    #[must_use]
+    pub fn default(mut self, action: &str) -> Self {
+        self.spec["default"] = json!(action);
+        self
+    }
+
+    /// With a rule about these sources; about everybody if there are none.
+    #[must_use]
+    pub fn rule(self, action: &str, from: impl IntoIterator<Item = Value>) -> Self {
+        self.rule_for(action, from, &[])
+    }
+
+    /// With a rule about these sources and ports; about everybody, and all ports, if there are none.
+    #[must_use]
+    pub fn rule_for(mut self, action: &str, from: impl IntoIterator<Item = Value>, ports: &[u16]) -> Self {
+        let mut rule = json!({"action": action});
+        let from: Vec<Value> = from.into_iter().collect();
+        if !from.is_empty() {
+            rule["from"] = from.into();
+        }
+        if !ports.is_empty() {
+            rule["ports"] = json!(ports);
+        }
+        self.spec["rules"].as_array_mut().expect("a list").push(rule);
+        self
+    }
+}
+
+impl From<AccessPolicy> for Value {
+    fn from(policy: AccessPolicy) -> Self {
+        resource_in(policy.namespace, "AccessPolicy", &policy.name, &policy.spec)
+    }
 }

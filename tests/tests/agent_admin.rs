@@ -89,6 +89,11 @@ fn backends_are_told_as_a_table_and_as_json() {
     );
 }
 
+/// Refusals of a service, none of them for another reason than that there was no backend.
+fn refused(no_backend: u64) -> Value {
+    json!({"no_backend": no_backend, "policy": 0, "rate": 0, "connections": 0, "requests": 0})
+}
+
 #[test]
 fn services_are_told_as_a_table_and_as_json() {
     let policy = "---\napiVersion: nodemesh.io/v1alpha1\nkind: TrafficPolicy\n\
@@ -105,12 +110,12 @@ fn services_are_told_as_a_table_and_as_json() {
     let expected = json!({
         "service": "models/a", "model": null, "address": a, "protocol": "TCP", "algorithm": "random",
         "session_affinity_seconds": 90, "backends": {"active": 1, "draining": 1}, "connections_total": 4,
-        "refused": {"no_backend": 0},
+        "refused": refused(0),
     });
     assert_fields(&services[0], &expected);
     let expected = json!({
         "service": "models/b", "address": b, "algorithm": "least-request", "session_affinity_seconds": 0,
-        "backends": {}, "connections_total": 0, "refused": {"no_backend": 2},
+        "backends": {}, "connections_total": 0, "refused": refused(2),
     });
     assert_fields(&services[1], &expected);
 

@@ -22,6 +22,7 @@ use crate::{
     api,
     config::{AgentConfig, ProgramLogLevel},
     datapath::{MapReader, attach, clock::monotonic_ns, listing::ConnectionLister},
+    drain::Drains,
     events::Events,
     logging::LogFilter,
     metrics::Metrics,
@@ -54,6 +55,8 @@ pub struct Node {
     pub access_log: Arc<AccessLog>,
     /// The events.
     pub events: Arc<Events>,
+    /// What is drained on this node.
+    pub drains: Drains,
     /// Where the meter's events come from.
     pub meter_path: MeterPath,
     /// Most connections that are tracked at once; 0 for no limit.
@@ -172,7 +175,10 @@ impl Node {
                     address: endpoint(backend.addr, backend.port),
                     workload: backend.workload.as_ref().map(ToString::to_string),
                     weight: backend.weight,
-                    state: state(backend.state),
+                    state: match state(backend.state) {
+                        api::BackendState::Active if self.is_ejected(place.id)? => api::BackendState::Ejected,
+                        state => state,
+                    },
                     ..self.counted(place.id, place.traffic)?
                 });
             }
@@ -190,6 +196,10 @@ impl Node {
             });
         }
         Ok(backends)
+    }
+
+    fn is_ejected(&self, id: u32) -> Result<bool> {
+        Ok(self.maps.backend_state(id)?.ejected_until_ns != 0)
     }
 
     /// A backend of which only the counters are known.
@@ -239,7 +249,7 @@ pub fn endpoint(addr: Ip16, port: Port) -> String {
 }
 
 /// `TCP` or `UDP`.
-pub(super) fn protocol(number: u8) -> String {
+pub fn protocol(number: u8) -> String {
     if number == Protocol::Udp as u8 {
         "UDP".to_owned()
     } else {

@@ -13,13 +13,14 @@ use axum::{
 use prometheus::TEXT_FORMAT;
 use tokio::task::spawn_blocking;
 
-use super::{events::EventStream, report::Node};
+use super::{drain, events::EventStream, report::Node};
 use crate::{
-    api::{ConnectionQuery, EventQuery, LogStatus, Problem},
+    admission::explain::explain,
+    api::{ConnectionQuery, EventQuery, LogStatus, PolicyQuery, Problem},
     datapath::listing::ListError,
 };
 
-type Shared = State<Arc<Node>>;
+pub(super) type Shared = State<Arc<Node>>;
 
 /// Routes of the admin socket.
 pub fn admin(node: Arc<Node>) -> Router {
@@ -37,6 +38,8 @@ pub fn admin(node: Arc<Node>) -> Router {
             get(|State(node): Shared| async move { answer(node.backends()) }),
         )
         .route("/v1/connections", get(connections))
+        .route("/v1/policy", get(policy))
+        .route("/v1/drain", get(drain::by_operator).post(drain::by_operator))
         .route("/v1/events", get(events))
         .route(
             "/v1/traffic",
@@ -55,6 +58,7 @@ pub fn admin(node: Arc<Node>) -> Router {
 pub fn http(node: Arc<Node>) -> Router {
     Router::new()
         .route("/metrics", get(metrics))
+        .route("/v1/drain", get(drain::by_peer).post(drain::by_peer))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .with_state(node)
@@ -67,7 +71,7 @@ fn answer<T: serde::Serialize>(result: anyhow::Result<T>) -> Response {
     }
 }
 
-fn problem(status: StatusCode, error: String) -> Response {
+pub(super) fn problem(status: StatusCode, error: String) -> Response {
     (status, Json(Problem { error })).into_response()
 }
 
@@ -85,6 +89,13 @@ async fn connections(State(node): Shared, Query(query): Query<ConnectionQuery>) 
         Err(error) if error.is::<ListError>() => {
             problem(StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}"))
         }
+        Err(error) => problem(StatusCode::BAD_REQUEST, format!("{error:#}")),
+    }
+}
+
+async fn policy(State(node): Shared, Query(query): Query<PolicyQuery>) -> Response {
+    match explain(&node.view().desired, &query) {
+        Ok(explanation) => Json(explanation).into_response(),
         Err(error) => problem(StatusCode::BAD_REQUEST, format!("{error:#}")),
     }
 }

@@ -135,7 +135,7 @@ impl Delete {
             return Ok(documents.into_iter().map(identity).collect());
         };
         let Some(kind) = kind.resource() else {
-            bail!("only services, workloads and trafficpolicies can be deleted");
+            bail!("only services, workloads, trafficpolicies and accesspolicies can be deleted");
         };
         let identity = |name: &String| {
             let identity = Identity {

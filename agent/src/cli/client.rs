@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result, bail};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
-use hyper::{Method, Request, client::conn::http1, header};
+use hyper::{Method, Request, StatusCode, client::conn::http1, header};
 use hyper_util::rt::TokioIo;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::net::UnixStream;
@@ -32,6 +32,11 @@ impl AdminClient {
     /// `PUT path` with a JSON body.
     pub(super) fn put<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T> {
         self.call(Method::PUT, path, serde_json::to_vec(body)?.into())
+    }
+
+    /// `POST path`, without a body. An answer that the time was over is an answer.
+    pub(super) fn post<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
+        self.call(Method::POST, path, Bytes::new())
     }
 
     /// `GET path`, shown to `each` part by part as it comes.
@@ -75,7 +80,7 @@ impl AdminClient {
         let response = sender.send_request(request).await.context("ask the agent")?;
         let status = response.status();
         let mut body = response.into_body();
-        if !status.is_success() {
+        if !status.is_success() && status != StatusCode::GATEWAY_TIMEOUT {
             let body = body
                 .collect()
                 .await

@@ -9,6 +9,7 @@ pub(super) enum Kind {
     Services,
     Workloads,
     TrafficPolicies,
+    AccessPolicies,
     Nodes,
     Backends,
 }
@@ -19,6 +20,7 @@ impl ValueEnum for Kind {
             Self::Services,
             Self::Workloads,
             Self::TrafficPolicies,
+            Self::AccessPolicies,
             Self::Nodes,
             Self::Backends,
         ]
@@ -29,6 +31,7 @@ impl ValueEnum for Kind {
             Self::Services => ("services", &["service", "svc", "Service"][..]),
             Self::Workloads => ("workloads", &["workload", "wl", "Workload"][..]),
             Self::TrafficPolicies => ("trafficpolicies", &["trafficpolicy", "tp", "TrafficPolicy"][..]),
+            Self::AccessPolicies => ("accesspolicies", &["accesspolicy", "apol", "AccessPolicy"][..]),
             Self::Nodes => ("nodes", &["node"][..]),
             Self::Backends => ("backends", &["backend"][..]),
         };
@@ -43,6 +46,7 @@ impl Kind {
             Self::Services => Some("Service"),
             Self::Workloads => Some("Workload"),
             Self::TrafficPolicies => Some("TrafficPolicy"),
+            Self::AccessPolicies => Some("AccessPolicy"),
             Self::Nodes | Self::Backends => None,
         }
     }
@@ -66,6 +70,8 @@ mod tests {
             ("wl", Kind::Workloads),
             ("tp", Kind::TrafficPolicies),
             ("trafficpolicy", Kind::TrafficPolicies),
+            ("apol", Kind::AccessPolicies),
+            ("AccessPolicy", Kind::AccessPolicies),
             ("node", Kind::Nodes),
             ("backends", Kind::Backends),
         ] {

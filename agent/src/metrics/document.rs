@@ -80,9 +80,10 @@ const LABELS: &str = "
 | `outcome` | of requests: {outcome}; of reloads: `ok`, `invalid` |
 | `phase`, `how` | `prefill` or `decode`: before or after the first byte of the response; `fin` or `rst`; together {cancel} |
 | `direction` | `request`, `response` |
-| `reason` | of failed connections: {failure}; of refusals: {refusal}; of frontends: `map_full`, `write_failed`; of errors: {error}; \
-of events: those of refusals, of ejections {ejection}, of closed connections {closing} |
-| `kind`, `stage` | of events: {event}; where they were lost: `recording` in the kernel, `naming` in the agent, `reader` that was behind |
+| `reason` | of failed connections: {failure}; of refusals: {refusal}; of ejections: {ejection}; of frontends: `map_full`, `write_failed`; of errors: {error}; \
+of events: those of refusals and ejections, of closed connections {closing} |
+| `state` | of an ejected backend: `waiting` for its time to be over, `half_open` while one connection shows what it can; of a weight: that of the configuration |
+| `kind`, `stage` | of failures: `connect`, `request`; of events: {event}; where they were lost: `recording` in the kernel, `naming` in the agent, `reader` that was behind |
 | `problem` | `rejected`, `unsupported`, `waiting` |
 | `source` | `files`, `control` |
 | `path` | {path}: reads and writes of applications, or packets where the kernel lacks these tracepoints |

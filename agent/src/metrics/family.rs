@@ -171,6 +171,12 @@ group! { PLACEMENT "Placement of connections"
         "Sockets placed on a backend that are neither closed nor failed.";
     CONNECT_DURATION: Histogram "nodemesh_connect_duration_seconds" ["seconds"] PLACED,
         "Time from connect() to an established connection, measured in the kernel.";
+    EJECTIONS: Counter "nodemesh_backend_ejections_total" ["ejections"] &["namespace", "service", "backend", "reason"],
+        "Ejections of a backend.";
+    EJECTED: Gauge "nodemesh_backend_ejected" ["1"] &["namespace", "service", "backend", "state"],
+        "1 in the state that an ejected backend is in: it waits for its time to be over, or one connection shows what it can.";
+    FAILURES: Gauge "nodemesh_backend_failures" ["failures"] &["namespace", "service", "backend", "kind"],
+        "Failures of a backend in a row, which eject it when they are as many as the policy says.";
     BACKEND_WEIGHT: Gauge "nodemesh_backend_weight" ["1"] &["namespace", "service", "backend", "state"],
         "Configured weight of a backend, with its state.";
     REFUSALS: Counter "nodemesh_refusals_total" ["connections"] &["namespace", "service", "reason"],

@@ -7,7 +7,10 @@
 use std::collections::BTreeMap;
 
 use anyhow::Result;
-use nodemesh_abi::{BackendState, ConnectFailure, Refusal, backend::CONNECT_BOUNDS_NS};
+use nodemesh_abi::{
+    BackendState, ConnectFailure, Ejection, Refusal,
+    backend::{CONNECT_BOUNDS_NS, PROBE},
+};
 use nodemesh_model::ResourceName;
 use zerocopy::{FromBytes as _, IntoBytes as _};
 
@@ -17,6 +20,7 @@ use super::{
 };
 use crate::{
     admin::{Node, report},
+    datapath::clock::monotonic_ns,
     reconcile::view::View,
 };
 
@@ -48,12 +52,36 @@ type States<'a> = BTreeMap<Subject<'a>, BackendState>;
 struct Counted<'a> {
     states: States<'a>,
     weights: BTreeMap<(Subject<'a>, &'static str), u64>,
+    ejected: BTreeMap<Subject<'a>, Standing>,
+}
+
+/// Where an ejected backend is on its way back, by any of its ports.
+#[derive(Clone, Copy, Debug, Default)]
+struct Standing {
+    waits: bool,
+    is_probed: bool,
+}
+
+impl Standing {
+    fn add(&mut self, state: &BackendState, now: u64) {
+        let until = state.ejected_until_ns;
+        let is_probed = until & PROBE != 0 && until > now;
+        self.is_probed |= is_probed;
+        self.waits |= until != 0 && !is_probed;
+    }
 }
 
 /// Writes the families of backends and services.
 pub(super) fn write(scrape: &mut Scrape, node: &Node, view: &View) -> Result<()> {
     let counted = count(node, view)?;
     write_states(scrape, &counted.states)?;
+    scrape.family(&family::EJECTED, |samples| {
+        for (subject, standing) in &counted.ejected {
+            let labels = labels(subject);
+            samples.number(&labels, &["waiting"], f64::from(u8::from(standing.waits)));
+            samples.number(&labels, &["half_open"], f64::from(u8::from(standing.is_probed)));
+        }
+    })?;
     scrape.family(&family::BACKEND_WEIGHT, |samples| {
         for ((subject, state), weight) in &counted.weights {
             samples.number(&labels(subject), &[state], *weight as f64);
@@ -63,7 +91,7 @@ pub(super) fn write(scrape: &mut Scrape, node: &Node, view: &View) -> Result<()>
 }
 
 fn count<'a>(node: &Node, view: &'a View) -> Result<Counted<'a>> {
-    let mut counted = Counted::default();
+    let (mut counted, now) = (Counted::default(), monotonic_ns());
     let known: usize = view
         .frontends
         .iter()
@@ -78,6 +106,11 @@ fn count<'a>(node: &Node, view: &'a View) -> Result<Counted<'a>> {
             }
             let subject = (service, report::endpoint(backend.addr, backend.port));
             add(counted.states.entry(subject.clone()).or_default(), &state);
+            counted
+                .ejected
+                .entry(subject.clone())
+                .or_default()
+                .add(&state, now);
             let word = report::state(backend.state).word();
             *counted.weights.entry((subject, word)).or_default() += u64::from(backend.weight);
         }
@@ -123,6 +156,19 @@ fn write_states(scrape: &mut Scrape, states: &States<'_>) -> prometheus::Result<
             for (failure, count) in ConnectFailure::ALL.iter().zip(state.failed) {
                 samples.number(labels, &[failure.label()], count as f64);
             }
+        }
+    })?;
+    scrape.family(&family::EJECTIONS, |samples| {
+        for (labels, state) in &states {
+            for (ejection, count) in Ejection::ALL.iter().zip(state.ejected) {
+                samples.number(labels, &[ejection.label()], count as f64);
+            }
+        }
+    })?;
+    scrape.family(&family::FAILURES, |samples| {
+        for (labels, state) in &states {
+            samples.number(labels, &["connect"], state.connect_failures as f64);
+            samples.number(labels, &["request"], state.request_failures as f64);
         }
     })?;
     scrape.family(&family::CONNECT_DURATION, |samples| {

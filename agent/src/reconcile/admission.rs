@@ -9,7 +9,7 @@
 //! a table knows every identity before a row gives it to a client, and a table that cannot be written is taken away, which denies.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -164,13 +164,13 @@ impl Admission {
                 self.prefixes.remove(&prefix);
             }
         }
-        let services: HashMap<&ResourceName, ()> = desired
+        let services: HashSet<&ResourceName> = desired
             .frontends
             .values()
-            .map(|frontend| (&frontend.service, ()))
+            .map(|frontend| &frontend.service)
             .collect();
-        let free_rules = self.services.retain(|name| services.contains_key(name));
-        self.assigned.rules.retain(|name, _| services.contains_key(name));
+        let free_rules = self.services.retain(|name| services.contains(name));
+        self.assigned.rules.retain(|name, _| services.contains(name));
         for number in &free_rules {
             self.rules.remove(number);
         }
@@ -302,14 +302,14 @@ impl Admission {
     }
 
     fn free_tables(&mut self, desired: &Desired, maps: &mut MapWriter, errors: &mut Errors) {
-        let wanted: HashMap<&Arc<AccessRules>, ()> = desired
+        let wanted: HashSet<&Arc<AccessRules>> = desired
             .frontends
             .values()
-            .filter_map(|frontend| Some((frontend.access.as_ref()?, ())))
+            .filter_map(|frontend| frontend.access.as_ref())
             .collect();
         self.assigned
             .policies
-            .retain(|access, _| wanted.contains_key(access));
+            .retain(|access, _| wanted.contains(access));
         let used: Vec<u32> = self.assigned.policies.values().copied().collect();
         let free = (1..limits::POLICIES).filter(|id| self.policy_ids.is_out(*id) && !used.contains(id));
         for id in free.collect::<Vec<_>>() {

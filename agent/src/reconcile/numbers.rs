@@ -66,13 +66,12 @@ impl<N: Ord + Clone + fmt::Display> Numbers<N> {
             return Some(*number);
         }
         let hash = name_hash(&name.to_string());
-        let number = match self.adopted.remove(&hash) {
-            Some(number) => number,
-            None => {
-                let number = self.take()?;
-                self.news.push((NumberKey::new(self.kind, hash), Some(number)));
-                number
-            }
+        let number = if let Some(number) = self.adopted.remove(&hash) {
+            number
+        } else {
+            let number = self.take()?;
+            self.news.push((NumberKey::new(self.kind, hash), Some(number)));
+            number
         };
         self.by_name.insert(name.clone(), number);
         Some(number)

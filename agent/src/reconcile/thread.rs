@@ -5,6 +5,7 @@
 //! Invariant: a newer configuration replaces a waiting older one; none is applied twice.
 
 use std::{
+    collections::HashMap,
     path::PathBuf,
     sync::{Arc, mpsc},
     time::{Duration, Instant},
@@ -24,7 +25,10 @@ use super::{
     round::{self, Round},
     view::View,
 };
-use crate::datapath::{MapWriter, clock, maps::MapOpError};
+use crate::{
+    datapath::{MapWriter, clock, maps::MapOpError},
+    drain::{Targets, overridden},
+};
 
 /// How often retired backends and missing cgroups are looked at, and what failed is tried again.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
@@ -39,6 +43,8 @@ pub enum Command {
         /// Number of this configuration.
         generation: u64,
     },
+    /// Drain these backends, whatever the configuration says.
+    Drain(Targets),
     /// Change the level of the programs' log.
     LogLevel(LogLevel),
     /// Write one of this many finished requests and connections to the access log; 0 for none.
@@ -55,6 +61,10 @@ pub struct Reconciler {
     settings_written: Option<Settings>,
     cgroup_root: PathBuf,
     excluded: Vec<PathBuf>,
+    /// What the configuration says.
+    configured: Arc<Desired>,
+    drained: Targets,
+    /// The same with what is drained.
     desired: Arc<Desired>,
     cgroups: CgroupTable,
     /// Whether `cgroups` is what the map holds.
@@ -104,6 +114,8 @@ impl Reconciler {
             settings_written: None,
             cgroup_root,
             excluded,
+            configured: Arc::default(),
+            drained: Targets::default(),
             desired: Arc::default(),
             cgroups: CgroupTable::default(),
             cgroups_written: false,
@@ -117,9 +129,14 @@ impl Reconciler {
     /// Applies the first configuration, before the programs are attached.
     pub fn start(&mut self, desired: Arc<Desired>, generation: u64, log_level: LogLevel) {
         self.settings.log_level = log_level as u32;
-        self.desired = desired;
+        self.configured = desired;
         self.view.generation = generation;
         self.reconcile();
+    }
+
+    /// Drains `targets` from the first configuration on.
+    pub fn drain(&mut self, targets: Targets) {
+        self.drained = targets;
     }
 
     /// Waits for a first configuration that is yet to come: what a former agent left goes on as it is.
@@ -154,11 +171,12 @@ impl Reconciler {
 
     /// Serves a command and those behind it, skipping configurations that are already superseded.
     fn serve(&mut self, command: Command, commands: &mpsc::Receiver<Command>) {
-        let mut newest = None;
+        let (mut newest, mut drained) = (None, None);
         let waiting = std::iter::once(command).chain(std::iter::from_fn(|| commands.try_recv().ok()));
         for command in waiting.collect::<Vec<_>>() {
             match command {
                 Command::Apply { desired, generation } => newest = Some((desired, generation)),
+                Command::Drain(targets) => drained = Some(targets),
                 Command::LogLevel(level) => self.change_log_level(level),
                 Command::AccessSample(sample) => {
                     self.settings.access_sample = sample;
@@ -166,19 +184,26 @@ impl Reconciler {
                 }
             }
         }
+        let is_drained_anew = drained.is_some();
+        if let Some(targets) = drained {
+            self.drained = targets;
+        }
         if let Some((desired, generation)) = newest {
-            self.desired = desired;
+            self.configured = desired;
             let is_first = self.view.generation == 0;
             self.view.generation = generation;
             self.reconcile();
             if is_first {
                 info!(generation, "ready");
             }
+        } else if is_drained_anew && self.view.generation != 0 {
+            self.reconcile();
         }
     }
 
     fn reconcile(&mut self) {
         let started = Instant::now();
+        self.desired = overridden(&self.configured, &self.drained);
         // The datagram hooks are switched on before the first UDP service is there and off after the last one is gone.
         let udp_services = udp_services(&self.desired);
         self.settings.udp_services = self.settings.udp_services.max(udp_services);
@@ -219,10 +244,30 @@ impl Reconciler {
                 .iter()
                 .map(|(name, client)| (client.workload, name.clone()))
                 .collect(),
+            identities: self.identities(),
+            principals: self
+                .admission
+                .identities()
+                .map(|(number, name)| (number, name.clone()))
+                .collect(),
+            desired: Arc::clone(&self.desired),
             cgroups_missing: self.cgroups.missing.clone(),
             ..View::of(&self.ledger)
         };
         self.published.send_replace(Arc::new(self.view.clone()));
+    }
+
+    fn identities(&self) -> HashMap<u32, Arc<str>> {
+        let name_of = |name: &PrincipalName| {
+            let principal = self.desired.principals.get(name);
+            let workload = principal.and_then(|principal| principal.workloads().next());
+            match (name, workload) {
+                (PrincipalName::Workload(_), Some(workload)) => Arc::clone(&workload.identity),
+                _ => name.to_string().into(),
+            }
+        };
+        let identities = self.admission.identities();
+        identities.map(|(number, name)| (number, name_of(name))).collect()
     }
 
     /// Frees what has become idle, and tries again what failed or found no room.

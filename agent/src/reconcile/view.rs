@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use nodemesh_model::{FrontendName, ResourceName};
+use nodemesh_model::{Desired, FrontendName, PrincipalName, ResourceName};
 
 use super::{
     ledger::{Ledger, Programmed},
@@ -33,8 +33,12 @@ pub struct View {
     pub meter_usage: [(u32, u32); 2],
     /// Workloads by the hash that stands for them in the kernel.
     pub workloads: HashMap<u64, ResourceName>,
-    /// Names of clients' identities by number.
+    /// Names of clients' identities by number: the SPIFFE ID of a workload, else what policies know it as.
     pub identities: HashMap<u32, Arc<str>>,
+    /// What policies know them as.
+    pub principals: HashMap<u32, PrincipalName>,
+    /// What was desired: drains of this node included, frontends without room too.
+    pub desired: Arc<Desired>,
     /// Configured cgroup paths that do not exist (yet).
     pub cgroups_missing: Vec<String>,
 }

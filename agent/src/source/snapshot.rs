@@ -175,14 +175,19 @@ fn write(out: &mut Checked<impl Write>, version: &str, resources: &Resources) ->
         .values()
         .cloned()
         .map(Resource::TrafficPolicy);
+    let access = resources
+        .access_policies()
+        .values()
+        .cloned()
+        .map(Resource::AccessPolicy);
     let header = Header {
         nodemesh_snapshot: FORMAT,
         version: version.to_owned(),
-        resources: services.len() + workloads.len() + policies.len(),
+        resources: services.len() + workloads.len() + policies.len() + access.len(),
     };
     serde_json::to_writer(&mut *out, &header)?;
     out.write_all(b"\n")?;
-    for resource in services.chain(workloads).chain(policies) {
+    for resource in services.chain(workloads).chain(policies).chain(access) {
         serde_json::to_writer(&mut *out, &resource.to_value())?;
         out.write_all(b"\n")?;
     }

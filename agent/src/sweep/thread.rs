@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::Result;
 use nix::time::{ClockId, clock_gettime};
-use nodemesh_abi::{Connection, Traffic, Vantage, traffic::SHARED_PAIR};
+use nodemesh_abi::{ListedConnection, Traffic, Vantage, traffic::SHARED_PAIR};
 use tokio::sync::watch;
 use tracing::warn;
 
@@ -23,11 +23,14 @@ use super::{
 };
 use crate::{
     datapath::{MapReader, clock::monotonic_ns, listing::ConnectionLister},
+    health::SilenceWatch,
     reconcile::view::View,
 };
 
 /// Time between two passes.
 const PERIOD: Duration = Duration::from_secs(1);
+/// Least of it, where a silent backend is to be looked at again.
+const SOONEST: Duration = Duration::from_millis(50);
 /// A pass is followed by so many times the rest that it took time of a CPU.
 const REST: u32 = 250;
 /// How long a row is given to follow its records before it is read again.
@@ -39,6 +42,7 @@ pub struct Sweeper {
     maps: MapReader,
     view: watch::Receiver<Arc<View>>,
     correct: Correct,
+    silence: SilenceWatch,
     drift: DriftWatch,
     corrections: u64,
     failing: bool,
@@ -52,6 +56,7 @@ impl Sweeper {
         maps: MapReader,
         view: watch::Receiver<Arc<View>>,
         correct: Correct,
+        silence: SilenceWatch,
     ) -> (Self, watch::Receiver<Arc<Sweep>>) {
         let (published, receiver) = watch::channel(Arc::default());
         let sweeper = Self {
@@ -59,6 +64,7 @@ impl Sweeper {
             maps,
             view,
             correct,
+            silence,
             drift: DriftWatch::default(),
             corrections: 0,
             failing: false,
@@ -82,22 +88,33 @@ impl Sweeper {
                 );
             }
             self.failing = result.is_err();
-            rest = rest_after(cpu_time().saturating_sub(cpu), started.elapsed());
+            let period = result
+                .ok()
+                .flatten()
+                .map_or(PERIOD, |wish| wish.clamp(SOONEST, PERIOD));
+            rest = rest_after(period, cpu_time().saturating_sub(cpu), started.elapsed());
         }
     }
 
-    fn pass(&mut self, stop: &mpsc::Receiver<()>) -> Result<()> {
+    /// Looks once; how soon to look again, if sooner than usual.
+    fn pass(&mut self, stop: &mpsc::Receiver<()>) -> Result<Option<Duration>> {
         let started = Instant::now();
         let before = self.rows()?;
         let limits: HashMap<u32, StallLimits> = before
             .iter()
             .map(|(index, row)| (*index, StallLimits::of(row)))
             .collect();
-        let mut records: Vec<Connection> = Vec::new();
-        self.lister.scan(|listed| records.push(listed.connection))?;
-        let of_row = |row| limits.get(&row).copied().unwrap_or_default();
-        let rows = activity::by_row(&records, of_row, monotonic_ns());
+        let mut records: Vec<ListedConnection> = Vec::new();
+        self.lister.scan(|listed| records.push(*listed))?;
+        let (of_row, now) = (
+            |row| limits.get(&row).copied().unwrap_or_default(),
+            monotonic_ns(),
+        );
+        let open = records.iter().map(|listed| &listed.connection);
+        let rows = activity::by_row(open.filter(|connection| connection.meter.open > 0), of_row, now);
         let duration = started.elapsed();
+        self.silence.follow(&self.view.borrow());
+        let wish = self.silence.pass(&records, &before, now);
         self.reconcile(&before, &rows, stop)?;
         self.published.send_replace(Arc::new(Sweep {
             rows,
@@ -105,7 +122,7 @@ impl Sweeper {
             duration,
             corrections: self.corrections,
         }));
-        Ok(())
+        Ok(wish)
     }
 
     /// Every row that has been used, by index.
@@ -169,9 +186,9 @@ impl Sweeper {
     }
 }
 
-/// How long to rest after a pass that took `elapsed` in all and `cpu` of a CPU.
-fn rest_after(cpu: Duration, elapsed: Duration) -> Duration {
-    PERIOD.saturating_sub(elapsed).max(cpu * REST)
+/// How long to rest after a pass that took `elapsed` in all and `cpu` of a CPU, if the next is to begin after `period`.
+fn rest_after(period: Duration, cpu: Duration, elapsed: Duration) -> Duration {
+    period.saturating_sub(elapsed).max(cpu * REST)
 }
 
 /// Time that this thread has run, in the kernel and outside.
@@ -186,11 +203,11 @@ mod tests {
     #[test]
     fn a_long_pass_is_followed_by_a_longer_rest() {
         let ms = Duration::from_millis;
-        assert_eq!(rest_after(ms(1), ms(1)), ms(999));
-        assert_eq!(rest_after(ms(1), ms(21)), ms(979));
-        assert_eq!(rest_after(ms(40), ms(60)), ms(10_000));
+        assert_eq!(rest_after(PERIOD, ms(1), ms(1)), ms(999));
+        assert_eq!(rest_after(PERIOD, ms(1), ms(21)), ms(979));
+        assert_eq!(rest_after(PERIOD, ms(40), ms(60)), ms(10_000));
         assert_eq!(
-            rest_after(ms(1), ms(5_000)),
+            rest_after(PERIOD, ms(1), ms(5_000)),
             ms(250),
             "time asleep or without a CPU costs nothing"
         );

@@ -45,8 +45,8 @@ pub trait Taken {
 #[derive(Debug)]
 pub struct Session<T> {
     taken: T,
-    /// In the order in which they are asked for: what is referred to before what refers.
-    types: [Subscription; 4],
+    /// In the order in which they are asked for: what is referred to before what refers, and what guards services before these.
+    types: [Subscription; 5],
     version: String,
     nacks: u64,
     is_changed: bool,
@@ -58,10 +58,11 @@ impl<T: Taken> Session<T> {
         Self {
             taken,
             types: [
+                Subscription::new(type_url::WORKLOAD_TABLE, Kind::Own),
+                Subscription::new(type_url::POLICY_DOCUMENT, Kind::Own),
                 Subscription::new(type_url::CLUSTER, Kind::Full),
                 Subscription::new(type_url::ASSIGNMENT, Kind::Named),
                 Subscription::new(type_url::LISTENER, Kind::Full),
-                Subscription::new(type_url::WORKLOAD_TABLE, Kind::Own),
             ],
             version: String::new(),
             nacks: 0,

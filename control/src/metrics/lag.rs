@@ -62,6 +62,7 @@ fn newest(snapshot: &Snapshot) -> u64 {
         TypeUrl::Listener,
         TypeUrl::Route,
         TypeUrl::Workloads,
+        TypeUrl::Policies,
     ];
     types
         .iter()

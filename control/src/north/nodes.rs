@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, time::SystemTime};
 
-use nodemesh_model::{Target, Warning};
+use nodemesh_model::{AccessWarning, Kind, Manifest, Resources, Target, Warning};
 use nodemesh_proto::v1;
 
 use super::reports::{Report, Reports};
@@ -123,6 +123,9 @@ fn millis(time: SystemTime) -> i64 {
 
 /// What is valid but hardly meant about the resource `key`.
 pub(super) fn warnings(state: &State, key: &Key) -> Vec<String> {
+    if key.kind == Kind::AccessPolicy {
+        return access_warnings(state, key);
+    }
     let target = state
         .get(key)
         .and_then(|entry| entry.policy())
@@ -134,4 +137,28 @@ pub(super) fn warnings(state: &State, key: &Key) -> Vec<String> {
         }
         _ => Vec::new(),
     }
+}
+
+/// Those about the access policy `key`: what its rules match is told by all other resources.
+fn access_warnings(state: &State, key: &Key) -> Vec<String> {
+    let manifest = Manifest::from_resources(state.entries().map(|entry| entry.resource.clone()));
+    let Ok(resources) = Resources::merge([("registry", &manifest)]) else {
+        return Vec::new();
+    };
+    let warnings = resources.warnings().into_iter();
+    let of_policy = warnings.filter(|warning| match warning {
+        Warning::Access(AccessWarning::NoSuchService { policy, .. }) => *policy == key.name,
+        Warning::Access(AccessWarning::Defaults { deny, allow }) => [deny, allow].contains(&&key.name),
+        Warning::Access(
+            AccessWarning::NoSuchWorkload { rule, .. }
+            | AccessWarning::NoAddress { rule, .. }
+            | AccessWarning::NoSuchPort { rule, .. }
+            | AccessWarning::NoSuchClient { rule, .. },
+        ) => rule.policy == key.name,
+        Warning::Access(AccessWarning::Shadowed { rule, by, .. }) => {
+            [&rule.policy, &by.policy].contains(&&key.name)
+        }
+        _ => false,
+    });
+    of_policy.map(|warning| warning.to_string()).collect()
 }

@@ -66,6 +66,8 @@ pub(super) fn claims_something(resource: &Resource) -> bool {
     match resource {
         Resource::Service(_) | Resource::TrafficPolicy(_) => true,
         Resource::Workload(workload) => workload.cgroup.is_some(),
+        // Several may have one target: their rules are one set.
+        Resource::AccessPolicy(_) => false,
     }
 }
 
@@ -95,6 +97,7 @@ impl State {
                     });
                 }
             }
+            Resource::AccessPolicy(_) => {}
         }
         self.remove(&entry.key);
         self.claim(&entry);
@@ -121,6 +124,7 @@ impl State {
                     self.cgroups.remove(&**cgroup);
                 }
             }
+            Resource::AccessPolicy(_) => {}
         }
         Some(entry)
     }
@@ -142,6 +146,7 @@ impl State {
                     self.cgroups.insert(Arc::from(&**cgroup), name.clone());
                 }
             }
+            Resource::AccessPolicy(_) => {}
         }
     }
 

@@ -11,7 +11,9 @@ use std::{net::IpAddr, ops::Bound, sync::Arc};
 
 use imbl::{OrdMap, ordmap::DiffItem};
 use nodemesh_abi::Protocol;
-use nodemesh_model::{Keyword as _, Kind, Resource, ResourceName, Service, Target, TrafficPolicy, Workload};
+use nodemesh_model::{
+    AccessPolicy, Keyword as _, Kind, Resource, ResourceName, Service, Target, TrafficPolicy, Workload,
+};
 
 use super::{Fault, key::Key};
 use crate::store::{LeaseId, Revision};
@@ -52,6 +54,14 @@ impl Entry {
     pub fn policy(&self) -> Option<&Arc<TrafficPolicy>> {
         match &self.resource {
             Resource::TrafficPolicy(policy) => Some(policy),
+            _ => None,
+        }
+    }
+
+    /// The access policy, if it is one.
+    pub fn access_policy(&self) -> Option<&Arc<AccessPolicy>> {
+        match &self.resource {
+            Resource::AccessPolicy(policy) => Some(policy),
             _ => None,
         }
     }

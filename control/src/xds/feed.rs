@@ -16,7 +16,8 @@ use std::{collections::BTreeSet, sync::Arc};
 use nodemesh_abi::Protocol;
 use nodemesh_model::{Family, Kind, ResourceName, Service, Target, Workload};
 use nodemesh_proto::{
-    IntoAny, ServiceResources, api_listener_name, cluster_name, listener_name, to_xds,
+    IntoAny, ServiceResources, api_listener_name, cluster_name, listener_name, policy_name,
+    to_xds::{self, Rows},
     xds::google::protobuf::Any,
 };
 use tokio::{sync::watch, task};
@@ -70,12 +71,16 @@ impl Feed {
         for changed in state.changed_since(&before) {
             self.note(&changed, &mut delta);
         }
+        if has_access_policies(&before) != has_access_policies(state) {
+            delta.changes.extend(self.rows());
+        }
         let Delta {
             touched,
             mut former,
             mut changes,
         } = delta;
         for name in touched {
+            former.insert((TypeUrl::Policies, policy_name(Kind::TrafficPolicy, &name).into()));
             let Some(service) = state.service(&name) else {
                 continue;
             };
@@ -147,13 +152,48 @@ impl Feed {
             delta.former.extend(names(service));
         }
         match (old.and_then(Entry::workload), new.and_then(Entry::workload)) {
-            (_, Some(workload)) => delta.changes.push(row(workload)),
+            (_, Some(workload)) => delta.changes.push(self.row(workload)),
             (Some(workload), None) => {
                 let name = workload.metadata.name.to_string().into();
                 delta.changes.push(Change::Remove(TypeUrl::Workloads, name));
             }
             (None, None) => {}
         }
+        match (
+            old.and_then(Entry::access_policy),
+            new.and_then(Entry::access_policy),
+        ) {
+            (_, Some(policy)) => {
+                let (name, document) = to_xds::access_policy(policy);
+                let resource = Arc::new(Resource::new(document.into_any()));
+                let put = Change::Put(TypeUrl::Policies, name.into(), resource);
+                delta.changes.push(put);
+            }
+            (Some(policy), None) => {
+                let name = policy_name(Kind::AccessPolicy, &policy.metadata.name);
+                let gone = Change::Remove(TypeUrl::Policies, name.into());
+                delta.changes.push(gone);
+            }
+            (None, None) => {}
+        }
+    }
+
+    /// All rows, which say more of workloads once policies tell them apart.
+    fn rows(&self) -> impl Iterator<Item = Change> {
+        let entries = self.state.entries_of(Kind::Workload);
+        let workloads = entries.filter_map(|entry| entry.workload());
+        workloads.map(|workload| self.row(workload))
+    }
+
+    fn row(&self, workload: &Workload) -> Change {
+        let rows = if has_access_policies(&self.state) {
+            Rows::Whole
+        } else {
+            Rows::Compact
+        };
+        let (name, table) = to_xds::workload_table(workload, rows);
+        let resource = Arc::new(Resource::new(table.into_any()));
+        Change::Put(TypeUrl::Workloads, name.into(), resource)
     }
 
     fn targeted(&self, target: &Target) -> Vec<ResourceName> {
@@ -186,10 +226,8 @@ fn both<'a>(changed: &Changed<'a>) -> (Option<&'a Entry>, Option<&'a Entry>) {
     }
 }
 
-fn row(workload: &Workload) -> Change {
-    let (name, table) = to_xds::workload_table(workload);
-    let resource = Arc::new(Resource::new(table.into_any()));
-    Change::Put(TypeUrl::Workloads, name.into(), resource)
+fn has_access_policies(state: &State) -> bool {
+    state.count(Kind::AccessPolicy) > 0
 }
 
 fn packed(all: ServiceResources) -> Vec<(TypeUrl, Name, Resource)> {
@@ -235,6 +273,10 @@ fn packed(all: ServiceResources) -> Vec<(TypeUrl, Name, Resource)> {
         |route| &route.name,
         Resource::new,
     ))
+    .chain(all.policy.into_iter().map(|(name, document)| {
+        let resource = Resource::new(document.into_any());
+        (TypeUrl::Policies, Name::from(name), resource)
+    }))
     .collect()
 }
 

@@ -33,7 +33,7 @@ pub(super) fn of(any: &Any) -> Box<[(TypeUrl, Name)]> {
         TypeUrl::Cluster => decode(any, |cluster: Cluster| endpoints(cluster, &mut found)),
         TypeUrl::Listener => decode(any, |listener: Listener| filters(listener, &mut found)),
         TypeUrl::Route => decode(any, |routes: RouteConfiguration| clusters(routes, &mut found)),
-        TypeUrl::Endpoints | TypeUrl::Workloads | TypeUrl::Other(_) => {}
+        TypeUrl::Endpoints | TypeUrl::Workloads | TypeUrl::Policies | TypeUrl::Other(_) => {}
     }
     found.into_iter().collect()
 }

@@ -12,12 +12,17 @@
 use std::{fmt, sync::Arc};
 
 use nodemesh_proto::type_url::{
-    ASSIGNMENT as ENDPOINTS, CLUSTER, LISTENER, ROUTE, WORKLOAD_TABLE as WORKLOADS,
+    ASSIGNMENT as ENDPOINTS, CLUSTER, LISTENER, POLICY_DOCUMENT as POLICIES, ROUTE,
+    WORKLOAD_TABLE as WORKLOADS,
 };
 
 /// The type of a resource.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum TypeUrl {
+    /// The table of workloads and their identities; refers to nothing.
+    Workloads,
+    /// The documents of policies: after the workloads that they are about, before the services that they guard.
+    Policies,
     /// CDS.
     Cluster,
     /// EDS.
@@ -26,8 +31,6 @@ pub enum TypeUrl {
     Listener,
     /// RDS.
     Route,
-    /// The table of workloads and their identities; refers to nothing.
-    Workloads,
     /// A type that this server has no resources of. Who asks for them is told that there are none.
     Other(Arc<str>),
 }
@@ -41,6 +44,7 @@ impl TypeUrl {
             Self::Listener => LISTENER,
             Self::Route => ROUTE,
             Self::Workloads => WORKLOADS,
+            Self::Policies => POLICIES,
             Self::Other(url) => url,
         }
     }
@@ -57,7 +61,7 @@ impl TypeUrl {
             Self::Cluster => &[Self::Listener, Self::Route],
             Self::Endpoints => &[Self::Cluster],
             Self::Route => &[Self::Listener],
-            Self::Listener | Self::Workloads | Self::Other(_) => &[],
+            Self::Listener | Self::Workloads | Self::Policies | Self::Other(_) => &[],
         }
     }
 }
@@ -70,6 +74,7 @@ impl From<&str> for TypeUrl {
             LISTENER => Self::Listener,
             ROUTE => Self::Route,
             WORKLOADS => Self::Workloads,
+            POLICIES => Self::Policies,
             other => Self::Other(other.into()),
         }
     }

@@ -148,7 +148,11 @@ pub(super) fn workloads<'a>(
                 );
                 continue;
             }
-            let cgroup = workload.cgroup.as_deref().unwrap_or_default();
+            let Some(cgroup) = workload.cgroup.as_deref() else {
+                names.insert(name, table);
+                taken.push(Resource::Workload(Arc::clone(workload)));
+                continue;
+            };
             match cgroups.entry(cgroup) {
                 Entry::Occupied(owner) => {
                     let owner = owner.get();

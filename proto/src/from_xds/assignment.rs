@@ -3,7 +3,7 @@
 //!
 //! Kept small, since a node holds as many as a fleet has replicas. Invariant: weights and localities' weights are never 0.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
 use nodemesh_model::name::dns_label;
 
@@ -16,7 +16,7 @@ use crate::{
     metadata,
     xds::{
         envoy::config::{
-            core::v3::HealthStatus,
+            core::v3::{HealthStatus, Locality as WirePlace},
             endpoint::v3::{
                 ClusterLoadAssignment, Endpoint as WireEndpoint, LbEndpoint, LocalityLbEndpoints,
                 cluster_load_assignment::Policy, lb_endpoint::HostIdentifier,
@@ -47,6 +47,10 @@ pub(super) struct Locality {
     /// 0 is the one to use first.
     pub(super) priority: u32,
     pub(super) weight: Option<u32>,
+    /// Whether its endpoints share the load with those of the others by their weights alone.
+    pub(super) sums_up: bool,
+    /// Where it is, if that is said.
+    pub(super) place: Option<Arc<nodemesh_model::Locality>>,
     pub(super) endpoints: Box<[Endpoint]>,
 }
 
@@ -144,9 +148,8 @@ fn locality(wire: &LocalityLbEndpoints, hosts: Hosts, place: Place<'_>, notes: &
         load_balancing_weight,
         priority,
         lb_config,
-        // Names of places, which have no effect by themselves.
-        locality: _,
-        metadata: _,
+        locality,
+        metadata,
         proximity: _,
     } = wire;
     if lb_config.is_some() {
@@ -162,6 +165,12 @@ fn locality(wire: &LocalityLbEndpoints, hosts: Hosts, place: Place<'_>, notes: &
             .refuse(format_args!("is {priority}; use 0 to {MAX_PRIORITY}"));
     }
     let weight = weight(*load_balancing_weight, place.field("load_balancing_weight"))?;
+    let fields = metadata::read(metadata.as_ref(), &[metadata::WEIGHT], &place, notes);
+    let sums_up = match fields.text(metadata::WEIGHT)? {
+        None => false,
+        Some(metadata::OF_ENDPOINTS) => true,
+        Some(_) => return fields.refuse(metadata::WEIGHT, "is not known; use endpoints, or leave it out"),
+    };
     let mut endpoints = Vec::with_capacity(lb_endpoints.len());
     for (index, wire) in lb_endpoints.iter().enumerate() {
         endpoints.extend(endpoint(wire, hosts, place.index("lb_endpoints", index), notes)?);
@@ -169,8 +178,33 @@ fn locality(wire: &LocalityLbEndpoints, hosts: Hosts, place: Place<'_>, notes: &
     Ok(Locality {
         priority: *priority,
         weight,
+        sums_up,
+        place: locality
+            .as_ref()
+            .and_then(|wire| self::place(wire, place.field("locality"), notes)),
         endpoints: endpoints.into(),
     })
+}
+
+/// A place: a sub-zone is what nodemesh calls a node.
+fn place(wire: &WirePlace, place: Place<'_>, notes: &mut Notes) -> Option<Arc<nodemesh_model::Locality>> {
+    let WirePlace {
+        region,
+        zone,
+        sub_zone,
+    } = wire;
+    let given = |text: &str| !text.is_empty();
+    if ![region, zone, sub_zone].into_iter().any(|text| given(text)) {
+        return None;
+    }
+    let region = Some(region.as_str()).filter(|text| given(text));
+    let zone = Some(zone.as_str()).filter(|text| given(text));
+    let node = Some(sub_zone.as_str()).filter(|text| given(text));
+    let found = nodemesh_model::Locality::new(region, zone, node).ok();
+    if found.is_none() {
+        notes.add(place, "", "ignored: its names are too long, or not printable");
+    }
+    found.map(Arc::new)
 }
 
 fn endpoint(wire: &LbEndpoint, hosts: Hosts, place: Place<'_>, notes: &mut Notes) -> Read<Option<Endpoint>> {

@@ -3,6 +3,8 @@
 //!
 //! Invariant: every field of the message is read here, by `lb_policy`, or considered by `unsupported`.
 
+use std::time::Duration;
+
 use nodemesh_abi::ClientKeySource;
 use nodemesh_model::{Keyword, resource::address, resource::policy::MAX_AFFINITY_S};
 
@@ -15,6 +17,7 @@ use super::{
 };
 use crate::{
     metadata,
+    rules::{Limits, Told, breakers, health_check, outlier},
     xds::envoy::config::{
         cluster::v3::{
             Cluster as Wire,
@@ -40,6 +43,10 @@ pub(super) struct Cluster {
     /// Port of replicas that name none of their own.
     pub(super) target_port: Option<u16>,
     pub(super) endpoints: Endpoints,
+    /// Limits and health.
+    pub(super) told: Told,
+    /// Name of the document that says more of these than `told`.
+    pub(super) policy: Option<Box<str>>,
 }
 
 /// Where the replicas of a cluster are told.
@@ -64,12 +71,13 @@ pub(super) fn read(name: &str, value: &[u8], notes: &mut Notes) -> Read<Cluster>
         ));
     }
     unsupported::note(&wire, notes);
-    let balancer = lb_policy::balancer(&wire, root, notes)?;
+    let (balancer, slow_start) = lb_policy::balancer(&wire, root, notes)?;
     let endpoints = endpoints(&wire, root, notes)?;
     let known = [
         metadata::CLIENT_KEY,
         metadata::AFFINITY_TIMEOUT,
         metadata::TARGET_PORT,
+        metadata::POLICY,
     ];
     let fields = metadata::read(wire.metadata.as_ref(), &known, &root, notes);
     let client_key = match fields.text(metadata::CLIENT_KEY)? {
@@ -92,12 +100,29 @@ pub(super) fn read(name: &str, value: &[u8], notes: &mut Notes) -> Read<Cluster>
         Some(Ok(port)) => Some(port),
         Some(Err(problem)) => return fields.refuse(metadata::TARGET_PORT, problem),
     };
+    let policy = fields.text(metadata::POLICY)?.map(Into::into);
     Ok(Cluster {
+        told: told(&wire, slow_start, root, notes)?,
+        policy,
         balancer,
         client_key,
         affinity_timeout_s,
         target_port,
         endpoints,
+    })
+}
+
+fn told(wire: &Wire, slow_start: Option<Duration>, place: Place<'_>, notes: &mut Notes) -> Read<Told> {
+    let mut limits = Limits::default();
+    if let Some(breakers) = &wire.circuit_breakers {
+        limits = breakers::read(breakers, place.field("circuit_breakers"), notes);
+    }
+    let outliers = wire.outlier_detection.as_ref();
+    Ok(Told {
+        limits,
+        outliers: outliers.map(|wire| outlier::read(wire, place.field("outlier_detection"), notes)),
+        health_check: health_check::read(&wire.health_checks, place, notes)?,
+        slow_start,
     })
 }
 

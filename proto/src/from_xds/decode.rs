@@ -8,7 +8,7 @@ use prost::Message;
 use super::notes::{IGNORED, Notes, Place, Read};
 
 /// Decodes the message at `place`.
-pub(super) fn decode<M: Message + Default>(bytes: &[u8], place: Place<'_>, notes: &mut Notes) -> Read<M> {
+pub(crate) fn decode<M: Message + Default>(bytes: &[u8], place: Place<'_>, notes: &mut Notes) -> Read<M> {
     let message = match M::decode(bytes) {
         Ok(message) => message,
         Err(error) => {

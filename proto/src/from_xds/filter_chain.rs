@@ -4,16 +4,23 @@
 //! Invariant: the one chain that is taken is one that takes every connection.
 
 use super::{
+    decode::decode,
     listener::{NOT_TAKEN, Target},
     notes::{IGNORED, Notes, Place, Read, message_name, on},
     tcp_proxy,
 };
-use crate::xds::{
-    envoy::config::listener::v3::{
-        Filter, FilterChain, FilterChainMatch, Listener, ListenerFilter, filter::ConfigType,
-        listener_filter::ConfigType as ListenerConfigType,
+use crate::{
+    rules::{Limits, connection_limit, rate_limit},
+    xds::{
+        envoy::{
+            config::listener::v3::{
+                Filter, FilterChain, FilterChainMatch, Listener, ListenerFilter, filter::ConfigType,
+                listener_filter::ConfigType as ListenerConfigType,
+            },
+            extensions::filters::network::rbac::v3::Rbac,
+        },
+        google::protobuf::Any,
     },
-    google::protobuf::Any,
 };
 
 const TCP_PROXY: &str = "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy";
@@ -21,6 +28,15 @@ const TCP_PROXY: &str = "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy"
 const INSPECTORS: [&str; 2] = [
     "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector",
     "envoy.extensions.filters.listener.http_inspector.v3.HttpInspector",
+];
+const LOCAL_RATELIMIT: &str = "envoy.extensions.filters.network.local_ratelimit.v3.LocalRateLimit";
+const CONNECTION_LIMIT: &str = "envoy.extensions.filters.network.connection_limit.v3.ConnectionLimit";
+const RBAC: &str = "envoy.extensions.filters.network.rbac.v3.RBAC";
+/// Filters that decide who may connect, by their message or, without one, by their name.
+const REFUSING: [&str; 3] = [
+    "envoy.extensions.filters.network.ext_authz.v3.ExtAuthz",
+    "envoy.filters.network.ext_authz",
+    "envoy.filters.network.rbac",
 ];
 const RAW_BUFFER: &str = "envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer";
 
@@ -90,20 +106,48 @@ fn chain(chain: &FilterChain, place: Place<'_>, notes: &mut Notes) -> Read<Optio
         notes.add(place, "filters", NOT_TAKEN);
         return Ok(None);
     };
+    let mut limits = Limits::default();
     for (index, filter) in others.iter().enumerate() {
         let place = place.index("filters", index);
-        notes.add(place.key("", kind(filter)), "", IGNORED);
+        let Some(found) = self::filter(filter, place, notes)? else {
+            notes.add(place.key("", kind(filter)), "", NOT_TAKEN);
+            return Ok(None);
+        };
+        limits = limits.and(found);
     }
     let place = place.index("filters", others.len());
     match typed_config(last) {
         Some(config) if message_name(config) == TCP_PROXY => {
-            tcp_proxy::target(&config.value, place.field("typed_config"), notes).map(Some)
+            let target = tcp_proxy::target(&config.value, place.field("typed_config"), notes)?;
+            Ok(Some(Target { limits, ..target }))
         }
         _ => {
             notes.add(place.key("", kind(last)), "", NOT_TAKEN);
             Ok(None)
         }
     }
+}
+
+/// What the filter at `place` limits; `None` if it refuses connections for reasons that nodemesh does not read: without it they would
+/// be let through.
+fn filter(filter: &Filter, place: Place<'_>, notes: &mut Notes) -> Read<Option<Limits>> {
+    let config = typed_config(filter).map_or(&[][..], |config| &config.value);
+    match kind(filter) {
+        LOCAL_RATELIMIT => return rate_limit::read(config, place.field("typed_config"), notes),
+        CONNECTION_LIMIT => {
+            return connection_limit::read(config, place.field("typed_config"), notes).map(Some);
+        }
+        RBAC => {
+            let rbac: Rbac = decode(config, place.field("typed_config"), notes)?;
+            if rbac.rules.is_some() || rbac.matcher.is_some() {
+                return Ok(None);
+            }
+        }
+        kind if REFUSING.contains(&kind) => return Ok(None),
+        _ => {}
+    }
+    notes.add(place.key("", kind(filter)), "", IGNORED);
+    Ok(Some(Limits::default()))
 }
 
 /// Whether a transport socket is plain TCP.

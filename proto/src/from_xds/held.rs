@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use nodemesh_model::{Manifest, ResourceName};
+use nodemesh_model::{Manifest, Resource, ResourceName, ServiceRules};
 
 use super::{
     Assembled, Held, Received, Rejected, Table, Unsupported,
@@ -16,6 +16,7 @@ use super::{
     assignment::Assignment,
     cluster::{Cluster, Endpoints},
     listener::Listener,
+    policy::Policy,
     service::{self, Draft, Sources},
 };
 use crate::type_url;
@@ -35,6 +36,13 @@ impl Sources for Received {
 
     fn assignment(&self, name: &str) -> Option<&Assignment> {
         self.assignments.get(name).map(|held| &held.content)
+    }
+
+    fn rules(&self, name: &str) -> Option<&ServiceRules> {
+        match &self.policies.get(name)?.content {
+            Policy::Rules(rules) => Some(rules),
+            Policy::Access(_) => None,
+        }
     }
 }
 
@@ -69,25 +77,44 @@ impl Received {
             return;
         }
         let assignment = assignment_of(&held.content).map(Box::from);
+        let policy = held.content.policy.clone();
         let former = self.clusters.insert(name.into(), held);
         self.unlink_cluster(name, former.as_ref());
         if let Some(assignment) = assignment {
             let users = self.users_of_assignment.entry(assignment).or_default();
             users.insert(name.into());
         }
+        if let Some(policy) = policy {
+            let users = self.users_of_policy.entry(policy).or_default();
+            users.insert(name.into());
+        }
         self.mark_users_of_cluster(name);
     }
 
-    /// Forgets that the cluster `name` refers to the assignment of `former`.
+    /// Forgets what the cluster `name` refers to as `former`.
     pub(super) fn unlink_cluster(&mut self, name: &str, former: Option<&Held<Cluster>>) {
-        let Some(assignment) = former.and_then(|former| assignment_of(&former.content)) else {
+        let Some(former) = former.map(|former| &former.content) else {
             return;
         };
-        if let Some(users) = self.users_of_assignment.get_mut(assignment) {
-            users.remove(name);
-            if users.is_empty() {
-                self.users_of_assignment.remove(assignment);
+        let references = [
+            (&mut self.users_of_assignment, assignment_of(former)),
+            (&mut self.users_of_policy, former.policy.as_deref()),
+        ];
+        for (users_of, referred) in references {
+            let Some(referred) = referred else { continue };
+            if let Some(users) = users_of.get_mut(referred) {
+                users.remove(name);
+                if users.is_empty() {
+                    users_of.remove(referred);
+                }
             }
+        }
+    }
+
+    pub(super) fn put_policy(&mut self, name: &str, held: Held<Policy>) {
+        if self.policies.get(name) != Some(&held) {
+            self.policies.insert(name.into(), held);
+            self.mark_users_of_policy(name);
         }
     }
 
@@ -113,6 +140,12 @@ impl Received {
 
     pub(super) fn mark_users_of_assignment(&mut self, name: &str) {
         let clusters = self.users_of_assignment.get(name).into_iter().flatten();
+        let users = clusters.filter_map(|cluster| self.users_of_cluster.get(cluster));
+        self.stale.extend(users.flatten().cloned());
+    }
+
+    pub(super) fn mark_users_of_policy(&mut self, name: &str) {
+        let clusters = self.users_of_policy.get(name).into_iter().flatten();
         let users = clusters.filter_map(|cluster| self.users_of_cluster.get(cluster));
         self.stale.extend(users.flatten().cloned());
     }
@@ -179,10 +212,14 @@ impl Received {
         let manifests = self.groups.values().filter_map(|group| group.taken.as_deref());
         let services = manifests.flat_map(Manifest::resources);
         let settled = &self.settled;
+        let access = self.policies.values().filter_map(|held| match &held.content {
+            Policy::Access(policy) => Some(Resource::AccessPolicy(Arc::clone(policy))),
+            Policy::Rules(_) => None,
+        });
         let groups = self.groups.values();
         let refused = groups.clone().flat_map(|group| &group.rejected);
         Assembled {
-            manifest: Manifest::from_resources(services.chain(&settled.workloads).cloned()),
+            manifest: Manifest::from_resources(services.chain(&settled.workloads).cloned().chain(access)),
             rejected: refused
                 .chain(&settled.services)
                 .chain(&settled.workload_conflicts)
@@ -215,6 +252,7 @@ impl Received {
             .chain(of(type_url::CLUSTER, &self.clusters))
             .chain(of(type_url::ASSIGNMENT, &self.assignments))
             .chain(of(type_url::WORKLOAD_TABLE, &self.tables))
+            .chain(of(type_url::POLICY_DOCUMENT, &self.policies))
     }
 }
 

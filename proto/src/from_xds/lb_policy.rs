@@ -3,6 +3,8 @@
 //!
 //! Invariant: of `load_balancing_policy` the first entry that nodemesh has is taken, as by every reader of xDS.
 
+use std::time::Duration;
+
 use nodemesh_abi::Algorithm;
 use nodemesh_model::{Problem, resource::policy::table_size};
 
@@ -11,26 +13,29 @@ use super::{
     decode::decode,
     notes::{Notes, Place, Read, message_name, on, some},
 };
-use crate::xds::{
-    envoy::{
-        config::cluster::v3::{
-            Cluster, LoadBalancingPolicy,
-            cluster::{
-                LbConfig, LbPolicy, LeastRequestLbConfig, RoundRobinLbConfig,
-                common_lb_config::LocalityConfigSpecifier as CommonLocality,
+use crate::{
+    rules::slow_start,
+    xds::{
+        envoy::{
+            config::cluster::v3::{
+                Cluster, LoadBalancingPolicy,
+                cluster::{
+                    LbConfig, LbPolicy, LeastRequestLbConfig, RoundRobinLbConfig,
+                    common_lb_config::LocalityConfigSpecifier as CommonLocality,
+                },
+            },
+            extensions::load_balancing_policies::{
+                common::v3::{LocalityLbConfig, locality_lb_config::LocalityConfigSpecifier},
+                least_request::v3::LeastRequest,
+                maglev::v3::Maglev,
+                random::v3::Random,
+                ring_hash::v3::RingHash,
+                round_robin::v3::RoundRobin,
+                wrr_locality::v3::WrrLocality,
             },
         },
-        extensions::load_balancing_policies::{
-            common::v3::{LocalityLbConfig, locality_lb_config::LocalityConfigSpecifier},
-            least_request::v3::LeastRequest,
-            maglev::v3::Maglev,
-            random::v3::Random,
-            ring_hash::v3::RingHash,
-            round_robin::v3::RoundRobin,
-            wrr_locality::v3::WrrLocality,
-        },
+        google::protobuf::{UInt32Value, UInt64Value},
     },
-    google::protobuf::{UInt32Value, UInt64Value},
 };
 
 const AS_MAGLEV: &str = "taken as maglev";
@@ -50,6 +55,9 @@ pub(super) struct Balancer {
     pub(super) weighs_localities: bool,
 }
 
+/// A balancer, and the window of its slow start.
+type Found = (Balancer, Option<Duration>);
+
 impl Balancer {
     const fn new(algorithm: Algorithm) -> Self {
         Self {
@@ -61,29 +69,29 @@ impl Balancer {
 }
 
 /// Reads the policy of `cluster`.
-pub(super) fn balancer(cluster: &Cluster, place: Place<'_>, notes: &mut Notes) -> Read<Balancer> {
+pub(super) fn balancer(cluster: &Cluster, place: Place<'_>, notes: &mut Notes) -> Read<Found> {
     let locality = cluster
         .common_lb_config
         .as_ref()
         .and_then(|common| common.locality_config_specifier.as_ref());
     let weighs = matches!(locality, Some(CommonLocality::LocalityWeightedLbConfig(_)));
-    let mut balancer = match &cluster.load_balancing_policy {
+    let (mut balancer, slow_start) = match &cluster.load_balancing_policy {
         Some(policy) => {
             let place = place.field("load_balancing_policy");
             if let Some(balancer) = first_known(policy, place, notes, MAX_DEPTH)? {
                 balancer
             } else {
                 notes.add(place, "", AS_LEAST_REQUEST);
-                Balancer::new(Algorithm::LeastRequest)
+                (Balancer::new(Algorithm::LeastRequest), None)
             }
         }
         None => by_enumeration(cluster, place, notes)?,
     };
     balancer.weighs_localities |= weighs;
-    Ok(balancer)
+    Ok((balancer, slow_start))
 }
 
-fn by_enumeration(cluster: &Cluster, place: Place<'_>, notes: &mut Notes) -> Read<Balancer> {
+fn by_enumeration(cluster: &Cluster, place: Place<'_>, notes: &mut Notes) -> Read<Found> {
     let Ok(policy) = LbPolicy::try_from(cluster.lb_policy) else {
         return place.field("lb_policy").refuse(unknown_value(cluster.lb_policy));
     };
@@ -101,6 +109,7 @@ fn by_enumeration(cluster: &Cluster, place: Place<'_>, notes: &mut Notes) -> Rea
             Algorithm::LeastRequest
         }
     });
+    let mut window = None;
     match &cluster.lb_config {
         Some(LbConfig::MaglevLbConfig(config)) if balancer.algorithm == Algorithm::Maglev => {
             let place = place.field("maglev_lb_config.table_size");
@@ -112,23 +121,24 @@ fn by_enumeration(cluster: &Cluster, place: Place<'_>, notes: &mut Notes) -> Rea
                 active_request_bias,
                 slow_start_config,
             } = config;
+            let place = place.field("least_request_lb_config");
             notes.ignored(
-                place.field("least_request_lb_config"),
+                place,
                 [
                     ("choice_count", has_other_choices(*choice_count)),
                     ("active_request_bias", active_request_bias.is_some()),
-                    ("slow_start_config", slow_start_config.is_some()),
                 ],
             );
+            window = slow_start(slow_start_config.as_ref(), place, notes);
         }
         Some(LbConfig::RoundRobinLbConfig(RoundRobinLbConfig { slow_start_config })) => {
             let place = place.field("round_robin_lb_config");
-            notes.ignored(place, [("slow_start_config", slow_start_config.is_some())]);
+            window = slow_start(slow_start_config.as_ref(), place, notes);
         }
         // Sizes of a ring that there is not, and settings of another policy than the one that is chosen.
         _ => {}
     }
-    Ok(balancer)
+    Ok((balancer, window))
 }
 
 fn first_known(
@@ -136,7 +146,7 @@ fn first_known(
     place: Place<'_>,
     notes: &mut Notes,
     depth: usize,
-) -> Read<Option<Balancer>> {
+) -> Read<Option<Found>> {
     for (index, policy) in policy.policies.iter().enumerate() {
         let config = policy.typed_extension_config.as_ref();
         let Some(config) = config.and_then(|config| config.typed_config.as_ref()) else {
@@ -152,9 +162,9 @@ fn first_known(
         let known = match kind {
             "round_robin.v3.RoundRobin" => round_robin(decode(value, place, notes)?, place, notes),
             "least_request.v3.LeastRequest" => least_request(decode(value, place, notes)?, place, notes),
-            "random.v3.Random" => random(decode(value, place, notes)?, place, notes),
-            "maglev.v3.Maglev" => maglev(&decode(value, place, notes)?, place, notes)?,
-            "ring_hash.v3.RingHash" => ring_hash(&decode(value, place, notes)?, place, notes),
+            "random.v3.Random" => (random(decode(value, place, notes)?, place, notes), None),
+            "maglev.v3.Maglev" => (maglev(&decode(value, place, notes)?, place, notes)?, None),
+            "ring_hash.v3.RingHash" => (ring_hash(&decode(value, place, notes)?, place, notes), None),
             "wrr_locality.v3.WrrLocality" if depth > 0 => {
                 let WrrLocality {
                     endpoint_picking_policy,
@@ -164,11 +174,12 @@ fn first_known(
                     .map(|policy| first_known(&policy, place, notes, depth - 1))
                     .transpose()?
                     .flatten();
-                let Some(inner) = inner else { continue };
-                Balancer {
+                let Some((inner, window)) = inner else { continue };
+                let inner = Balancer {
                     weighs_localities: true,
                     ..inner
-                }
+                };
+                (inner, window)
             }
             _ => continue,
         };
@@ -177,20 +188,21 @@ fn first_known(
     Ok(None)
 }
 
-fn round_robin(wire: RoundRobin, place: Place<'_>, notes: &mut Notes) -> Balancer {
+fn round_robin(wire: RoundRobin, place: Place<'_>, notes: &mut Notes) -> Found {
     let RoundRobin {
         slow_start_config,
         locality_lb_config,
     } = wire;
-    notes.ignored(place, [("slow_start_config", slow_start_config.is_some())]);
-    Balancer {
+    let window = slow_start(slow_start_config.as_ref(), place, notes);
+    let balancer = Balancer {
         weighs_localities: weighs(locality_lb_config, place, notes),
         ..Balancer::new(Algorithm::RoundRobin)
-    }
+    };
+    (balancer, window)
 }
 
 #[expect(deprecated, reason = "every field is considered, those on their way out too")]
-fn least_request(wire: LeastRequest, place: Place<'_>, notes: &mut Notes) -> Balancer {
+fn least_request(wire: LeastRequest, place: Place<'_>, notes: &mut Notes) -> Found {
     let LeastRequest {
         choice_count,
         active_request_bias,
@@ -204,15 +216,23 @@ fn least_request(wire: LeastRequest, place: Place<'_>, notes: &mut Notes) -> Bal
         [
             ("choice_count", has_other_choices(choice_count)),
             ("active_request_bias", active_request_bias.is_some()),
-            ("slow_start_config", slow_start_config.is_some()),
             ("enable_full_scan", on(enable_full_scan)),
             ("selection_method", selection_method != 0),
         ],
     );
-    Balancer {
+    let window = slow_start(slow_start_config.as_ref(), place, notes);
+    let balancer = Balancer {
         weighs_localities: weighs(locality_lb_config, place, notes),
         ..Balancer::new(Algorithm::LeastRequest)
-    }
+    };
+    (balancer, window)
+}
+
+fn slow_start<'a, T>(wire: Option<&'a T>, place: Place<'_>, notes: &mut Notes) -> Option<Duration>
+where
+    slow_start::Parts<'a>: From<&'a T>,
+{
+    slow_start::read(wire?.into(), place.field("slow_start_config"), notes)
 }
 
 fn random(wire: Random, place: Place<'_>, notes: &mut Notes) -> Balancer {

@@ -19,6 +19,7 @@ use super::{
 };
 use crate::{
     metadata,
+    rules::Limits,
     xds::envoy::config::{
         core::v3::TrafficDirection,
         listener::v3::{AdditionalAddress, Listener as Wire},
@@ -49,6 +50,8 @@ pub(super) struct Target {
     pub(super) clusters: Vec<(Box<str>, u32)>,
     /// Whether the address of the client decides where the algorithm lets it.
     pub(super) hashes_source: bool,
+    /// What its filters limit.
+    pub(super) limits: Limits,
 }
 
 /// Reads the listener `name`; `None` if it is nothing for a node, or does not fit, which is noted.

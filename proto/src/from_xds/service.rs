@@ -6,7 +6,7 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use nodemesh_abi::Protocol;
-use nodemesh_model::{BackendState, Family, Keyword, Kind, ResourceName, document::document};
+use nodemesh_model::{BackendState, Family, Keyword, Kind, ResourceName, ServiceRules, document::document};
 use serde_json::{Map, Value, json};
 
 use super::{
@@ -30,6 +30,8 @@ pub(super) trait Sources {
     fn cluster(&self, name: &str) -> Option<&Cluster>;
     /// The assignment of this name.
     fn assignment(&self, name: &str) -> Option<&Assignment>;
+    /// The rules of the document of this name.
+    fn rules(&self, name: &str) -> Option<&ServiceRules>;
 }
 
 /// What the listeners of a service come to.
@@ -71,8 +73,11 @@ pub(super) fn draft(name: &ResourceName, listeners: &[(&str, &Listener)], source
             is_taken = false;
             continue;
         };
-        let own = Settings::of(first.cluster, port.target);
-        if *settings.get_or_insert(own) != own {
+        let Some(own) = draft.settings(first.cluster, port, sources) else {
+            is_taken = false;
+            continue;
+        };
+        if *settings.get_or_insert_with(|| own.clone()) != own {
             draft.note_listener(port.listener, "balanced like the first port of the service");
         }
         let scope = (ports.len() > 1).then(|| port_name(*key, port));
@@ -157,6 +162,21 @@ impl Draft {
         });
     }
 
+    /// What the policy of a service whose `port` is served by `cluster` says; `None` if it is waited for.
+    fn settings(&mut self, cluster: &Cluster, port: &Port<'_>, sources: &impl Sources) -> Option<Settings> {
+        let rules = match &cluster.policy {
+            None => cluster.told.fields(port.target.limits),
+            Some(name) => {
+                let Some(rules) = sources.rules(name) else {
+                    self.wait(port.listener, type_url::POLICY_DOCUMENT, name);
+                    return None;
+                };
+                rules.to_fields()
+            }
+        };
+        Some(Settings::of(cluster, port.target, rules))
+    }
+
     fn note_listener(&mut self, name: &str, effect: &'static str) {
         self.note(type_url::LISTENER, name, "address".to_owned(), effect);
     }
@@ -214,6 +234,9 @@ fn backend(replica: &Replica<'_>, port_name: Option<&str>) -> Value {
     }
     if let Some(name) = port_name {
         fields.insert("portName".to_owned(), name.into());
+    }
+    if let Some(place) = replica.place {
+        fields.insert("locality".to_owned(), place.to_value());
     }
     if let Some(workload) = replica.workload {
         fields.insert("workload".to_owned(), workload.into());

@@ -30,11 +30,13 @@ pub(super) struct Replica<'a> {
     pub(super) weight: u32,
     pub(super) state: BackendState,
     pub(super) workload: Option<&'a str>,
+    pub(super) place: Option<&'a nodemesh_model::Locality>,
 }
 
 /// A replica before its weight is a whole number.
 struct Draft<'a> {
     endpoint: &'a Endpoint,
+    place: Option<&'a nodemesh_model::Locality>,
     state: BackendState,
     weight: f64,
 }
@@ -96,6 +98,7 @@ fn drafts(branch: Branch<'_>) -> Vec<Draft<'_>> {
         .flat_map(|locality| &locality.endpoints)
         .any(|endpoint| endpoint.health == Health::Healthy);
     let by_weight = chosen().count() > 1
+        && !chosen().all(|locality| locality.sums_up)
         && (branch.weighs_localities || chosen().all(|locality| locality.weight.is_some()));
     let mut drafts = Vec::new();
     for locality in localities() {
@@ -104,6 +107,7 @@ fn drafts(branch: Branch<'_>) -> Vec<Draft<'_>> {
             .iter()
             .map(|endpoint| Draft {
                 endpoint,
+                place: locality.place.as_deref(),
                 state: state(endpoint.health, has_healthy),
                 weight: endpoint.weight.into(),
             })
@@ -171,6 +175,7 @@ fn whole<'a>(drafts: &[Draft<'a>]) -> Vec<Replica<'a>> {
         .map(
             |Draft {
                  endpoint,
+                 place,
                  state,
                  weight,
              }| Replica {
@@ -179,6 +184,7 @@ fn whole<'a>(drafts: &[Draft<'a>]) -> Vec<Replica<'a>> {
                 weight: whole_weight(weight * scale),
                 state: *state,
                 workload: endpoint.workload.as_deref(),
+                place: *place,
             },
         )
         .collect()

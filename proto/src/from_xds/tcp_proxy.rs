@@ -35,6 +35,7 @@ pub(super) fn target(value: &[u8], place: Place<'_>, notes: &mut Notes) -> Read<
     Ok(Target {
         clusters,
         hashes_source,
+        ..Target::default()
     })
 }
 

@@ -71,6 +71,7 @@ fn proxy(value: &[u8], place: Place<'_>, notes: &mut Notes) -> Read<Option<Targe
     Ok(Some(Target {
         clusters: vec![(cluster, 1)],
         hashes_source,
+        ..Target::default()
     }))
 }
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The identity table: `nodemesh.v1.WorkloadTable`.
 //!
-//! A row without a cgroup is checked and not kept: on a node it tells nothing that the metadata of endpoints does not, and a
-//! fleet has many. Invariant: what is kept went through the door of the model.
+//! A row with neither a cgroup nor an identity is checked and not kept: on a node it tells nothing that the metadata of endpoints
+//! does not, and a fleet has many. Rows have an identity where policies tell workloads apart. Invariant: what is kept went through the door of the model.
 
 use std::sync::Arc;
 
@@ -15,16 +15,16 @@ use super::{
 };
 use crate::v1;
 
-/// Reads a table: its workloads that have a cgroup.
+/// Reads a table: its workloads that have a cgroup or an identity.
 pub(super) fn read(value: &[u8], notes: &mut Notes) -> Read<Vec<Arc<Workload>>> {
     let root = Place::ROOT;
     let wire: v1::WorkloadTable = decode(value, root, notes)?;
     let mut workloads = Vec::new();
     for (index, row) in wire.workloads.into_iter().enumerate() {
         let place = root.index("workloads", index);
-        notes.ignored(place, [("identity", !row.identity.is_empty())]);
+        let is_needed = !(row.cgroup.is_empty() && row.identity.is_empty());
         let workload = workload(row, place)?;
-        workloads.extend(workload.filter(|workload| workload.cgroup.is_some()));
+        workloads.extend(workload.filter(|_| is_needed));
     }
     workloads.shrink_to_fit();
     Ok(workloads)
@@ -37,12 +37,15 @@ fn workload(row: v1::Workload, place: Place<'_>) -> Read<Option<Arc<Workload>>> 
         labels,
         addresses,
         cgroup,
-        identity: _,
+        identity,
     } = row;
     let mut spec = Map::new();
     spec.insert("addresses".to_owned(), addresses.into());
     if !cgroup.is_empty() {
         spec.insert("cgroup".to_owned(), cgroup.into());
+    }
+    if !identity.is_empty() {
+        spec.insert("identity".to_owned(), identity.into());
     }
     let metadata = json!({"namespace": namespace, "name": name, "labels": labels});
     let manifest = Manifest::from_values([document(Kind::Workload, metadata, spec.into())]);

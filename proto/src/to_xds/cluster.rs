@@ -5,13 +5,14 @@
 //! that it supports; without it gRPC refuses a cluster of any policy but round robin.
 
 use nodemesh_abi::{Algorithm, ClientKeySource};
-use nodemesh_model::{Keyword, LoadBalancer, Service, ServicePort, TrafficPolicy};
+use nodemesh_model::{Keyword, LoadBalancer, Service, ServicePort, ServiceRules, TrafficPolicy};
 
 use super::ads;
 use crate::{
     metadata::{self, Field},
     names::cluster_name,
     pack::any,
+    rules::{breakers, health_check, outlier, slow_start},
     xds::{
         envoy::{
             config::{
@@ -35,8 +36,15 @@ use crate::{
     },
 };
 
-pub(super) fn cluster(service: &Service, port: &ServicePort, policy: Option<&TrafficPolicy>) -> Cluster {
+pub(super) fn cluster(
+    service: &Service,
+    port: &ServicePort,
+    policy: Option<&TrafficPolicy>,
+    document: Option<&str>,
+) -> Cluster {
     let balancer = policy.map_or_else(LoadBalancer::default, |policy| policy.load_balancer);
+    let default = ServiceRules::shared_default();
+    let rules = policy.map_or(&default, |policy| &policy.rules);
     let size = balancer.table_size.map(|size| UInt64Value { value: size.into() });
     let lb_config = size.map(|table_size| {
         LbConfig::MaglevLbConfig(MaglevLbConfig {
@@ -52,13 +60,21 @@ pub(super) fn cluster(service: &Service, port: &ServicePort, policy: Option<&Tra
         }),
         lb_policy: lb_policy(balancer.algorithm).into(),
         lb_config,
-        load_balancing_policy: Some(policies(balancer)),
+        load_balancing_policy: Some(policies(balancer, rules)),
+        circuit_breakers: breakers::write(&rules.kernel),
+        outlier_detection: outlier::write(rules),
+        health_checks: rules
+            .health_check
+            .as_ref()
+            .map(health_check::write)
+            .into_iter()
+            .collect(),
         common_lb_config: Some(CommonLbConfig {
             // A replica that is out of rotation gets no connections, however few others there are.
             healthy_panic_threshold: Some(Percent::default()),
             ..CommonLbConfig::default()
         }),
-        metadata: settings(port, policy),
+        metadata: settings(port, policy, document),
         ..Cluster::default()
     }
 }
@@ -73,12 +89,23 @@ const fn lb_policy(algorithm: Algorithm) -> LbPolicy {
 }
 
 /// The policy itself, and round robin for readers that do not have it.
-fn policies(balancer: LoadBalancer) -> LoadBalancingPolicy {
-    let round_robin = ("round_robin", any(&RoundRobin::default()));
+fn policies(balancer: LoadBalancer, rules: &ServiceRules) -> LoadBalancingPolicy {
+    let slow_start = slow_start::write(balancer.algorithm, rules);
+    let round_robin = RoundRobin {
+        slow_start_config: slow_start.clone(),
+        ..RoundRobin::default()
+    };
+    let round_robin = ("round_robin", any(&round_robin));
     let first = match balancer.algorithm {
         Algorithm::RoundRobin => None,
         Algorithm::Random => Some(("random", any(&Random::default()))),
-        Algorithm::LeastRequest => Some(("least_request", any(&LeastRequest::default()))),
+        Algorithm::LeastRequest => {
+            let least_request = LeastRequest {
+                slow_start_config: slow_start,
+                ..LeastRequest::default()
+            };
+            Some(("least_request", any(&least_request)))
+        }
         Algorithm::Maglev => {
             let size = balancer.table_size.map(|size| UInt64Value { value: size.into() });
             let maglev = Maglev {
@@ -103,7 +130,7 @@ fn policy((name, config): (&str, Any)) -> Policy {
     }
 }
 
-fn settings(port: &ServicePort, policy: Option<&TrafficPolicy>) -> Option<Metadata> {
+fn settings(port: &ServicePort, policy: Option<&TrafficPolicy>, document: Option<&str>) -> Option<Metadata> {
     let key = policy.map_or(ClientKeySource::Workload, |policy| policy.client_key);
     let timeout = policy
         .map(|policy| policy.affinity_timeout_s)
@@ -111,6 +138,7 @@ fn settings(port: &ServicePort, policy: Option<&TrafficPolicy>) -> Option<Metada
     metadata::write([
         (metadata::CLIENT_KEY, Some(Field::Text(key.word()))),
         (metadata::AFFINITY_TIMEOUT, timeout.map(Field::Number)),
+        (metadata::POLICY, document.map(Field::Text)),
         (
             metadata::TARGET_PORT,
             Some(Field::Number(port.target_port.into())),

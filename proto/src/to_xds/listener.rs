@@ -13,6 +13,7 @@ use crate::{
     metadata::{self, Field},
     names::{api_listener_name, cluster_name, listener_name},
     pack::any,
+    rules::rate_limit,
     xds::{
         envoy::{
             config::{
@@ -54,6 +55,7 @@ use crate::{
 };
 
 const TCP_PROXY: &str = "envoy.filters.network.tcp_proxy";
+const LOCAL_RATELIMIT: &str = "envoy.filters.network.local_ratelimit";
 const UDP_PROXY: &str = "envoy.filters.udp_listener.udp_proxy";
 const ROUTER: &str = "envoy.filters.http.router";
 
@@ -70,10 +72,11 @@ pub(super) fn listener(service: &Service, port: &ServicePort, frontend: &Fronten
     };
     match port.protocol {
         Protocol::Tcp => {
-            let config_type = Some(filter::ConfigType::TypedConfig(tcp_proxy(cluster, frontend)));
-            let name = TCP_PROXY.to_owned();
+            let rate = rate_limit::write(frontend.rules.kernel.rate, &cluster);
+            let rate = rate.map(|wire| network_filter(LOCAL_RATELIMIT, any(&wire)));
+            let proxy = network_filter(TCP_PROXY, tcp_proxy(cluster, frontend));
             let chain = FilterChain {
-                filters: vec![Filter { name, config_type }],
+                filters: rate.into_iter().chain([proxy]).collect(),
                 ..FilterChain::default()
             };
             Listener {
@@ -97,6 +100,13 @@ pub(super) fn listener(service: &Service, port: &ServicePort, frontend: &Fronten
                 ..listener
             }
         }
+    }
+}
+
+fn network_filter(name: &str, config: Any) -> Filter {
+    Filter {
+        name: name.to_owned(),
+        config_type: Some(filter::ConfigType::TypedConfig(config)),
     }
 }
 

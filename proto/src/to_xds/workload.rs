@@ -1,15 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Workloads as rows of the identity table.
 //!
-//! Invariant: weight and state are not in it: they are those of the endpoints, and would change the table each time a replica
-//! drains.
+//! Invariant: weight, state and locality are not in it: they are those of the endpoints, and would change the table each time a
+//! replica drains.
 
 use nodemesh_model::Workload;
 
 use crate::v1;
 
+/// How much the rows say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rows {
+    /// No identity but a client's own: where no access policy tells workloads apart.
+    Compact,
+    /// All that an access policy can tell them apart by.
+    Whole,
+}
+
 /// The row of `workload`.
-pub fn workload(workload: &Workload) -> v1::Workload {
+pub fn workload(workload: &Workload, rows: Rows) -> v1::Workload {
     let name = &workload.metadata.name;
     v1::Workload {
         namespace: name.namespace().to_owned(),
@@ -17,14 +26,18 @@ pub fn workload(workload: &Workload) -> v1::Workload {
         labels: workload.metadata.labels.clone(),
         addresses: workload.addresses.iter().map(ToString::to_string).collect(),
         cgroup: workload.cgroup.as_deref().unwrap_or_default().to_owned(),
-        identity: String::new(),
+        identity: match (rows, workload.own_identity()) {
+            (Rows::Whole, _) => workload.identity.to_string(),
+            (Rows::Compact, Some(own)) if workload.cgroup.is_some() => own.to_owned(),
+            (Rows::Compact, _) => String::new(),
+        },
     }
 }
 
 /// The resource of `workload`: its name, `namespace/name`, and a table of one row.
-pub fn workload_table(model: &Workload) -> (String, v1::WorkloadTable) {
+pub fn workload_table(model: &Workload, rows: Rows) -> (String, v1::WorkloadTable) {
     let table = v1::WorkloadTable {
-        workloads: vec![workload(model)],
+        workloads: vec![workload(model, rows)],
     };
     (model.metadata.name.to_string(), table)
 }

@@ -21,6 +21,9 @@ pub(super) struct Args {
     /// Connections to open.
     #[arg(long, default_value_t = 1)]
     count: u64,
+    /// Stop after this long; bare numbers are milliseconds.
+    #[arg(long = "for", value_name = "DURATION", value_parser = super::timeout)]
+    longest: Option<Duration>,
     /// Threads that open them.
     #[arg(long, default_value = "1", value_parser = clap::value_parser!(u16).range(1..))]
     concurrency: u16,
@@ -114,7 +117,9 @@ fn thread(args: &Args, taken: &AtomicU64) -> anyhow::Result<(Report, Vec<TcpStre
         timeout: args.timeout,
     };
     let (mut report, mut held) = (Report::default(), Vec::new());
-    while taken.fetch_add(1, Ordering::Relaxed) < args.count {
+    let started = Instant::now();
+    let is_over = || args.longest.is_some_and(|longest| started.elapsed() >= longest);
+    while taken.fetch_add(1, Ordering::Relaxed) < args.count && !is_over() {
         let attempt = match dial.connect(args.address) {
             Ok(attempt) => attempt,
             Err(error) => {

@@ -4,7 +4,10 @@
 
 use std::io::Write as _;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -33,6 +36,9 @@ pub(super) struct Args {
     /// Only UDP [default: both].
     #[arg(long)]
     pub(super) udp: bool,
+    /// Print each new maximum of open connections.
+    #[arg(long)]
+    pub(super) peaks: bool,
 }
 
 /// Serves until the process is killed; announces each address on standard output.
@@ -65,6 +71,7 @@ impl Server {
         } else {
             (true, true)
         };
+        let open = Arc::new(Open::new(args.peaks));
         let mut server = Self {
             addresses: Vec::new(),
             tasks: JoinSet::new(),
@@ -73,7 +80,8 @@ impl Server {
             let (address, listener, socket) = bind(asked, tcp, udp)?;
             if let Some(listener) = listener {
                 let greeting = format!("{}\n", args.name).into_bytes();
-                server.tasks.spawn(accept(listener, greeting.into()));
+                let open = Arc::clone(&open);
+                server.tasks.spawn(accept(listener, greeting.into(), open));
             }
             if let Some(socket) = socket {
                 server.tasks.spawn(answer(socket, format!("{} ", args.name)));
@@ -137,10 +145,47 @@ fn socket(address: SocketAddr, kind: Type) -> anyhow::Result<Socket> {
     bind().with_context(|| format!("listen on {address}"))
 }
 
-async fn accept(listener: TcpListener, greeting: Arc<[u8]>) -> anyhow::Result<()> {
+/// How many connections are open.
+struct Open {
+    now: AtomicU64,
+    most: AtomicU64,
+    tells: bool,
+}
+
+impl Open {
+    fn new(tells: bool) -> Self {
+        Self {
+            now: AtomicU64::new(0),
+            most: AtomicU64::new(0),
+            tells,
+        }
+    }
+
+    /// Counts one more, until the guard is dropped.
+    fn enter(self: Arc<Self>) -> Entered {
+        let now = self.now.fetch_add(1, Ordering::SeqCst) + 1;
+        if self.most.fetch_max(now, Ordering::SeqCst) < now && self.tells {
+            println!("peak {now}");
+        }
+        Entered(self)
+    }
+}
+
+struct Entered(Arc<Open>);
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        self.0.now.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+async fn accept(listener: TcpListener, greeting: Arc<[u8]>, open: Arc<Open>) -> anyhow::Result<()> {
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => drop(tokio::spawn(echo(stream, Arc::clone(&greeting)))),
+            Ok((stream, _)) => {
+                let entered = Arc::clone(&open).enter();
+                drop(tokio::spawn(echo(stream, Arc::clone(&greeting), entered)));
+            }
             Err(error) => {
                 eprintln!("accept: {error}");
                 tokio::time::sleep(ACCEPT_RETRY).await;
@@ -150,13 +195,15 @@ async fn accept(listener: TcpListener, greeting: Arc<[u8]>) -> anyhow::Result<()
 }
 
 /// Ends with the connection, however that ends: the near end reports it.
-async fn echo(mut stream: TcpStream, greeting: Arc<[u8]>) -> std::io::Result<()> {
+async fn echo(mut stream: TcpStream, greeting: Arc<[u8]>, entered: Entered) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     stream.write_all(&greeting).await?;
     let mut buffer = [0; 2048];
     loop {
         let n = stream.read(&mut buffer).await?;
         if n == 0 {
+            // Before the near end hears of it.
+            drop(entered);
             return Ok(());
         }
         stream.write_all(&buffer[..n]).await?;

@@ -3,7 +3,7 @@
 //! not, once or several times on one socket.
 
 use std::io::{self, Read as _};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, SocketAddrV6, TcpStream};
 use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
 
@@ -46,6 +46,8 @@ pub(super) enum Close {
     Fin,
     /// RST: leaves no `TIME_WAIT` behind.
     Rst,
+    /// FIN, and the close after that of the far end, which then knows of it.
+    Agreed,
 }
 
 impl Dial {
@@ -147,9 +149,14 @@ pub(super) fn read_name(mut stream: &TcpStream) -> Result<String, String> {
 }
 
 /// Closes the connection in the given way.
-pub(super) fn close(stream: TcpStream, how: Close) -> io::Result<()> {
-    if how == Close::Rst {
-        SockRef::from(&stream).set_linger(Some(Duration::ZERO))?;
+pub(super) fn close(mut stream: TcpStream, how: Close) -> io::Result<()> {
+    match how {
+        Close::Fin => (),
+        Close::Rst => SockRef::from(&stream).set_linger(Some(Duration::ZERO))?,
+        Close::Agreed => {
+            stream.shutdown(Shutdown::Write)?;
+            stream.read_to_end(&mut Vec::new())?;
+        }
     }
     drop(stream);
     Ok(())

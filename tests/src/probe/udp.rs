@@ -203,7 +203,7 @@ impl Report {
 
     fn fail(&mut self, failed: &Failed) {
         self.failed_calls.count(failed.call);
-        if failed.error.kind() == io::ErrorKind::WouldBlock {
+        if failed.call == "recv" && failed.error.kind() == io::ErrorKind::WouldBlock {
             self.errors.count(tcp::TIMEOUT);
         } else {
             self.errors.count(&crate::errno::name(&failed.error));

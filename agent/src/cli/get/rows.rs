@@ -28,7 +28,8 @@ pub(super) fn resources(kind: &str, entries: &[Entry], with_namespace: bool) -> 
     let (headers, cells): (&[&str], Cells) = match kind {
         "Service" => (&["ADDRESSES", "PORTS", "BACKENDS", "MODEL"], service),
         "Workload" => (&["ADDRESSES", "STATE", "WEIGHT", "LABELS", "CGROUP"], workload),
-        _ => (&["TARGET", "ALGORITHM", "AFFINITY"], policy),
+        "AccessPolicy" => (&["TARGET", "DEFAULT", "ALLOW", "AUDIT", "DENY"], access_policy),
+        _ => (&["TARGET", "ALGORITHM", "AFFINITY", "ADMISSION"], policy),
     };
     let mut columns = if with_namespace {
         vec!["NAMESPACE", "NAME"]
@@ -58,6 +59,7 @@ pub(super) fn summary(entry: &Entry) -> Result<String> {
     let cells = match entry.kind.as_str() {
         "Service" => service(&resource),
         "Workload" => workload(&resource),
+        "AccessPolicy" => access_policy(&resource),
         _ => policy(&resource),
     };
     Ok(cells.join(" "))
@@ -119,17 +121,48 @@ fn workload(resource: &Value) -> Vec<String> {
     ]
 }
 
-fn policy(resource: &Value) -> Vec<String> {
-    let spec = &resource["spec"];
+/// The service that a policy is about, `*` for all of the namespace, `mesh` for all there are.
+fn target(spec: &Value) -> String {
     let target = &spec["targetRef"];
-    let name = match text(&target["name"]) {
+    match text(&target["name"]) {
+        _ if target["kind"] == "Mesh" => "mesh".to_owned(),
         name if name.is_empty() => "*".to_owned(),
         name => name,
-    };
+    }
+}
+
+fn policy(resource: &Value) -> Vec<String> {
+    let spec = &resource["spec"];
+    let parts = [
+        ("limits", "limits"),
+        ("outlierDetection", "outliers"),
+        ("healthChecks", "health"),
+        ("slowStart", "slow-start"),
+        ("locality", "locality"),
+        ("onRemoval", "on-removal"),
+    ];
+    let parts = parts.iter().filter(|(field, _)| !spec[field].is_null());
+    let parts: Vec<_> = parts.map(|(_, word)| *word).collect();
     vec![
-        name,
+        target(spec),
         or_dash(text(&spec["loadBalancer"]["algorithm"])),
         or_dash(text(&spec["sessionAffinity"]["timeout"])),
+        or_dash(parts.join(",")),
+    ]
+}
+
+fn access_policy(resource: &Value) -> Vec<String> {
+    let spec = &resource["spec"];
+    let rules = |action: &str| {
+        let rules = spec["rules"].as_array().into_iter().flatten();
+        rules.filter(|rule| rule["action"] == action).count().to_string()
+    };
+    vec![
+        target(spec),
+        or_dash(text(&spec["default"])),
+        rules("allow"),
+        rules("audit"),
+        rules("deny"),
     ]
 }
 
@@ -322,7 +355,22 @@ mod tests {
                 0,
                 &json!({"targetRef": {"kind": "Service"}, "loadBalancer": {"algorithm": "maglev"}})
             ),
-            "models chat * maglev - - 42"
+            "models chat * maglev - - - 42"
+        );
+        let limited =
+            json!({"targetRef": {"kind": "Service", "name": "llama"}, "limits": {}, "slowStart": {}});
+        assert_eq!(
+            row("TrafficPolicy", 0, &limited),
+            "models chat llama - - limits,slow-start - 42"
+        );
+        let rules = json!([{"action": "allow"}, {"action": "deny"}, {"action": "allow"}]);
+        assert_eq!(
+            row(
+                "AccessPolicy",
+                0,
+                &json!({"targetRef": {"kind": "Mesh"}, "default": "deny", "rules": rules})
+            ),
+            "models chat mesh deny 2 0 1 - 42"
         );
     }
 

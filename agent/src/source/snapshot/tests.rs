@@ -12,7 +12,9 @@ fn resources() -> Resources {
          apiVersion: nodemesh.io/v1alpha1\nkind: Workload\nmetadata: {name: chat-0, namespace: models, labels: {app: chat}}\n\
          spec: {addresses: [10.0.0.1], weight: 7}\n---\n\
          apiVersion: nodemesh.io/v1alpha1\nkind: TrafficPolicy\nmetadata: {name: p, namespace: models}\n\
-         spec: {targetRef: {kind: Service, name: chat}, loadBalancer: {algorithm: round-robin}}\n",
+         spec: {targetRef: {kind: Service, name: chat}, loadBalancer: {algorithm: round-robin}, limits: {connections: 4}}\n---\n\
+         apiVersion: nodemesh.io/v1alpha1\nkind: AccessPolicy\nmetadata: {name: a, namespace: models}\n\
+         spec: {targetRef: {kind: Service}, default: deny}\n",
     );
     Resources::merge([("test", &manifest)]).unwrap()
 }
@@ -25,9 +27,15 @@ fn documents(resources: &Resources) -> Vec<serde_json::Value> {
         .values()
         .cloned()
         .map(Resource::TrafficPolicy);
+    let access = resources
+        .access_policies()
+        .values()
+        .cloned()
+        .map(Resource::AccessPolicy);
     services
         .chain(workloads)
         .chain(policies)
+        .chain(access)
         .map(|resource| resource.to_value())
         .collect()
 }
@@ -53,7 +61,7 @@ fn what_is_written_is_read() {
     let snapshot = file.read().unwrap().unwrap();
     assert_eq!(snapshot.version, "417");
     assert_eq!(documents(&snapshot.resources), documents(&resources()));
-    assert_eq!(documents(&snapshot.resources).len(), 3);
+    assert_eq!(documents(&snapshot.resources).len(), 4);
     file.write("418", &Resources::default()).unwrap();
     let snapshot = file.read().unwrap().unwrap();
     assert_eq!(

@@ -7,7 +7,7 @@ mod server;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use nodemesh_proto::type_url::{ASSIGNMENT, CLUSTER, LISTENER, WORKLOAD_TABLE};
+use nodemesh_proto::type_url::{ASSIGNMENT, CLUSTER, LISTENER, POLICY_DOCUMENT, WORKLOAD_TABLE};
 
 use super::*;
 use server::Server;
@@ -96,6 +96,13 @@ fn settled() -> Session<Shelf> {
     session
 }
 
+/// The first request for `type_url` on a new stream.
+fn opened(session: &Session<Shelf>, type_url: &str) -> DeltaDiscoveryRequest {
+    let requests = session.open(Node::default()).into_iter();
+    let mut of_type = requests.filter(|request| request.type_url == type_url);
+    of_type.next().unwrap()
+}
+
 #[test]
 fn the_first_requests_ask_for_everything_and_say_who_asks_once() {
     let node = Node {
@@ -111,9 +118,10 @@ fn the_first_requests_ask_for_everything_and_say_who_asks_once() {
     assert_eq!(
         told,
         [
-            (CLUSTER, &[][..], true),
-            (LISTENER, &[], false),
-            (WORKLOAD_TABLE, &all, false)
+            (WORKLOAD_TABLE, &all[..], true),
+            (POLICY_DOCUMENT, &all, false),
+            (CLUSTER, &[], false),
+            (LISTENER, &[], false)
         ]
     );
 }
@@ -152,7 +160,7 @@ fn a_cluster_that_the_server_left_out_is_asked_for_by_name() {
     );
     session.respond(response(CLUSTER, Vec::new(), &["d"]));
     assert!(session.is_missing(CLUSTER, "d") && !session.is_missing(CLUSTER, "c"));
-    let cluster = &session.open(Node::default())[0];
+    let cluster = &opened(&session, CLUSTER);
     assert_eq!(cluster.resource_names_subscribe, ["*", "d"]);
     let requests = session.respond(response(LISTENER, vec![resource(LISTENER, "l", "2", b"c")], &[]));
     assert_eq!(requests[1].resource_names_unsubscribe, ["d"]);
@@ -181,7 +189,7 @@ fn a_bad_resource_is_refused_by_name_and_the_others_are_taken() {
         session.rejected().map(|(name, _)| name).collect::<Vec<_>>(),
         ["c", "z"]
     );
-    let known = &session.open(Node::default())[0].initial_resource_versions;
+    let known = &opened(&session, CLUSTER).initial_resource_versions;
     assert_eq!(
         (known["a"].as_str(), known["c"].as_str(), known.get("z")),
         ("4", "1", None)
@@ -210,7 +218,7 @@ fn endpoints_that_do_not_exist_are_none_rather_than_unknown() {
     assert_eq!((none.cluster_name.as_str(), none.endpoints.len()), ("e", 0));
     session.respond(response(ASSIGNMENT, Vec::new(), &["e"]));
     assert!(!session.take_change(), "it was known");
-    let assignments = session.open(Node::default()).swap_remove(1);
+    let assignments = opened(&session, ASSIGNMENT);
     assert_eq!(assignments.resource_names_subscribe, ["e"]);
     assert!(assignments.initial_resource_versions.is_empty());
     session.respond(response(
@@ -238,13 +246,14 @@ fn after_a_reconnect_the_server_learns_what_is_there() {
     assert_eq!(
         versions,
         [
+            (WORKLOAD_TABLE, vec![]),
+            (POLICY_DOCUMENT, vec![]),
             (CLUSTER, vec![("c", "1")]),
             (ASSIGNMENT, vec![("e", "3")]),
-            (LISTENER, vec![("l", "2")]),
-            (WORKLOAD_TABLE, vec![])
+            (LISTENER, vec![("l", "2")])
         ]
     );
-    assert_eq!(requests[1].resource_names_subscribe, ["e"]);
+    assert_eq!(requests[3].resource_names_subscribe, ["e"]);
 }
 
 #[test]
@@ -277,10 +286,7 @@ fn what_was_not_asked_for_is_refused_or_ignored() {
         session.respond(response(CLUSTER, vec![heartbeat], &[]))[0].error_detail,
         None
     );
-    assert_eq!(
-        session.open(Node::default())[0].initial_resource_versions["c"],
-        "1"
-    );
+    assert_eq!(opened(&session, CLUSTER).initial_resource_versions["c"], "1");
 }
 
 #[test]

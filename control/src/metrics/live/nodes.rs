@@ -101,6 +101,7 @@ fn word(type_url: &TypeUrl) -> &'static str {
         TypeUrl::Listener => "listener",
         TypeUrl::Route => "route",
         TypeUrl::Workloads => "workloads",
+        TypeUrl::Policies => "policies",
         TypeUrl::Other(_) => "other",
     }
 }

@@ -92,8 +92,16 @@ async fn what_is_not_valid_is_refused_with_the_reason() {
     nameless["metadata"] = json!({});
     for (document, texts) in [
         (
-            document("AccessPolicy", "a", &json!({})),
-            &["AccessPolicy", "Service", "Workload", "TrafficPolicy"][..],
+            document("Gateway", "a", &json!({})),
+            &["Gateway", "Service", "Workload", "TrafficPolicy", "AccessPolicy"][..],
+        ),
+        (
+            document(
+                "AccessPolicy",
+                "a",
+                &json!({"targetRef": {"kind": "Service", "name": "llama"}, "default": "deny"}),
+            ),
+            &["AccessPolicy", "spec.default"],
         ),
         (
             document("Service", "Llama", &json!({"ports": [{"port": 1}]})),

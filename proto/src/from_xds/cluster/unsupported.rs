@@ -9,13 +9,9 @@ use crate::{
         filter_chain::is_raw,
         notes::{Notes, Place, some},
     },
-    xds::{
-        envoy::config::cluster::v3::{
-            CircuitBreakers, Cluster as Wire,
-            circuit_breakers::Thresholds,
-            cluster::{CommonLbConfig, common_lb_config::LocalityConfigSpecifier},
-        },
-        google::protobuf::UInt32Value,
+    xds::envoy::config::cluster::v3::{
+        Cluster as Wire,
+        cluster::{CommonLbConfig, common_lb_config::LocalityConfigSpecifier},
     },
 };
 
@@ -26,15 +22,10 @@ pub(super) fn note(wire: &Wire, notes: &mut Notes) {
     if let Some(common) = &wire.common_lb_config {
         note_common(common, Place::ROOT.field("common_lb_config"), notes);
     }
-    if let Some(breakers) = &wire.circuit_breakers {
-        note_breakers(breakers, Place::ROOT.field("circuit_breakers"), notes);
-    }
     let Wire {
         transport_socket_matches,
         transport_socket_matcher,
         connect_timeout,
-        health_checks,
-        outlier_detection,
         upstream_bind_config,
         lb_subset_config,
         transport_socket,
@@ -49,6 +40,8 @@ pub(super) fn note(wire: &Wire, notes: &mut Notes) {
         lb_policy: _,
         load_assignment: _,
         circuit_breakers: _,
+        outlier_detection: _,
+        health_checks: _,
         common_lb_config: _,
         metadata: _,
         load_balancing_policy: _,
@@ -98,8 +91,6 @@ pub(super) fn note(wire: &Wire, notes: &mut Notes) {
                 "connect_timeout",
                 connect_timeout.is_some_and(|timeout| timeout.seconds != 5 || timeout.nanos != 0),
             ),
-            ("health_checks", !health_checks.is_empty()),
-            ("outlier_detection", outlier_detection.is_some()),
             ("upstream_bind_config", upstream_bind_config.is_some()),
             ("lb_subset_config", lb_subset_config.is_some()),
             ("transport_socket", encrypts),
@@ -153,37 +144,4 @@ fn note_common(wire: &CommonLbConfig, place: Place<'_>, notes: &mut Notes) {
             ("zone_aware_lb_config", by_zone),
         ],
     );
-}
-
-/// Notes the limits; the largest number is the way to write "none".
-fn note_breakers(wire: &CircuitBreakers, place: Place<'_>, notes: &mut Notes) {
-    for (list, thresholds) in [
-        ("thresholds", &wire.thresholds),
-        ("per_host_thresholds", &wire.per_host_thresholds),
-    ] {
-        for (index, wire) in thresholds.iter().enumerate() {
-            let Thresholds {
-                max_connections,
-                max_pending_requests,
-                max_requests,
-                retry_budget,
-                max_connection_pools,
-                // Of retries, which a balancer of connections does not make; and of statistics.
-                priority: _,
-                max_retries: _,
-                track_remaining: _,
-            } = wire;
-            let limits = |limit: &Option<UInt32Value>| limit.is_some_and(|limit| limit.value != u32::MAX);
-            notes.ignored(
-                place.index(list, index),
-                [
-                    ("max_connections", limits(max_connections)),
-                    ("max_pending_requests", limits(max_pending_requests)),
-                    ("max_requests", limits(max_requests)),
-                    ("retry_budget", retry_budget.is_some()),
-                    ("max_connection_pools", limits(max_connection_pools)),
-                ],
-            );
-        }
-    }
 }

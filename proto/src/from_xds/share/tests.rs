@@ -16,6 +16,8 @@ fn endpoint(host: u8, weight: u32, health: Health) -> Endpoint {
 
 fn locality(priority: u32, weight: Option<u32>, endpoints: Vec<Endpoint>) -> Locality {
     Locality {
+        place: None,
+        sums_up: false,
         priority,
         weight,
         endpoints: endpoints.into(),

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use nodemesh_model::{Desired, Resource};
+use nodemesh_model::{Desired, Locality, Resource};
 use serde_json::json;
 
 use super::{
@@ -20,6 +20,7 @@ fn pointers(assembled: &crate::from_xds::Assembled) -> Vec<*const ()> {
         Resource::Service(service) => Arc::as_ptr(service).cast(),
         Resource::Workload(workload) => Arc::as_ptr(workload).cast(),
         Resource::TrafficPolicy(policy) => Arc::as_ptr(policy).cast(),
+        Resource::AccessPolicy(policy) => Arc::as_ptr(policy).cast(),
     };
     assembled.manifest.resources().map(address).collect()
 }
@@ -62,8 +63,8 @@ fn an_endpoint_changes_its_service_alone() {
         merged_manifest(&before.manifest),
         merged_manifest(&after.manifest),
     );
-    let first = Desired::compile(&old, None).unwrap();
-    let second = Desired::compile(&new, Some((&old, &first))).unwrap();
+    let first = Desired::compile(&old, &Locality::default(), None).unwrap();
+    let second = Desired::compile(&new, &Locality::default(), Some((&old, &first))).unwrap();
     let kept = first.frontends.values().zip(second.frontends.values());
     assert_eq!(
         kept.map(|(old, new)| Arc::ptr_eq(old, new)).collect::<Vec<_>>(),

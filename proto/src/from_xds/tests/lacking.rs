@@ -28,9 +28,16 @@ use crate::{
                 transport_sockets::tls::v3::DownstreamTlsContext,
             },
         },
-        google::protobuf::{Duration, UInt32Value},
+        google::protobuf::{BoolValue, Duration, UInt32Value},
     },
 };
+
+fn outliers() -> OutlierDetection {
+    OutlierDetection {
+        always_eject_one_host: Some(BoolValue { value: true }),
+        ..OutlierDetection::default()
+    }
+}
 
 fn assembled_of(messages: &[Sent]) -> crate::from_xds::Assembled {
     received(messages).assemble()
@@ -73,7 +80,7 @@ fn what_nodemesh_lacks_is_told() {
     };
     let cluster = Cluster {
         circuit_breakers: Some(limits(100)),
-        outlier_detection: Some(OutlierDetection::default()),
+        outlier_detection: Some(outliers()),
         health_checks: vec![HealthCheck::default()],
         ..static_cluster("c", vec![endpoint("10.1.0.1", 80)])
     };
@@ -88,9 +95,8 @@ fn what_nodemesh_lacks_is_told() {
             "Listener filter_chains[0].transport_socket: ignored",
             "Listener filter_chains[0].filters[0][\"envoy.extensions.filters.network.rbac.v3.RBAC\"]: ignored",
             "Listener filter_chains[0].filters[1].typed_config.idle_timeout: ignored",
-            "Cluster circuit_breakers.thresholds[0].max_connections: ignored",
-            "Cluster health_checks: ignored",
-            "Cluster outlier_detection: ignored",
+            "Cluster outlier_detection.always_eject_one_host: ignored",
+            "Cluster health_checks[0]: ignored",
         ]
     );
     assert_eq!(

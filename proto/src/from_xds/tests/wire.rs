@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Resources to put, and what comes of them, for the tests beside.
 
-use nodemesh_model::{Desired, Frontend, Keyword, Manifest, Resources, desired};
+use nodemesh_model::{Desired, Frontend, Keyword, Locality, Manifest, Resources, desired};
 use serde_json::Value;
 
 use crate::{
     IntoAny,
     from_xds::{Assembled, Received},
-    to_xds, type_url,
+    to_xds::{self, Rows},
+    type_url,
     xds::google::protobuf::Any,
 };
 
@@ -22,6 +23,7 @@ pub(super) fn sent(resources: &Resources) -> Vec<Sent> {
         let policy = resources.policy_of(&service.metadata.name).map(AsRef::as_ref);
         let wire = to_xds::resources(service, &workloads, policy);
         let assignments = wire.assignments.into_iter();
+        sent.extend(wire.policy.map(|(name, document)| (name, document.into_any())));
         sent.extend(
             wire.clusters
                 .into_iter()
@@ -36,11 +38,18 @@ pub(super) fn sent(resources: &Resources) -> Vec<Sent> {
                 .map(|wire| (wire.name.clone(), wire.into_any())),
         );
     }
+    let rows = if resources.access_policies().is_empty() {
+        Rows::Compact
+    } else {
+        Rows::Whole
+    };
     let tables = resources
         .workloads()
         .values()
-        .map(|workload| to_xds::workload_table(workload));
+        .map(|workload| to_xds::workload_table(workload, rows));
     sent.extend(tables.map(|(name, table)| (name, table.into_any())));
+    let policies = resources.access_policies().values().map(to_xds::access_policy);
+    sent.extend(policies.map(|(name, document)| (name, document.into_any())));
     sent
 }
 
@@ -53,8 +62,13 @@ pub(super) fn merged_manifest(manifest: &Manifest) -> Resources {
     Resources::merge([("test", manifest)]).unwrap_or_else(|errors| panic!("{errors}"))
 }
 
+/// Where the node is that compiles.
+fn node() -> Locality {
+    Locality::new(Some("eu"), Some("eu-1"), Some("gpu-1")).unwrap()
+}
+
 pub(super) fn compiled(resources: &Resources) -> Desired {
-    Desired::compile(resources, None).unwrap_or_else(|error| panic!("{error}"))
+    Desired::compile(resources, &node(), None).unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// What a node would write to its maps.
@@ -152,10 +166,11 @@ pub(super) fn assert_no_complaint(assembled: &Assembled) {
 }
 
 /// The type URLs that mean something to a node.
-pub(super) const TYPES: [&str; 5] = [
+pub(super) const TYPES: [&str; 6] = [
     type_url::LISTENER,
     type_url::CLUSTER,
     type_url::ASSIGNMENT,
     type_url::ROUTE,
     type_url::WORKLOAD_TABLE,
+    type_url::POLICY_DOCUMENT,
 ];
