@@ -14,7 +14,7 @@ use crate::store::{Batch, Store, StoreError, Watch};
 
 /// Most batches that become one state.
 const COALESCE: usize = 256;
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// Lists everything.
@@ -34,6 +34,12 @@ pub(super) async fn follow(store: Arc<dyn Store>, states: watch::Sender<Arc<Stat
         let Some(error) = ended else { return };
         tracing::warn!(%error, "the watch of the store ended, listing again");
         loop {
+            // Also where listing works: a store whose watch fails at once must not be asked without end.
+            tokio::select! {
+                () = states.closed() => return,
+                () = tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0)) => {}
+            }
+            pause = (pause * 2).min(LONGEST_PAUSE);
             let previous = Arc::clone(&states.borrow());
             match listed(&*store, &previous).await {
                 Ok(state) => {
@@ -42,11 +48,6 @@ pub(super) async fn follow(store: Arc<dyn Store>, states: watch::Sender<Arc<Stat
                 }
                 Err(error) => tracing::warn!(%error, "cannot list the store, the last state stays"),
             }
-            tokio::select! {
-                () = states.closed() => return,
-                () = tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0)) => {}
-            }
-            pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
 }
