@@ -87,7 +87,14 @@ fn counted() -> Vec<Row> {
         store_errors,
         reloads,
     } = &metrics;
-    for counter in [renewals, dns_queries, turned_away, requests, store_errors, reloads] {
+    for counter in [
+        renewals,
+        dns_queries,
+        turned_away,
+        requests,
+        store_errors,
+        reloads,
+    ] {
         touched(counter);
     }
     for histogram in [request_duration, store_duration] {
@@ -126,16 +133,19 @@ async fn groups() -> Vec<(&'static str, Vec<Row>)> {
         };
         (title, families.into_iter().map(row).collect())
     });
-    [("Calls and the store", counted())].into_iter().chain(rows).collect()
+    [("Calls and the store", counted())]
+        .into_iter()
+        .chain(rows)
+        .collect()
 }
 
 fn document(groups: &[(&str, Vec<Row>)]) -> String {
-    let mut text = INTRODUCTION.to_owned();
-    for (title, rows) in groups {
+    let group = |(title, rows): &(&str, Vec<Row>)| {
         let rows: String = rows.iter().map(Row::text).collect();
-        text += &format!("\n## {title}\n\n| family | type | labels | meaning |\n|---|---|---|---|\n{rows}");
-    }
-    text + &words() + SEVERAL
+        format!("\n## {title}\n\n| family | type | labels | meaning |\n|---|---|---|---|\n{rows}")
+    };
+    let groups: String = groups.iter().map(group).collect();
+    [INTRODUCTION, &groups, &words(), SEVERAL].concat()
 }
 
 /// Values of labels, and bounds.
@@ -215,7 +225,9 @@ async fn alerts_name_what_is_served_and_are_tested_both_ways_and_explained() {
         })
         .collect();
     let runbook = read("docs/runbook.md");
-    let names = alerts.lines().filter_map(|line| line.trim().strip_prefix("- alert: "));
+    let names = alerts
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("- alert: "));
     assert!(names.clone().count() > 0);
     for name in names {
         assert!(
