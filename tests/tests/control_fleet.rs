@@ -12,6 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use nix::sys::signal::Signal;
 use nodemesh_e2e::{
     agent::Agent,
     bed::{Family, Replica, connect, hold},
@@ -22,7 +23,6 @@ use nodemesh_e2e::{
     single_node::said,
     topology::{Node, Pod, Topology},
 };
-use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 /// Shortest time that a lease lasts here, seconds.
@@ -82,9 +82,31 @@ impl Fleet {
         let probe = binary("socket-probe").display().to_string();
         let [control, url, plaintext] = &self.control.flags();
         let arguments = [
-            "register", control, url, plaintext, "-n", NAMESPACE, "--name", name, "--address", &address, "--port", &port,
-            "--label", &label, "--ttl", &ttl, "--drain-settle", "1500ms", "--", &probe, "serve", "--name", name,
-            "--listen", &listen,
+            "register",
+            control,
+            url,
+            plaintext,
+            "-n",
+            NAMESPACE,
+            "--name",
+            name,
+            "--address",
+            &address,
+            "--port",
+            &port,
+            "--label",
+            &label,
+            "--ttl",
+            &ttl,
+            "--drain-settle",
+            "1500ms",
+            "--",
+            &probe,
+            "serve",
+            "--name",
+            name,
+            "--listen",
+            &listen,
         ];
         self.server.spawn("nodemesh", &arguments).expect("start a server")
     }
@@ -92,7 +114,11 @@ impl Fleet {
     /// Who answers `count` connections; errors are answers too.
     fn answers(&self, to: SocketAddr, count: u64) -> Vec<String> {
         let report = connect(&self.client.place(), to, &["--count", &count.to_string()]);
-        report.replicas.into_keys().chain(report.errors.into_keys()).collect()
+        report
+            .replicas
+            .into_keys()
+            .chain(report.errors.into_keys())
+            .collect()
     }
 
     fn wait_for_answers(&self, to: SocketAddr, expected: &[&str]) {
@@ -111,9 +137,14 @@ impl Fleet {
 
 /// The last state that an agent keeps on disk.
 fn saved(agent: &Agent) -> String {
-    let files = std::fs::read_dir(agent.state_dir()).into_iter().flatten().flatten();
+    let files = std::fs::read_dir(agent.state_dir())
+        .into_iter()
+        .flatten()
+        .flatten();
     let texts = files.filter_map(|file| std::fs::read(file.path()).ok());
-    texts.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).collect()
+    texts
+        .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+        .collect()
 }
 
 /// A service on port 8000 whose replicas listen on 9000.
@@ -155,7 +186,10 @@ fn servers_that_register_themselves_are_reached_and_those_that_die_are_not() {
         eventually("no backend", || agent.backends().expect("backends"), gone);
     }
     let after = killed.elapsed();
-    assert!(after < Duration::from_secs(TTL_S + 1), "the endpoint was there for {after:?}");
+    assert!(
+        after < Duration::from_secs(TTL_S + 1),
+        "the endpoint was there for {after:?}"
+    );
 }
 
 #[test]
@@ -167,7 +201,11 @@ fn nobody_notices_that_the_control_plane_restarts() {
     let mistral = fleet.select("mistral");
     for agent in &fleet.agents {
         // A state is on disk a moment after it is in the kernel.
-        eventually("both services on disk", || saved(agent), |text| text.contains("mistral") && text.contains("r0"));
+        eventually(
+            "both services on disk",
+            || saved(agent),
+            |text| text.contains("mistral") && text.contains("r0"),
+        );
     }
     // Connections go on all the time.
     let (place, is_over) = (fleet.client.place(), Arc::new(AtomicBool::new(false)));
@@ -185,7 +223,9 @@ fn nobody_notices_that_the_control_plane_restarts() {
     // What is deleted while an agent is away is gone for it when it returns.
     fleet.agents[1].kill().expect("kill an agent");
     fleet.control.start(&[]).expect("start the control plane again");
-    let deleted = fleet.control.cli(&["delete", "service", "mistral", "-n", NAMESPACE]);
+    let deleted = fleet
+        .control
+        .cli(&["delete", "service", "mistral", "-n", NAMESPACE]);
     assert!(deleted.status.success(), "{}", said(&deleted));
     fleet.start_agent(1);
     for node in 0..2 {
@@ -216,13 +256,17 @@ fn nodes_and_backends_of_the_fleet_are_told() {
         assert_eq!(node["errors"], json!([]), "{nodes}");
     }
     let held = hold(&fleet.client.place(), llama, 3, &[]);
-    fleet.control.wait_for("three connections", &["backends", "-A"], |backends| {
-        backends[0]["connectionsActive"] == 3
-    });
+    fleet
+        .control
+        .wait_for("three connections", &["backends", "-A"], |backends| {
+            backends[0]["connectionsActive"] == 3
+        });
     held.release();
-    fleet.control.wait_for("no connection", &["backends", "-A"], |backends| {
-        backends[0]["connectionsActive"] == 0
-    });
+    fleet
+        .control
+        .wait_for("no connection", &["backends", "-A"], |backends| {
+            backends[0]["connectionsActive"] == 0
+        });
 }
 
 #[test]
@@ -230,28 +274,45 @@ fn what_is_wrong_is_refused_at_the_door_and_told() {
     let fleet = Fleet::new();
     fleet.select("llama");
     let apply = |resource: &Value| {
-        let output = fleet.control.cli_with(&["apply", "-f", "-"], &resource.to_string());
+        let output = fleet
+            .control
+            .cli_with(&["apply", "-f", "-"], &resource.to_string());
         assert_eq!(output.status.code(), Some(1), "{}", said(&output));
         said(&output)
     };
     let mut bad = selecting("mistral");
     bad["spec"]["ports"][0]["port"] = json!(99_999);
     let told = apply(&bad);
-    assert!(told.contains("spec.ports[0].port") && told.contains("65535"), "{told}");
+    assert!(
+        told.contains("spec.ports[0].port") && told.contains("65535"),
+        "{told}"
+    );
     let mut unknown = selecting("mistral");
     unknown["kind"] = json!("Gateway");
     let told = apply(&unknown);
-    assert!(told.contains("Gateway") && told.contains("TrafficPolicy"), "{told}");
+    assert!(
+        told.contains("Gateway") && told.contains("TrafficPolicy"),
+        "{told}"
+    );
     let taken = fleet.control.get(&["service", "llama", "-n", NAMESPACE])["spec"]["addresses"].clone();
     let mut overlapping = selecting("mistral");
     overlapping["spec"]["addresses"] = taken;
     let told = apply(&overlapping);
-    assert!(told.contains("models/llama") && told.contains("models/mistral"), "{told}");
+    assert!(
+        told.contains("models/llama") && told.contains("models/mistral"),
+        "{told}"
+    );
     // One bad document does not keep the others out.
     let documents = Manifest::of([bad, selecting("gemma")]);
-    let output = fleet.control.cli_with(&["apply", "-f", "-"], &documents.to_string());
+    let output = fleet
+        .control
+        .cli_with(&["apply", "-f", "-"], &documents.to_string());
     assert_eq!(output.status.code(), Some(1), "{}", said(&output));
-    assert!(said(&output).contains("service/models/gemma created"), "{}", said(&output));
+    assert!(
+        said(&output).contains("service/models/gemma created"),
+        "{}",
+        said(&output)
+    );
     eventually("two services", || fleet.services(0), |names| names.len() == 2);
 }
 
@@ -264,12 +325,24 @@ fn names_of_services_are_found_by_dns() {
     std::fs::write(&resolver, format!("nameserver {}\n", fleet.control.ip())).expect("write a file");
     let look_up = |database: &str, name: &str| {
         let script = format!("mount --bind {resolver} /etc/resolv.conf && getent {database} {name}");
-        let run = || Command::new("unshare").args(["--mount", "sh", "-c", &script]).output();
-        let output = fleet.client.netns().run(run).expect("enter the pod").expect("run getent");
+        let run = || {
+            Command::new("unshare")
+                .args(["--mount", "sh", "-c", &script])
+                .output()
+        };
+        let output = fleet
+            .client
+            .netns()
+            .run(run)
+            .expect("enter the pod")
+            .expect("run getent");
         let lines = String::from_utf8_lossy(&output.stdout).into_owned();
         lines.split_whitespace().next().unwrap_or_default().to_owned()
     };
-    assert_eq!(look_up("ahostsv4", "llama.models.mesh.internal"), llama.ip().to_string());
+    assert_eq!(
+        look_up("ahostsv4", "llama.models.mesh.internal"),
+        llama.ip().to_string()
+    );
     assert!(look_up("ahostsv6", "llama.models.mesh.internal").starts_with("fd97:"));
     assert_eq!(look_up("ahostsv4", "mistral.models.mesh.internal"), "");
 }
