@@ -5,8 +5,10 @@
 //! operator's sake comes before the kernel is touched, and the rows before the programs that read them. Stop: listeners,
 //! then the reconciler; maps and links stay, so that no connection notices.
 
+mod feed;
+
 use std::{
-    fs, future,
+    fs,
     os::fd::OwnedFd,
     path::Path,
     sync::{Arc, Mutex, mpsc},
@@ -21,12 +23,12 @@ use aya::{
 };
 use nodemesh_abi::{Settings, names::program};
 use tokio::{
-    runtime,
     signal::unix::{SignalKind, signal},
     sync::{oneshot, watch},
-    task::JoinHandle,
 };
 use tracing::{info, warn};
+
+use feed::{Changes, Feed};
 
 use crate::{
     access_log::{self, AccessLog, AccessReader},
@@ -50,13 +52,9 @@ use crate::{
         view::View,
     },
     sockets::Sockets,
-    source::{Version, input::Input, local::FileSource, watch::SourceWatch},
+    source::Version,
     startup::{Progress, Step},
     sweep::{correct::corrector, thread::Sweeper},
-    xds::{
-        identity,
-        link::{Announced, Link},
-    },
 };
 
 /// How long the agent waits at its end for the access log to be written.
@@ -73,19 +71,10 @@ pub fn run(config: &AgentConfig, log: LogFilter) -> Result<()> {
     let _lock = AgentLock::acquire(&config.run_dir)?;
     progress.reached(Step::Locked);
     info!(version = VERSION, pid = std::process::id(), "nodemesh agent");
-    let input = Input::open(config)?;
     access_log::check(config)?;
-    progress.reached(Step::Configured);
-
-    let (source, desired) = (input.status(), input.desired());
-    let is_waiting = desired.is_none();
     let (commands, inbox) = mpsc::channel();
-    let (announce, announced) = watch::channel(None);
-    let runtime = runtime()?;
-    let changes = {
-        let _inside = runtime.enter();
-        Changes::start(config, input, commands.clone(), announced)
-    };
+    let feed = Feed::start(config, commands.clone())?;
+    progress.reached(Step::Configured);
 
     let cgroup = host::cgroup_root(config.cgroup.as_deref())?;
     let pins = prepare_pins(&config.pin_dir)?;
@@ -99,7 +88,7 @@ pub fn run(config: &AgentConfig, log: LogFilter) -> Result<()> {
 
     let settings = settings(config, &loaded)?;
     let drains = Drains::open(&config.run_dir);
-    let (reconciler, view) = reconciler(config, &cgroup, &pins, settings, (desired, drains.targets()))?;
+    let (reconciler, view) = reconciler(config, &cgroup, &pins, settings, (feed.desired.clone(), drains.targets()))?;
     progress.reached(Step::Reconciled);
 
     attach_programs(&mut loaded, &cgroup, &pins, progress)?;
@@ -121,7 +110,7 @@ pub fn run(config: &AgentConfig, log: LogFilter) -> Result<()> {
         silence,
     );
     let checks = Checks::new(judge, config.place()?);
-    runtime.spawn(checks.run(view.clone()));
+    feed.spawn(checks.run(view.clone()));
     let events = Arc::new(Events::new(view.clone())?);
     let sockets = Sockets::start().context("start the thread that ends sockets")?;
     let watch = Watch::new(
@@ -139,7 +128,7 @@ pub fn run(config: &AgentConfig, log: LogFilter) -> Result<()> {
         maps: MapReader::open(&pins)?,
         lister,
         ebpf,
-        source,
+        source: feed.source.clone(),
         events: Arc::clone(&events),
         drains,
         view,
@@ -159,10 +148,8 @@ pub fn run(config: &AgentConfig, log: LogFilter) -> Result<()> {
     let sweeper = spawn("sweep", move || sweeper.run(&stopped))?;
     let (end_watch, ended) = mpsc::channel();
     let watch = spawn("admission", move || watch.run(&ended))?;
-    announce.send_replace(Some(Arc::clone(&node)));
-    let records = runtime.block_on(serve(node, changes, is_waiting, readers, progress))?;
-    // Drops the tasks and with them every sender of commands, which ends the reconciler.
-    drop((runtime, announce));
+    // Its end drops the tasks and with them every sender of commands, which ends the reconciler.
+    let records = feed.run(node, |node, changes| serve(node, changes, readers, progress))?;
     drop((stop, end_watch));
     join(sweeper)?;
     join(watch)?;
@@ -227,11 +214,6 @@ fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<thread::Joi
 fn join(thread: thread::JoinHandle<()>) -> Result<()> {
     let name = thread.thread().name().unwrap_or_default().to_owned();
     thread.join().map_err(|_| anyhow!("the thread {name} panicked"))
-}
-
-fn runtime() -> Result<runtime::Runtime> {
-    let mut builder = runtime::Builder::new_multi_thread();
-    Ok(builder.worker_threads(2).enable_all().build()?)
 }
 
 fn prepare_pins(pin_dir: &Path) -> Result<PinRoot> {
@@ -329,7 +311,6 @@ fn listers(ebpf: &Ebpf, pins: &PinRoot) -> Result<[ConnectionLister; 3]> {
 async fn serve(
     node: Arc<Node>,
     mut changes: Changes,
-    is_waiting: bool,
     readers: Readers,
     progress: Progress,
 ) -> Result<Option<AccessReader>> {
@@ -338,7 +319,7 @@ async fn serve(
     let mut hangup = signal(SignalKind::hangup())?;
     let listeners = Listeners::open(&node.config).await?;
     let (http, admin) = (listeners.http_addr()?, node.config.run_dir.display());
-    if is_waiting {
+    if node.view().generation == 0 {
         info!(%http, %admin, "waiting for the control plane");
     } else {
         info!(%http, %admin, "ready");
@@ -373,60 +354,4 @@ async fn serve(
         warn!(%error, socket = %socket.display(), "could not remove the admin socket");
     }
     Ok(records)
-}
-
-/// What changes while the agent serves.
-enum Changes {
-    /// Files, which are read here.
-    Files(Box<(FileSource, SourceWatch)>),
-    /// A control plane, which has tasks of its own.
-    Control {
-        saver: JoinHandle<()>,
-        stop: oneshot::Sender<()>,
-    },
-}
-
-impl Changes {
-    /// Inside of the runtime. A control plane is asked at once, while the programs are loaded.
-    fn start(
-        config: &AgentConfig,
-        input: Input,
-        commands: mpsc::Sender<Command>,
-        announced: Announced,
-    ) -> Self {
-        match input {
-            Input::Files(source, watch) => Self::Files(Box::new((source, watch))),
-            Input::Control(mut source, client) => {
-                let (stop, stopped) = oneshot::channel();
-                let saver = tokio::spawn(source.saver().run(stopped));
-                let identity = identity::node(config);
-                tokio::spawn(Link::new(client, identity, source, commands, announced).run());
-                Self::Control { saver, stop }
-            }
-        }
-    }
-
-    /// Waits for the next change of files.
-    async fn next(&mut self) -> Version {
-        match self {
-            Self::Files(files) => loop {
-                let (source, watch) = &mut **files;
-                watch.changed().await;
-                if source.reload(&watch.unfinished()) {
-                    return source.desired();
-                }
-            },
-            Self::Control { .. } => future::pending().await,
-        }
-    }
-
-    /// Waits until the last state of a control plane is on disk.
-    async fn finish(self) -> Result<()> {
-        if let Self::Control { saver, stop } = self {
-            // It has ended already if it cannot receive this.
-            let _ = stop.send(());
-            saver.await.context("save the control plane's state")?;
-        }
-        Ok(())
-    }
 }

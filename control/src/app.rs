@@ -78,7 +78,9 @@ pub fn run(config: &ControlConfig) -> Result<()> {
         Ok(())
     });
     runtime.shutdown_timeout(LAST_TASKS);
-    info!("the control plane ends; nodes go on with what they have");
+    if result.is_ok() {
+        info!("the control plane ends; nodes go on with what they have");
+    }
     result
 }
 

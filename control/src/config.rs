@@ -42,30 +42,10 @@ pub struct ControlConfig {
     )]
     pub http: SocketAddr,
 
-    /// Where the store of resources is, and how to get into it.
-    #[command(flatten)]
-    pub store: StoreConfig,
-
-    /// Virtual addresses and registration.
-    #[command(flatten)]
-    pub registry: RegistryConfig,
-
     /// How often nodes report status and load.
     #[arg(long, env = "NODEMESH_CONTROL_REPORT_INTERVAL", value_name = "TIME", default_value = "5s",
           value_parser = report_interval)]
     pub report_interval: Duration,
-
-    /// Names.
-    #[command(flatten)]
-    pub dns: DnsConfig,
-
-    /// Who may connect.
-    #[command(flatten)]
-    pub security: SecurityConfig,
-
-    /// How much clients may ask for.
-    #[command(flatten)]
-    pub limits: LimitConfig,
 
     /// Filter of the log, in the syntax of `tracing-subscriber`.
     #[arg(
@@ -79,6 +59,26 @@ pub struct ControlConfig {
     /// Form of the log.
     #[arg(long, env = "NODEMESH_CONTROL_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
+
+    /// Where the store of resources is, and how to get into it.
+    #[command(flatten)]
+    pub store: StoreConfig,
+
+    /// Virtual addresses and registration.
+    #[command(flatten)]
+    pub registry: RegistryConfig,
+
+    /// Names.
+    #[command(flatten)]
+    pub dns: DnsConfig,
+
+    /// Who may connect.
+    #[command(flatten)]
+    pub security: SecurityConfig,
+
+    /// How much clients may ask for.
+    #[command(flatten)]
+    pub limits: LimitConfig,
 }
 
 /// The store.

@@ -5,6 +5,8 @@
 //! Made by `app` and handed to everything that counts. Invariant: the values of labels are words of this program, but for node ids
 //! and backends, whose number is limited where they come in.
 
+#[cfg(test)]
+mod document;
 mod lag;
 pub mod live;
 mod store;
@@ -74,22 +76,21 @@ impl Metrics {
         let registry = Registry::new();
         tell_build(&registry)?;
         let connections = IntGauge::with_opts(opts("connections", "Open connections of clients."))?;
+        let counters = |name, help, labels| counters(&registry, name, help, labels);
+        let histograms = |name, help, labels| histograms(&registry, name, help, labels);
         Ok(Self {
             connections: registered(&registry, connections)?,
             turned_away: counters(
-                &registry,
                 "connections_refused_total",
                 "Connections that were closed before their first call, by reason.",
                 &["reason"],
             )?,
             requests: counters(
-                &registry,
                 "requests_total",
                 "Calls that ended, by method and gRPC code; of a stream, how it ended.",
                 &["method", "code"],
             )?,
             request_duration: histograms(
-                &registry,
                 "request_duration_seconds",
                 "Time that calls which are no streams took.",
                 &["method"],
@@ -101,31 +102,26 @@ impl Metrics {
                 &["method"],
             )?,
             renewals: counters(
-                &registry,
                 "lease_renewals_total",
                 "Renewals of leases, by outcome: renewed, gone (the server has to register again), failed.",
                 &["outcome"],
             )?,
             store_duration: histograms(
-                &registry,
                 "store_duration_seconds",
                 "Time that operations of the store took, until a write was durable.",
                 &["op"],
             )?,
             store_errors: counters(
-                &registry,
                 "store_errors_total",
                 "Operations that the store did not do, by reason. Conflicts are repeated, and no cause for concern.",
                 &["op", "reason"],
             )?,
             dns_queries: counters(
-                &registry,
                 "dns_queries_total",
                 "DNS queries that were answered, by transport and response code.",
                 &["transport", "code"],
             )?,
             reloads: counters(
-                &registry,
                 "reloads_total",
                 "Changes of certificates and of the access file, by outcome: done, refused (the former stays).",
                 &["what", "outcome"],

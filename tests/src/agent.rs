@@ -65,6 +65,11 @@ impl Agent {
         self.folder.join("run")
     }
 
+    /// Folder of the last state of the control plane.
+    pub fn state_dir(&self) -> PathBuf {
+        self.folder.join("state")
+    }
+
     /// Puts `yaml` in the place of the configuration file, by a rename, as a careful writer does.
     pub fn configure(&self, yaml: &str) -> Result<()> {
         let next = self.folder.join("mesh.yaml.next");
@@ -101,7 +106,7 @@ impl Agent {
             ("--pin-dir", self.pins.display().to_string()),
             ("--run-dir", self.run_dir().display().to_string()),
             ("--http", HTTP.to_owned()),
-            ("--state-dir", self.folder.join("state").display().to_string()),
+            ("--state-dir", self.state_dir().display().to_string()),
             ("--node-name", self.name()),
         ];
         let mut arguments = vec!["run".to_owned()];

@@ -8,6 +8,12 @@
 //! ratio of two measurements of the same thing, which is what the machine's noise makes of 1.
 
 mod connect_hook;
+mod control_agents;
+mod control_fanout;
+mod control_lab;
+mod control_push;
+mod control_registrations;
+mod control_scale;
 mod distribution;
 mod established;
 mod exchange;
@@ -90,6 +96,14 @@ enum Case {
     MeterMemory,
     /// A list of 200,000 connections.
     Listing,
+    /// From an acknowledged write to the kernel of a node, with 100 agents connected.
+    ControlPush,
+    /// One change to 1,000 agents.
+    ControlFanout,
+    /// A control plane and an agent with 10,000 services and 100,000 endpoints.
+    ControlScale,
+    /// Registrations per second, and the end of a lease.
+    ControlRegistrations,
 }
 
 /// What every case is given.
@@ -125,6 +139,10 @@ impl Case {
             Self::MeterStreams => meter_streams::run(run),
             Self::MeterMemory => meter_memory::run(run),
             Self::Listing => listing::run(run),
+            Self::ControlPush => control_push::run(run),
+            Self::ControlFanout => control_fanout::run(run),
+            Self::ControlScale => control_scale::run(run),
+            Self::ControlRegistrations => control_registrations::run(run),
         }
     }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Certificates for tests: an authority of its own and one leaf, as PEM files in a folder of the caller.
+//! Certificates for tests: an authority of its own and leaves, as PEM files in a folder of the caller.
 
 use std::{
     fs,
@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, SanType};
 
 /// Paths of what was generated.
 #[derive(Clone, Debug)]
@@ -20,29 +20,61 @@ pub struct Certificates {
     pub key: PathBuf,
 }
 
+/// An authority, and the folder for what it signs.
+#[derive(Debug)]
+pub struct Authority {
+    folder: PathBuf,
+    issuer: CertifiedIssuer<'static, KeyPair>,
+    ca: PathBuf,
+}
+
+impl Authority {
+    /// A new one, whose files in `folder` begin with `prefix`.
+    pub fn new(folder: &Path, prefix: &str) -> Result<Self> {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params
+            .distinguished_name
+            .push(DnType::CommonName, format!("{prefix}nodemesh test authority"));
+        let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate()?)?;
+        Ok(Self {
+            ca: write(folder, &format!("{prefix}ca.pem"), &issuer.pem())?,
+            folder: folder.to_owned(),
+            issuer,
+        })
+    }
+
+    /// A leaf of the common name `name` for `names`, each a URI, an IP address or a DNS name; its files begin with `prefix`.
+    pub fn leaf<S: AsRef<str>>(&self, prefix: &str, name: &str, names: &[S]) -> Result<Certificates> {
+        let names = names.iter().map(|name| name.as_ref().to_owned());
+        let (uris, names): (Vec<String>, Vec<String>) = names.partition(|name| name.contains("://"));
+        let mut params = CertificateParams::new(names)?;
+        for uri in uris {
+            params.subject_alt_names.push(SanType::URI(uri.try_into()?));
+        }
+        params.distinguished_name.remove(DnType::CommonName);
+        params.distinguished_name.push(DnType::CommonName, name);
+        let key = KeyPair::generate()?;
+        let leaf = params.signed_by(&key, &self.issuer)?;
+        Ok(Certificates {
+            ca: self.ca.clone(),
+            cert: write(&self.folder, &format!("{prefix}cert.pem"), &leaf.pem())?,
+            key: write(&self.folder, &format!("{prefix}key.pem"), &key.serialize_pem())?,
+        })
+    }
+}
+
+fn write(folder: &Path, name: &str, pem: &str) -> Result<PathBuf> {
+    let path = folder.join(name);
+    fs::write(&path, pem)
+        .with_context(|| format!("write {}", path.display()))
+        .map(|()| path)
+}
+
 impl Certificates {
     /// Generates an authority and a leaf for `names`, each an IP address or a DNS name, into `folder`.
     pub fn generate<S: AsRef<str>>(folder: &Path, names: &[S]) -> Result<Self> {
-        let mut authority = CertificateParams::default();
-        authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        authority
-            .distinguished_name
-            .push(DnType::CommonName, "nodemesh test authority");
-        let issuer = CertifiedIssuer::self_signed(authority, KeyPair::generate()?)?;
-        let names: Vec<String> = names.iter().map(|name| name.as_ref().to_owned()).collect();
-        let key = KeyPair::generate()?;
-        let leaf = CertificateParams::new(names)?.signed_by(&key, &issuer)?;
-        let write = |name: &str, pem: String| {
-            let path = folder.join(name);
-            fs::write(&path, pem)
-                .with_context(|| format!("write {}", path.display()))
-                .map(|()| path)
-        };
-        Ok(Self {
-            ca: write("ca.pem", issuer.pem())?,
-            cert: write("cert.pem", leaf.pem())?,
-            key: write("key.pem", key.serialize_pem())?,
-        })
+        Authority::new(folder, "")?.leaf("", "nodemesh test server", names)
     }
 
     /// The flags of `model-server`.

@@ -50,6 +50,27 @@ impl ControlPlane {
 
     /// Starts it with more `flags` and waits until it is ready. Plaintext, unless `flags` say otherwise.
     pub fn start(&mut self, flags: &[&str]) -> Result<()> {
+        self.start_through(&[], flags)
+    }
+
+    /// The same, started by another program: `wrapper` is its command line, to which that of the control plane is added.
+    pub fn start_through(&mut self, wrapper: &[&str], flags: &[&str]) -> Result<()> {
+        let process = self.launch(wrapper, flags)?;
+        process.wait_for_log(|line| line.contains(" ready"))?;
+        self.process = Some(process);
+        Ok(())
+    }
+
+    /// The same; the caller sees to what becomes of it.
+    pub fn launch(&self, wrapper: &[&str], flags: &[&str]) -> Result<Process> {
+        let mut command: Vec<String> = wrapper.iter().map(|&word| word.to_owned()).collect();
+        command.push(binary("nodemesh-control").display().to_string());
+        command.extend(self.arguments(flags));
+        Process::spawn(&self.pod.place(), Path::new(&command[0]), &command[1..])
+    }
+
+    /// Its command line; what `flags` names takes the place of its own.
+    fn arguments(&self, flags: &[&str]) -> Vec<String> {
         let address = |port| SocketAddr::new(self.ip(), port).to_string();
         let own = [
             ("--listen", address(GRPC_PORT)),
@@ -67,10 +88,7 @@ impl ControlPlane {
             arguments.push("--insecure".to_owned());
         }
         arguments.extend(flags.iter().map(|&flag| flag.to_owned()));
-        let process = Process::spawn(&self.pod.place(), &binary("nodemesh-control"), &arguments)?;
-        process.wait_for_log(|line| line.contains(" ready"))?;
-        self.process = Some(process);
-        Ok(())
+        arguments
     }
 
     /// The file of its store.
@@ -86,6 +104,11 @@ impl ControlPlane {
     /// Its process; panics if it was not started.
     pub fn process(&self) -> &Process {
         self.process.as_ref().expect("the control plane was started")
+    }
+
+    /// Whether it has ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        self.process.as_mut().is_none_or(Process::has_ended)
     }
 
     /// Ends it by SIGKILL and waits.
@@ -105,6 +128,11 @@ impl ControlPlane {
     /// Its address.
     pub fn ip(&self) -> IpAddr {
         self.pod.v4()
+    }
+
+    /// Where it runs.
+    pub fn pod(&self) -> &Pod {
+        &self.pod
     }
 
     /// Its network namespace.
@@ -133,8 +161,12 @@ impl ControlPlane {
 
     /// The same, with `input` on standard input.
     pub fn cli_with(&self, arguments: &[&str], input: &str) -> Output {
+        self.cli_as(&self.flags(), arguments, input)
+    }
+
+    /// The same, with `flags` that say how the control plane is reached.
+    pub fn cli_as(&self, flags: &[String], arguments: &[&str], input: &str) -> Output {
         let (verb, rest) = arguments.split_first().expect("a verb");
-        let flags = self.flags();
         let run = || -> Result<Output> {
             let mut child = Command::new(binary("nodemesh"))
                 .arg(verb)

@@ -1,19 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The demo: clients of a virtual address, model servers of unequal speed on two nodes, and what becomes of the traffic
-//! when a server dies, joins, leaves, and freezes.
+//! The demo: clients of a virtual address, model servers of unequal speed that register themselves at a control plane, two nodes,
+//! and what becomes of the traffic when the control plane dies and returns, and a server dies, joins, leaves, and freezes.
 //!
 //! ```text
-//! stage (nodes, agents, servers, clients) ─► story, wedge (what happens) ─► watch (kernel, clients, servers) ─► screen
-//!                                                       └───────────────► summary, verdict (expectations and their numbers)
+//! roles ─► stage (nodes, control plane, servers, clients) ─► script, story, wedge (what happens) ─► kernels, watch ─► screen
+//!                                                                   └─► facts, fleet ─► summary, verdict (expectations)
 //! ```
-//! Used by the binary `demo`. Invariant: every number on the screen was read from the agents' CLI and API, from a client's report or
-//! from a server's own answer; none is computed from what the demo did.
+//! Used by the binary `demo`. Invariant: every number on the screen was read from the CLI and the agents' API, from a client's report
+//! or from a server's own answer; none is computed from what the demo did.
 
 mod client;
+mod facts;
+mod fleet;
+mod kernels;
 mod latency;
 mod mesh;
+mod picture;
 mod replica;
+mod roles;
 mod screen;
+mod script;
 mod squatters;
 mod stage;
 mod story;
@@ -34,12 +40,12 @@ use story::Story;
 /// Exit code of a program that was ended by Ctrl-C.
 const EXIT_INTERRUPTED: u8 = 130;
 
-/// Watch connections to one model service while its replicas come and go.
+/// Watch connections to one model service while its replicas come and go and its control plane restarts.
 #[derive(Clone, Debug, clap::Parser)]
 #[command(name = "demo", bin_name = "cargo xtask demo")]
 pub struct Options {
     /// How long it takes; everything that happens is scaled to it.
-    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(20..=600))]
+    #[arg(long, default_value_t = 34, value_parser = clap::value_parser!(u32).range(30..=600))]
     seconds: u32,
     /// Append lines instead of redrawing the table in place [default: if the output is no terminal].
     #[arg(long)]
@@ -63,14 +69,15 @@ pub fn run(options: &Options) -> Result<ExitCode> {
 }
 
 fn perform(options: &Options, interrupt: &Interrupt, screen: &mut Screen) -> Result<bool> {
-    let timing = story::Timing::new(options.seconds);
-    screen.say(&stage::picture(timing));
-    let mut stage = Stage::build(interrupt)?;
+    let timing = script::Timing::new(options.seconds);
+    screen.say(&picture::picture(timing));
+    let mut stage = Stage::build(interrupt, screen)?;
     let facts = Story::new(&mut stage, timing, interrupt, screen)?.play()?;
     screen.settle();
     screen.say(&summary::text(&stage, &facts));
     let wedged = wedge::play(&stage, interrupt, screen)?;
-    let verdict = verdict::judge(&stage, &facts, &wedged);
+    let fleet = fleet::show(&stage.control, interrupt, screen)?;
+    let verdict = verdict::judge(&stage, &facts, &wedged, &fleet);
     screen.say(&verdict.to_string());
     Ok(verdict.all_hold())
 }

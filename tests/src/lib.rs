@@ -14,6 +14,7 @@ pub mod cgroup;
 pub mod control;
 pub mod demo;
 mod errno;
+pub mod etcd;
 pub mod eventually;
 mod file_limit;
 mod interrupt;

@@ -114,78 +114,55 @@ fn addresses(pod: &Pod) -> Value {
     json!({"cidrs": [format!("{}/32", pod.v4()), format!("{}/128", pod.v6())]})
 }
 
+/// A service's policy, and what chat, batch and the stranger meet where the default denies.
+type Case = (&'static str, AccessPolicy, [&'static str; 3]);
+
+fn allows(name: &'static str, from: Value, expected: [&'static str; 3]) -> Case {
+    (name, AccessPolicy::of(name).rule("allow", [from]), expected)
+}
+
+/// A rule about one field each.
+fn sources(scene: &Scene) -> Vec<Case> {
+    let identity = json!({"identities": ["spiffe://example.org/ns/apps/*"]});
+    let both = json!({"workloads": ["chat"], "labels": {"app": "batch"}});
+    vec![
+        allows("name", json!({"workloads": ["chat"]}), [IN, DENIED, DENIED]),
+        allows("namespace", json!({"namespaces": ["app*"]}), [IN, IN, DENIED]),
+        allows("identity", identity, [IN, DENIED, DENIED]),
+        allows("label", json!({"labels": {"app": "batch"}}), [DENIED, IN, DENIED]),
+        allows("all-of-an-entry", both, [DENIED; 3]),
+        allows("unknown", json!({"unknown": true}), [DENIED, DENIED, IN]),
+        allows(
+            "range-of-chat",
+            addresses(&scene.bed.client),
+            [IN, DENIED, SILENCE],
+        ),
+        allows(
+            "range-of-stranger",
+            addresses(&scene.stranger),
+            [DENIED, DENIED, IN],
+        ),
+    ]
+}
+
+/// Rules about everybody.
+fn actions() -> Vec<Case> {
+    let policy = AccessPolicy::of;
+    let deny_wins = policy("deny-wins").rule("deny", [json!({"workloads": ["batch-*"]})]);
+    let other_port = policy("other-port").rule_for("allow", [], &[9]);
+    vec![
+        ("nobody", policy("nobody").rule("deny", []), [DENIED; 3]),
+        ("deny-wins", deny_wins.rule("allow", []), [IN, DENIED, IN]),
+        ("audit", policy("audit").rule("audit", []), [IN; 3]),
+        ("other-port", other_port, [DENIED; 3]),
+        ("port", policy("port").rule_for("allow", [], &[8000]), [IN; 3]),
+    ]
+}
+
 #[test]
 fn each_kind_of_source_is_told_apart() {
     let mut scene = Scene::new();
-    let allow = |name: &str, from: Value| AccessPolicy::of(name).rule("allow", [from]);
-    let cases: Vec<(&str, AccessPolicy, [&str; 3])> = vec![
-        ("nobody", AccessPolicy::of("nobody").rule("deny", []), [DENIED; 3]),
-        (
-            "name",
-            allow("name", json!({"workloads": ["chat"]})),
-            [IN, DENIED, DENIED],
-        ),
-        (
-            "namespace",
-            allow("namespace", json!({"namespaces": ["app*"]})),
-            [IN, IN, DENIED],
-        ),
-        (
-            "identity",
-            allow(
-                "identity",
-                json!({"identities": ["spiffe://example.org/ns/apps/*"]}),
-            ),
-            [IN, DENIED, DENIED],
-        ),
-        (
-            "label",
-            allow("label", json!({"labels": {"app": "batch"}})),
-            [DENIED, IN, DENIED],
-        ),
-        (
-            "all-of-an-entry",
-            allow(
-                "all-of-an-entry",
-                json!({"workloads": ["chat"], "labels": {"app": "batch"}}),
-            ),
-            [DENIED; 3],
-        ),
-        (
-            "unknown",
-            allow("unknown", json!({"unknown": true})),
-            [DENIED, DENIED, IN],
-        ),
-        (
-            "range-of-chat",
-            allow("range-of-chat", addresses(&scene.bed.client)),
-            [IN, DENIED, SILENCE],
-        ),
-        (
-            "range-of-stranger",
-            allow("range-of-stranger", addresses(&scene.stranger)),
-            [DENIED, DENIED, IN],
-        ),
-        (
-            "deny-wins",
-            {
-                let policy = AccessPolicy::of("deny-wins").rule("deny", [json!({"workloads": ["batch-*"]})]);
-                policy.rule("allow", [])
-            },
-            [IN, DENIED, IN],
-        ),
-        ("audit", AccessPolicy::of("audit").rule("audit", []), [IN; 3]),
-        (
-            "other-port",
-            { AccessPolicy::of("other-port").rule_for("allow", [], &[9]) },
-            [DENIED; 3],
-        ),
-        (
-            "port",
-            { AccessPolicy::of("port").rule_for("allow", [], &[8000]) },
-            [IN; 3],
-        ),
-    ];
+    let cases = [sources(&scene), actions()].concat();
     let mut manifest = scene.workloads().and(AccessPolicy::of_all().default("deny"));
     // An endpoint that several services name demands what all of them demand: each has a replica of its own.
     scene.replicas.clear();

@@ -8,6 +8,7 @@ use nodemesh_e2e::{
     bed::{Bed, Family, Replica, connect, once},
     manifest::{Manifest, Policy, Service},
 };
+use serde_json::json;
 
 /// The service `echo` at both first addresses, with a backend of each family per replica.
 fn echo(replicas: &[Replica]) -> Manifest {
@@ -155,6 +156,13 @@ fn a_service_without_available_backends_refuses_at_once() {
     bed.assert_no_internal_error();
 }
 
+/// A policy that goes on with replicas that fail.
+fn persistent(service: &str) -> Policy {
+    Policy::of(service)
+        .algorithm("round-robin")
+        .set("outlierDetection", json!({"connectFailures": 0}))
+}
+
 #[test]
 fn a_socket_whose_connect_failed_may_try_again() {
     let mut bed = Bed::new();
@@ -165,9 +173,7 @@ fn a_socket_whose_connect_failed_may_try_again() {
         .fold(Manifest::default(), |manifest, family| {
             let service =
                 Service::new(name(family), family.vip(1)).to([dead(family), replicas[0].at(family)]);
-            manifest
-                .and(service)
-                .and(Policy::of(name(family)).algorithm("round-robin"))
+            manifest.and(service).and(persistent(name(family)))
         });
     let dead = Family::BOTH.map(dead);
     bed.start(&manifest, &[]);

@@ -135,6 +135,18 @@ impl Fleet {
     }
 }
 
+/// The last state that an agent keeps on disk.
+fn saved(agent: &Agent) -> String {
+    let files = std::fs::read_dir(agent.state_dir())
+        .into_iter()
+        .flatten()
+        .flatten();
+    let texts = files.filter_map(|file| std::fs::read(file.path()).ok());
+    texts
+        .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+        .collect()
+}
+
 /// A service on port 8000 whose replicas listen on 9000.
 fn selecting(name: &str) -> Value {
     json!({
@@ -187,8 +199,14 @@ fn nobody_notices_that_the_control_plane_restarts() {
     let _server = fleet.register("llama", "r0", 9000);
     fleet.wait_for_answers(llama, &["r0"]);
     let mistral = fleet.select("mistral");
-    eventually("both services", || fleet.services(1), |names| names.len() == 2);
-
+    for agent in &fleet.agents {
+        // A state is on disk a moment after it is in the kernel.
+        eventually(
+            "both services on disk",
+            || saved(agent),
+            |text| text.contains("mistral") && text.contains("r0"),
+        );
+    }
     // Connections go on all the time.
     let (place, is_over) = (fleet.client.place(), Arc::new(AtomicBool::new(false)));
     let is_over_too = Arc::clone(&is_over);

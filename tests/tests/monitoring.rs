@@ -39,8 +39,14 @@ fn served() -> BTreeSet<String> {
 fn rules_are_valid_and_do_what_they_are_tested_for() {
     let folder = deployed("prometheus");
     for arguments in [
-        &["check", "rules", "alerts.yaml", "recording.yaml"][..],
-        &["test", "rules", "alerts_test.yaml"],
+        &[
+            "check",
+            "rules",
+            "alerts.yaml",
+            "recording.yaml",
+            "control-alerts.yaml",
+        ][..],
+        &["test", "rules", "alerts_test.yaml", "control-alerts_test.yaml"],
     ] {
         let output = promtool(&folder, arguments, "").unwrap();
         assert!(output.status.success(), "{arguments:?}: {}", said(&output));

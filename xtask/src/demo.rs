@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `cargo xtask demo`: a model service whose replicas die, join and leave, on two nodes made of network namespaces.
+//! `cargo xtask demo`: a model service whose replicas die, join and leave, its control plane and two nodes, made of network
+//! namespaces.
 //!
 //! The demo itself is `tests/src/demo.rs`; arguments are passed on as they are.
 
@@ -9,7 +10,8 @@ use anyhow::Result;
 
 use crate::release;
 
-/// Watch connections to a model service while its replicas come and go; `-- --help` lists the options.
+/// Watch connections to a model service while its replicas come and go and its control plane restarts; `-- --help` lists the
+/// options.
 #[derive(clap::Args)]
 pub(crate) struct Demo {
     /// Options of the demo: --seconds N, --plain.

@@ -21,7 +21,7 @@ use crate::{
 
 /// Where the programs look for each other.
 const BIN_DIR: &str = "NODEMESH_BIN_DIR";
-const PACKAGES: [&str; 2] = ["nodemesh-agent", workspace::E2E_PACKAGE];
+const PACKAGES: [&str; 3] = ["nodemesh-agent", "nodemesh-control", workspace::E2E_PACKAGE];
 
 /// Builds the agent and the test bed with optimisation, and returns the folder of the binaries.
 pub(crate) fn build() -> Result<PathBuf> {

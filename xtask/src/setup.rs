@@ -50,6 +50,8 @@ pub(crate) enum Scope {
     Kernel,
     /// To lint everything, kernel programs included.
     Lint,
+    /// To run the unit tests, those against a real etcd included.
+    UnitTests,
     /// To run the end-to-end tests: packages, real clients and servers, privileges, kernel.
     Tests,
 }
@@ -59,6 +61,7 @@ pub(crate) fn ensure(scope: Scope) -> Result<()> {
     let steps = match scope {
         Scope::Kernel => KERNEL.to_vec(),
         Scope::Lint => [KERNEL, LINT].concat(),
+        Scope::UnitTests => UNIT_TESTS.to_vec(),
         Scope::Tests => TESTS.to_vec(),
     };
     let missing = report(steps, Mode::Install, |outcome| {
@@ -103,6 +106,11 @@ const LINT: &[Step] = &[
         run: deny::step,
     },
 ];
+
+const UNIT_TESTS: &[Step] = &[Step {
+    name: "etcd",
+    run: etcd::step,
+}];
 
 const TESTS: &[Step] = &[
     Step {

@@ -72,6 +72,7 @@ impl Test {
     }
 
     fn unit_tests(&self, tally: &mut Tally) -> Result<()> {
+        setup::ensure(Scope::UnitTests)?;
         ebpf::build_object()?;
         let mut cargo = workspace::cargo_host("test")?;
         cargo.args(["--exclude", workspace::E2E_PACKAGE]);

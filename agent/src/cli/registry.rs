@@ -82,6 +82,10 @@ pub(super) fn explain(status: &Status) -> anyhow::Error {
             "the control plane does not offer this ({message}); is --control the address of a nodemesh-control of this version?"
         ),
         Code::Aborted => anyhow!("it was changed by somebody else in between: {message}; try again"),
+        _ if std::error::Error::source(status).is_some() => anyhow!(
+            "the connection to the control plane broke ({}); does the URL's scheme, http or https, fit?",
+            describe(status)
+        ),
         _ if message.is_empty() => anyhow!("the control plane answered {:?}", status.code()),
         _ => anyhow!("{message}"),
     }

@@ -307,9 +307,7 @@ impl Admission {
             .values()
             .filter_map(|frontend| frontend.access.as_ref())
             .collect();
-        self.assigned
-            .policies
-            .retain(|access, _| wanted.contains(access));
+        self.assigned.policies.retain(|access, _| wanted.contains(access));
         let used: Vec<u32> = self.assigned.policies.values().copied().collect();
         let free = (1..limits::POLICIES).filter(|id| self.policy_ids.is_out(*id) && !used.contains(id));
         for id in free.collect::<Vec<_>>() {

@@ -54,7 +54,7 @@ pub struct ControlStatus {
     pub connections: u64,
     /// Responses that were refused, in part or as a whole.
     pub nacks: u64,
-    /// What is refused at this time, at most [`MOST_LISTED`] and a line about the others.
+    /// What is refused at this time, at most `MOST_LISTED` and a line about the others.
     pub rejected: Complaints,
     /// Fields without effect, in the same way.
     pub unsupported: Complaints,

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! When what came is applied: as soon as the stream is quiet for a moment, so that a burst is one change. Pure.
 //!
-//! Invariant: a change is applied at the latest [`MOST`] after it came, however much follows it.
+//! Invariant: a change is applied at the latest `MOST` after it came, however much follows it.
 
 use std::time::{Duration, Instant};
 

@@ -21,9 +21,9 @@ use tracing::{debug, warn};
 use crate::source::{control::Saved, snapshot::SnapshotFile};
 
 /// Pause between two writes, at least.
-const PAUSE: Duration = Duration::from_millis(500);
-/// The pause is so many times as long as the write took: at most 5 % of the time is spent writing.
-const SHARE: u32 = 20;
+const PAUSE: Duration = Duration::from_millis(20);
+/// The pause is so many times as long as the write took: at most a fifth of the time is spent writing.
+const SHARE: u32 = 4;
 
 /// When the state was last written: seconds since the epoch, 0 for never.
 #[derive(Clone, Debug, Default)]

@@ -29,23 +29,31 @@ pub struct Live {
 }
 
 /// A family on its way to the text.
-struct Family {
-    encoded: MetricFamily,
+pub(super) struct Family {
+    pub(super) encoded: MetricFamily,
     is_counter: bool,
-    labels: &'static [&'static str],
+    pub(super) labels: &'static [&'static str],
 }
 
 impl Live {
     /// All metrics in Prometheus' text format.
     pub fn text(&self) -> prometheus::Result<String> {
         let mut families = self.metrics.registry.gather();
-        let state = self.sources.registry.state();
-        families.extend(resources::families(&state));
-        families.extend(nodes::families(&self.sources, &self.lag, Instant::now()));
-        families.extend(load::families(&self.sources.loads));
+        let groups = self.groups().into_iter().flat_map(|(_, families)| families);
+        families.extend(groups.map(MetricFamily::from));
         families.retain(|family| !family.get_metric().is_empty());
         families.sort_by(|a, b| a.name().cmp(b.name()));
         TextEncoder::new().encode_to_string(&families)
+    }
+
+    /// What is read at the moment, by what it is about.
+    pub(super) fn groups(&self) -> [(&'static str, Vec<Family>); 3] {
+        let state = self.sources.registry.state();
+        [
+            ("Resources", resources::families(&state)),
+            ("Nodes", nodes::families(&self.sources, &self.lag, Instant::now())),
+            ("Load", load::families(&self.sources.loads)),
+        ]
     }
 }
 

@@ -42,7 +42,8 @@ pub(crate) struct Cluster<'a> {
 
 impl<'a> Cluster<'a> {
     pub(crate) fn of(name: &'a str) -> Self {
-        let mut parts = name.split('/');
+        // As `nodemesh_proto::cluster_name` makes them.
+        let mut parts = name.strip_suffix("/udp").unwrap_or(name).split('/');
         if let (Some(namespace), Some(service), Some(port), None) =
             (parts.next(), parts.next(), parts.next(), parts.next())
             && let Ok(port) = port.parse::<u16>()

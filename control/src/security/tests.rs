@@ -88,7 +88,17 @@ fn callers_are_told_apart() {
     ] {
         assert_eq!(caller(&credentials, 999), expected, "{name}");
     }
+}
+
+#[test]
+fn certificates_end_and_do_not_make_up_for_a_wrong_token() {
+    let text = "identities: [{uri: spiffe://mesh/ops, role: admin}]";
+    let access = Access::parse(text).unwrap();
+    let caller = |credentials: &Credentials, seconds| {
+        access.caller(credentials, at(seconds)).map(|caller| caller.role)
+    };
     let expired = certificate(Some("spiffe://mesh/ops"), None);
+    assert_eq!(caller(&expired, 999), Ok(Role::Admin));
     assert_eq!(caller(&expired, 1001), Err(Refusal::ExpiredCertificate));
     let mut both = token("Bearer wrong");
     both.identity = certificate(Some("spiffe://mesh/ops"), None).identity;

@@ -141,6 +141,7 @@ impl Stream {
             nonce: self.nonce,
             revision,
             replaced: sent.replaced,
+            given_up: BTreeMap::new(),
             ticks: 0,
         });
         Some(Response {

@@ -56,6 +56,8 @@ pub(super) struct Outstanding {
     pub(super) revision: u64,
     /// What the reader had before of each name in the response, and has until it accepts the response.
     pub(super) replaced: BTreeMap<Name, Option<Arc<Resource>>>,
+    /// Held resources that the reader gave up before it saw the response, perhaps only to ask for them again before it sees it.
+    pub(super) given_up: BTreeMap<Name, Arc<Resource>>,
     pub(super) ticks: u32,
 }
 
@@ -180,6 +182,10 @@ impl Subscription {
     /// Adds a name. If it `is_owed`, the reader gets it even if it was sent before.
     pub(super) fn subscribe(&mut self, name: Name, is_owed: bool) {
         self.pending.entry(name.clone()).or_default().is_owed |= is_owed;
+        let outstanding = self.outstanding.as_mut();
+        if let Some(on_its_way) = outstanding.and_then(|outstanding| outstanding.given_up.remove(&name)) {
+            self.held.insert(name.clone(), on_its_way);
+        }
         self.names.insert(name);
     }
 
@@ -192,7 +198,12 @@ impl Subscription {
             self.pending.entry(name).or_default().is_owed = true;
         } else {
             self.pending.remove(&name);
-            self.held.remove(&name);
+            let held = self.held.remove(&name);
+            if let (Some(held), Some(outstanding)) = (held, &mut self.outstanding)
+                && outstanding.replaced.contains_key(&name)
+            {
+                outstanding.given_up.insert(name, held);
+            }
         }
     }
 
@@ -287,10 +298,10 @@ impl Subscription {
             let held = self.held.get(name)?;
             (self.seen.get(name) != Some(held)).then_some(held)
         });
-        let unanswered = self
-            .outstanding
-            .iter()
-            .flat_map(|outstanding| outstanding.replaced.values().flatten());
+        let unanswered = self.outstanding.iter().flat_map(|outstanding| {
+            let replaced = outstanding.replaced.values().flatten();
+            replaced.chain(outstanding.given_up.values())
+        });
         let rejected = self.rejected.values().map(|(kept, _)| kept);
         unsent.chain(unanswered).chain(rejected).map(Arc::as_ref)
     }

@@ -63,21 +63,19 @@ async fn call(channel: &Channel, path: &str, authorization: Option<&str>) -> Cod
 }
 
 /// Whether `code` comes from the gate.
-fn is_refused(code: Code) -> bool {
+pub fn is_refused(code: Code) -> bool {
     matches!(code, Code::PermissionDenied | Code::Unauthenticated)
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn every_method_is_for_its_roles_only() {
-    let (control, _files) = with_tokens(&ROLES).await;
-    let channel = control.channel().await;
+/// Who may call what.
+fn expected() -> BTreeMap<String, &'static [&'static str]> {
     let read = &ROLES[..];
     let write = &["admin", "editor"][..];
     let register = &["admin", "registrar"][..];
     let node = &["admin", "agent"][..];
     let registry = |method: &str| format!("/nodemesh.v1.Registry/{method}");
     let ads = |method: &str| format!("/envoy.service.discovery.v3.AggregatedDiscoveryService/{method}");
-    let expected = BTreeMap::from([
+    BTreeMap::from([
         (registry("Apply"), write),
         (registry("Delete"), write),
         (registry("Get"), read),
@@ -100,7 +98,14 @@ async fn every_method_is_for_its_roles_only() {
             "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo".to_owned(),
             &["admin"][..],
         ),
-    ]);
+    ])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_method_is_for_its_roles_only() {
+    let (control, _files) = with_tokens(&ROLES).await;
+    let channel = control.channel().await;
+    let expected = expected();
     for method in METHODS.iter().filter(|method| !method.path.is_empty()) {
         assert!(
             expected.contains_key(method.path),

@@ -103,8 +103,8 @@ async fn backends(control: &Control, namespace: &str, service: &str) -> Vec<Back
     client.backends(request).await.unwrap().into_inner().backends
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_load_of_all_nodes_is_added_up() {
+/// Two nodes that reported: the first of both backends, the second of one.
+async fn two_nodes() -> (Control, [Reporter; 2]) {
     let control = Control::start(&["--report-interval", "3s"]).await;
     let request = ApplyRequest {
         resource: workload("w-0", "llama", "10.0.0.1").to_string(),
@@ -137,6 +137,12 @@ async fn the_load_of_all_nodes_is_added_up() {
             .is_some_and(|backend| backend.nodes == 2)
     })
     .await;
+    (control, nodes)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_load_of_all_nodes_is_added_up() {
+    let (control, _nodes) = two_nodes().await;
     let expected = BackendLoad {
         namespace: "models".to_owned(),
         service: "llama".to_owned(),
@@ -165,7 +171,11 @@ async fn the_load_of_all_nodes_is_added_up() {
     };
     assert_eq!(control.metric(&series("backend_in_flight")).await, Some(9.0));
     assert_eq!(control.metric(&series("backend_ttft_seconds")).await, Some(1.0));
+}
 
+#[tokio::test(flavor = "multi_thread")]
+async fn load_goes_with_its_node_and_counters_stay() {
+    let (control, nodes) = two_nodes().await;
     let [first, second] = nodes;
     drop(second);
     eventually("the load of a node goes with it", || async {

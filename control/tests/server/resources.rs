@@ -134,6 +134,16 @@ async fn each_mistake_has_its_code() {
     for field in ["metadata.name", "spec.addresses", "spec.ports"] {
         assert!(status.message().contains(field), "{field} in {status}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn names_that_do_not_fit_have_their_codes() {
+    let control = Control::start(&[]).await;
+    let mut client = control.registry().await;
+    let first = apply(&mut client, &service("llama", &["10.96.0.1"]), "")
+        .await
+        .unwrap();
+    let other = format!("{}000", first.entry.unwrap().version);
     for (request, code) in [
         (get("Service", "models", "x"), Code::NotFound),
         (get("Gadget", "", "x"), Code::InvalidArgument),

@@ -8,6 +8,11 @@ use std::fmt;
 pub(super) struct Series(Vec<f64>);
 
 impl Series {
+    /// How many.
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// Adds the result of a round.
     pub(super) fn push(&mut self, value: f64) {
         self.0.push(value);
@@ -22,6 +27,20 @@ impl Series {
             (len, middle) if len % 2 == 1 => sorted[middle],
             (_, middle) => f64::midpoint(sorted[middle - 1], sorted[middle]),
         }
+    }
+
+    /// The number that `share` of all are not above; NaN without any.
+    pub(super) fn quantile(&self, share: f64) -> f64 {
+        let mut sorted = self.0.clone();
+        sorted.sort_by(f64::total_cmp);
+        let is_enough = |rank: &usize| *rank as f64 >= share * sorted.len() as f64;
+        let rank = (1..=sorted.len()).find(is_enough);
+        rank.map_or(f64::NAN, |rank| sorted[rank - 1])
+    }
+
+    /// The largest; NaN without any.
+    pub(super) fn largest(&self) -> f64 {
+        self.quantile(1.0)
     }
 
     /// Smallest and largest.
@@ -91,6 +110,15 @@ mod tests {
         assert!((median(&[3.0, 1.0, 2.0]) - 2.0).abs() < 1e-12);
         assert!((median(&[4.0, 1.0, 2.0, 3.0]) - 2.5).abs() < 1e-12);
         assert!(median(&[]).is_nan());
+    }
+
+    #[test]
+    fn quantiles_are_numbers_of_the_series() {
+        let series: Series = (1..=200).map(f64::from).collect();
+        for (share, expected) in [(0.5, 100.0), (0.99, 198.0), (1.0, 200.0), (0.0, 1.0)] {
+            assert!((series.quantile(share) - expected).abs() < 1e-12, "{share}");
+        }
+        assert!(Series::default().quantile(0.5).is_nan());
     }
 
     #[test]

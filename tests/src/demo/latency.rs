@@ -56,11 +56,20 @@ pub(super) struct Bounds {
 }
 
 impl Counted {
-    /// Adds what was counted for one address of the replica.
-    pub(super) fn add(&mut self, row: &Traffic) {
-        self.in_flight += row.requests_in_flight;
-        add(&mut self.first, &row.time_to_first_token);
-        add(&mut self.gap, &row.inter_token_latency);
+    /// What was counted for one address of the replica.
+    pub(super) fn of(row: &Traffic) -> Self {
+        Self {
+            in_flight: row.requests_in_flight,
+            first: row.time_to_first_token.clone(),
+            gap: row.inter_token_latency.clone(),
+        }
+    }
+
+    /// Adds what was counted for another address of the replica.
+    pub(super) fn add(&mut self, more: &Self) {
+        self.in_flight += more.in_flight;
+        add(&mut self.first, &more.first);
+        add(&mut self.gap, &more.gap);
     }
 
     /// What was counted since `before`.
@@ -72,7 +81,7 @@ impl Counted {
             now.counts
                 .iter_mut()
                 .zip(earlier)
-                .for_each(|(now, before)| *now -= before);
+                .for_each(|(now, before)| *now = now.saturating_sub(*before));
         }
         since
     }

@@ -1,17 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The service of the demo as YAML, the same for every node: what an operator would write.
+//! The service of the demo and its policy as YAML: all that an operator writes, once.
+//!
+//! Invariant: no replica is named here; the selector finds those that register themselves.
 
 use std::{
-    fmt::Write as _,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    time::Duration,
 };
 
-use super::replica::Replica;
+use super::replica;
 
 /// Model of the service.
 pub(super) const MODEL: &str = "llama-3.1-8b";
 /// Name of the service, as the CLI shows it.
 pub(super) const SERVICE: &str = "models/llama";
+/// Namespace of the service and of its replicas.
+pub(super) const NAMESPACE: &str = "models";
+/// Label of the replicas, as a flag of `nodemesh register`.
+pub(super) const LABEL: &str = "app=llama";
+/// How long a replica's registration outlives it.
+pub(super) const LEASE: Duration = Duration::from_secs(3);
 /// Port of the service. No process listens on it.
 pub(super) const PORT: u16 = 8000;
 /// Addresses of the service. No interface has them.
@@ -25,42 +33,26 @@ pub(super) fn service_address(index: usize) -> SocketAddr {
     SocketAddr::new(VIRTUAL[index], PORT)
 }
 
-/// The service with the replicas that it lists.
-pub(super) fn manifest(replicas: &[Replica]) -> String {
+/// What is applied.
+pub(super) fn manifest() -> String {
     let [v4, v6] = VIRTUAL;
-    let mut yaml = format!(
+    let target = replica::PORT;
+    format!(
         "apiVersion: nodemesh.io/v1alpha1
 kind: Service
-metadata: {{name: llama, namespace: models}}
+metadata: {{name: llama, namespace: {NAMESPACE}}}
 spec:
   model: {MODEL}
   addresses: [\"{v4}\", \"{v6}\"]
-  ports: [{{port: {PORT}}}]
-  backends:
-"
-    );
-    for replica in replicas {
-        let Some(state) = replica.listed else { continue };
-        for address in replica.addresses() {
-            let _ = writeln!(
-                yaml,
-                "  - {{address: \"{}\", port: {}, state: {}}} # {}",
-                address.ip(),
-                address.port(),
-                state.word(),
-                replica.cast.name
-            );
-        }
-    }
-    yaml.push_str(
-        "---
+  ports: [{{port: {PORT}, targetPort: {target}}}]
+  selector: {{app: llama}}
+---
 apiVersion: nodemesh.io/v1alpha1
 kind: TrafficPolicy
-metadata: {name: llama, namespace: models}
+metadata: {{name: llama, namespace: {NAMESPACE}}}
 spec:
-  targetRef: {kind: Service, name: llama}
-  loadBalancer: {algorithm: least-request}
-",
-    );
-    yaml
+  targetRef: {{kind: Service, name: llama}}
+  loadBalancer: {{algorithm: least-request}}
+"
+    )
 }

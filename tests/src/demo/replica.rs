@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A model server of the demo: where it runs, how fast it is, how the configuration lists it, and what it says itself.
+//! A model server of the demo, which registers itself: where it runs, how fast it is, and what it says itself.
+//!
+//! Invariant: server and registration are the two processes of one pod, and nothing else is in it.
 
 use std::{
+    fs,
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpStream},
     process::ExitStatus,
@@ -10,12 +13,13 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use nix::sys::signal::Signal;
-use nodemesh_agent::api::BackendState;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::mesh;
 use crate::{
-    process::Process,
+    control::ControlPlane,
+    process::{Process, binary},
     topology::{Node, Pod},
 };
 
@@ -23,6 +27,9 @@ use crate::{
 pub(super) const PORT: u16 = 9000;
 /// Port where they take orders and tell their load: no backend of the mesh, so that it is not metered.
 const CONTROL_PORT: u16 = 9001;
+/// The shortest and the longest that a registration waits for open requests: the former is more than the nodes' interval of reports.
+const DRAIN_SETTLE: &str = "1500ms";
+const DRAIN_TIMEOUT: &str = "4s";
 /// How long a server may take to tell its load.
 const PATIENCE: Duration = Duration::from_millis(300);
 
@@ -48,8 +55,7 @@ pub(super) struct Cast {
 #[derive(Debug)]
 pub(super) struct Replica {
     pub(super) cast: Cast,
-    /// As the configuration lists it; `None` if it does not.
-    pub(super) listed: Option<BackendState>,
+    /// `nodemesh register`, which runs the server.
     process: Option<Process>,
     pod: Pod,
 }
@@ -75,7 +81,6 @@ impl Replica {
     pub(super) fn new(cast: Cast, node: &Node) -> Result<Self> {
         Ok(Self {
             cast,
-            listed: None,
             process: None,
             pod: node.pod(cast.name)?,
         })
@@ -95,32 +100,45 @@ impl Replica {
         &self.pod
     }
 
-    /// Starts the server and waits until it listens.
-    pub(super) fn start(&mut self) -> Result<()> {
+    /// Starts the server, which registers itself, and waits until it listens.
+    pub(super) fn start(&mut self, control: &ControlPlane) -> Result<()> {
         let [v4, v6] = self.addresses();
         let Speed { prefill, token } = self.cast.speed;
-        let arguments = [
+        let mut arguments = vec!["register".to_owned()];
+        arguments.extend(control.flags());
+        arguments.extend([
+            format!("--namespace={}", mesh::NAMESPACE),
+            format!("--name={}", self.cast.name),
+            format!("--address={}", v4.ip()),
+            format!("--address={}", v6.ip()),
+            format!("--port={PORT}"),
+            format!("--label={}", mesh::LABEL),
+            format!("--ttl={}s", mesh::LEASE.as_secs()),
+            format!("--drain-settle={DRAIN_SETTLE}"),
+            format!("--drain-timeout={DRAIN_TIMEOUT}"),
+            "--".to_owned(),
+            binary("model-server").display().to_string(),
             format!("--listen={v4}"),
             format!("--listen={v6}"),
             format!("--listen-plain={}", self.control()),
             format!("--name={}", self.cast.name),
-            format!("--model={}", super::mesh::MODEL),
+            format!("--model={}", mesh::MODEL),
             format!("--prefill={prefill}ms"),
             format!("--inter-token={token}ms"),
-        ];
-        self.process = Some(self.pod.serve("model-server", &arguments)?);
+        ]);
+        self.process = Some(self.pod.serve("nodemesh", &arguments)?);
         Ok(())
     }
 
-    /// Kills the server, by SIGKILL.
+    /// Kills the server and its registration at once, by SIGKILL.
     pub(super) fn kill(&mut self) -> Result<()> {
         let mut process = self.process.take().context("the server runs")?;
-        process.signal(Signal::SIGKILL)?;
+        fs::write(self.pod.cgroup().join("cgroup.kill"), "1").context("kill the processes of a pod")?;
         process.wait()?;
         Ok(())
     }
 
-    /// Asks the server to end, as Kubernetes does.
+    /// Asks the registration to end, and so the server, as a service manager does.
     pub(super) fn terminate(&self) -> Result<()> {
         self.process
             .as_ref()

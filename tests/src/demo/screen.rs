@@ -11,9 +11,10 @@ use std::{
 use comfy_table::{CellAlignment, Table, presets};
 
 use super::{
+    kernels::{Listing, Metered},
     latency::{Bounds, Figures},
     replica::Replica,
-    stage::{Look, Metered},
+    stage::Look,
     watch::Watch,
 };
 
@@ -153,16 +154,19 @@ impl Frame<'_> {
             .server
             .since(&self.former_metered[index].server);
         let shown = |figures: Option<Figures>| figures.map_or_else(absent, |figures| figures.to_string());
-        let new = counts.total - former.total;
+        let new = counts.total.saturating_sub(former.total);
         let all: u64 = self
             .replicas
             .iter()
-            .map(|(index, _)| self.look.counts[*index].total - self.former.counts[*index].total)
+            .map(|(index, _)| {
+                let [now, before] = [self.look, self.former].map(|look| look.counts[*index].total);
+                now.saturating_sub(before)
+            })
             .sum();
         vec![
             replica.cast.name.to_owned(),
             format!("{}+{} ms", replica.cast.speed.prefill, replica.cast.speed.token),
-            state(replica),
+            state(replica, self.look.listings[index]),
             counts.active.to_string(),
             counts.total.to_string(),
             (new * 100)
@@ -182,9 +186,9 @@ impl Frame<'_> {
     }
 }
 
-/// As configured, and whether there is a process.
-fn state(replica: &Replica) -> String {
-    let listed = replica.listed.map_or("unlisted", |state| state.word());
+/// As the kernels list it, and whether there is a process.
+fn state(replica: &Replica, listing: Listing) -> String {
+    let listed = listing.word();
     if replica.runs() {
         listed.to_owned()
     } else {

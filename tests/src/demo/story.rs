@@ -1,24 +1,28 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What happens when: a replica is killed and taken out, one joins, one is drained and ends. Between these moments the story
+//! What happens: the control plane dies and returns, a replica is killed, one joins, one leaves. Between these moments the story
 //! looks at everything and draws the table.
 //!
-//! Invariant: whatever happens is said on the screen before the next row of the table.
+//! Invariant: it starts, kills and signals processes, and changes nothing else; whatever happens is said on the screen before the
+//! next row of the table.
 
 use std::{
-    fmt,
     process::ExitStatus,
     time::{Duration, Instant},
 };
 
 use anyhow::{Result, bail};
-use nodemesh_agent::api::BackendState;
 
 use super::{
     client::Client,
+    facts::{Census, Facts, Joined, Killed, Left, Restart, Seen},
+    kernels::Metered,
     latency::Bounds,
+    mesh,
     replica::Replica,
+    roles::{LEAVING, NEWCOMER, VICTIM},
     screen::{Frame, Screen},
-    stage::{LEAVING, Look, Metered, NEWCOMER, Stage, VICTIM},
+    script::{Moment, Timing},
+    stage::{Look, Stage},
     watch::Watch,
 };
 use crate::{eventually::pause, interrupt::Interrupt};
@@ -26,96 +30,9 @@ use crate::{eventually::pause, interrupt::Interrupt};
 /// Pause between two looks.
 const LOOK_INTERVAL: Duration = Duration::from_millis(30);
 /// How long to wait for something that should happen at once.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(10);
 /// How long the last streams may take.
 const LAST_STREAMS: Duration = Duration::from_secs(25);
-
-/// What happens, in order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Moment {
-    Kill,
-    TakeOut,
-    Join,
-    Drain,
-    Terminate,
-    End,
-}
-
-/// Seconds of a story of 30 seconds.
-const SCRIPT: [(Moment, f64, &str); 6] = [
-    (Moment::Kill, 8.0, "replica-2 is killed"),
-    (
-        Moment::TakeOut,
-        10.0,
-        "replica-2 is marked unhealthy in the configuration",
-    ),
-    (
-        Moment::Join,
-        14.0,
-        "replica-5 is started and added to the configuration",
-    ),
-    (Moment::Drain, 20.0, "replica-3 is marked draining"),
-    (Moment::Terminate, 22.5, "replica-3 is asked to end"),
-    (Moment::End, 28.0, "the clients start no more requests"),
-];
-const SCRIPT_SECONDS: f64 = 30.0;
-
-/// When everything happens.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Timing {
-    seconds: u32,
-}
-
-impl Timing {
-    /// A story of `seconds`.
-    pub(super) fn new(seconds: u32) -> Self {
-        Self { seconds }
-    }
-
-    /// Time of a moment since the beginning.
-    pub(super) fn of(self, moment: Moment) -> Duration {
-        let second = SCRIPT
-            .iter()
-            .find(|(other, ..)| *other == moment)
-            .map_or(SCRIPT_SECONDS, |(_, second, _)| *second);
-        Duration::from_secs_f64(second / SCRIPT_SECONDS * f64::from(self.seconds))
-    }
-}
-
-impl fmt::Display for Timing {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut lines = vec!["   0.0 s  steady traffic".to_owned()];
-        for (moment, _, what) in SCRIPT {
-            lines.push(format!("  {:>4.1} s  {what}", self.of(moment).as_secs_f64()));
-        }
-        f.write_str(&lines.join("\n"))
-    }
-}
-
-/// What the verdict is about. `Look`s are in the order of the replicas.
-#[derive(Clone, Debug)]
-pub(super) struct Facts {
-    /// Who listened where nobody should.
-    pub(super) squatters: Vec<String>,
-    pub(super) killed_at: Instant,
-    pub(super) before_kill: (Look, Watch),
-    /// When the last kernel followed, and the counts then.
-    pub(super) taken_out: (Instant, Look),
-    /// From the edit to the first connection.
-    pub(super) joined_after: Option<Duration>,
-    /// From the edit to the last kernel's new configuration.
-    pub(super) joined_applied: Duration,
-    /// When the replica was drained in every kernel.
-    pub(super) drained: (Instant, Look),
-    /// Exit of the drained server and what it said; `None` if it did not end.
-    pub(super) left: Option<(ExitStatus, Vec<String>)>,
-    /// After the last stream.
-    pub(super) at_end: Look,
-    pub(super) heard: Watch,
-    /// What the kernels measured then.
-    pub(super) metered: (Vec<Metered>, Bounds),
-    pub(super) ended_at: Instant,
-}
 
 /// The story in progress.
 pub(super) struct Story<'a> {
@@ -125,8 +42,10 @@ pub(super) struct Story<'a> {
     screen: &'a mut Screen,
     began: Instant,
     look: Look,
+    metered: (Vec<Metered>, Bounds),
     heard: Watch,
-    left: Option<(ExitStatus, Vec<String>)>,
+    /// When and how the replica that leaves has ended.
+    ended: Option<(Instant, ExitStatus, Vec<String>)>,
     row: Row,
 }
 
@@ -147,13 +66,14 @@ impl<'a> Story<'a> {
         screen: &'a mut Screen,
     ) -> Result<Self> {
         let look = stage.look()?;
+        let metered = stage.measure()?;
         stage.start_clients(timing.of(Moment::End))?;
         let began = Instant::now();
         let heard = Watch::default();
         let row = Row {
             at: began,
             look: look.clone(),
-            metered: stage.metered()?.0,
+            metered: metered.0.clone(),
             heard: heard.clone(),
         };
         Ok(Self {
@@ -163,8 +83,9 @@ impl<'a> Story<'a> {
             screen,
             began,
             look,
+            metered,
             heard,
-            left: None,
+            ended: None,
             row,
         })
     }
@@ -173,110 +94,153 @@ impl<'a> Story<'a> {
     pub(super) fn play(mut self) -> Result<Facts> {
         let squatters = self.stage.squatters()?;
         self.tell("clients stream from all four replicas");
-        self.until(Moment::Kill)?;
-        let (killed_at, before_kill) = self.kill()?;
-        self.until(Moment::TakeOut)?;
-        let taken_out = self.take_out()?;
+        self.until(Moment::ControlDies)?;
+        let restart = self.restart()?;
+        let killed = self.kill()?;
         self.until(Moment::Join)?;
-        let (joined_after, joined_applied) = self.join()?;
-        self.until(Moment::Drain)?;
-        let drained = self.drain()?;
-        self.until(Moment::Terminate)?;
-        self.terminate()?;
+        let joined = self.join()?;
+        self.until(Moment::Leave)?;
+        let (asked, drained) = self.leave()?;
         self.until(Moment::End)?;
         self.tell("the clients start no more requests and finish those that are open");
         self.finish()?;
-        let ended_at = Instant::now();
+        let ended = self.ended;
         Ok(Facts {
             squatters,
-            killed_at,
-            before_kill,
-            taken_out,
-            joined_after,
-            joined_applied,
-            drained,
-            left: self.left,
+            restart,
+            killed,
+            joined,
+            left: Left {
+                asked,
+                drained,
+                ended,
+            },
             at_end: self.look,
-            metered: self.stage.metered()?,
             heard: self.heard,
-            ended_at,
+            metered: self.metered,
         })
     }
 
-    fn kill(&mut self) -> Result<(Instant, (Look, Watch))> {
-        self.observe()?;
-        let before = (self.look.clone(), self.heard.clone());
-        let killed_at = Instant::now();
-        self.stage.replicas[VICTIM].kill()?;
-        let open = before.0.counts[VICTIM].active;
-        self.tell(&format!(
-            "replica-2 is killed: about {open} streams break. The agents are not told, so connect() still leads some \
-             clients there,\n         who are refused at once; a dead replica has no connections and looks idle"
-        ));
-        Ok((killed_at, before))
-    }
-
-    fn take_out(&mut self) -> Result<(Instant, Look)> {
-        let failed = self.heard.failures();
-        let (edited, applied) = self.list(VICTIM, BackendState::Unhealthy)?;
-        self.observe()?;
-        self.tell(&format!(
-            "the configuration now says that replica-2 is unhealthy, and both kernels follow within {} ms; {failed} requests \
-             had failed",
-            (applied - edited).as_millis()
-        ));
-        Ok((applied, self.look.clone()))
-    }
-
-    fn join(&mut self) -> Result<(Option<Duration>, Duration)> {
-        self.stage.replicas[NEWCOMER].start()?;
-        let (edited, applied) = self.list(NEWCOMER, BackendState::Active)?;
-        let deadline = applied + PATIENCE;
-        while self.look.counts[NEWCOMER].total == 0 && Instant::now() < deadline {
+    /// The control plane dies and returns; goes on until the next change.
+    fn restart(&mut self) -> Result<Restart> {
+        let before = self.seen()?;
+        let killed = Instant::now();
+        self.stage.control.kill()?;
+        self.tell(
+            "the control plane is killed; the kernels have what they need, and streams and new connections go on",
+        );
+        let mut census = Census::default();
+        self.take(&mut census, Moment::ControlReturns)?;
+        self.stage.control.start(&[])?;
+        let ready = Instant::now();
+        let mut is_followed = false;
+        while !is_followed && ready.elapsed() < PATIENCE {
             self.observe()?;
+            census.add(&self.look);
+            is_followed = self.stage.all_follow()?;
         }
-        let first = self.first_connection(edited)?;
-        let when = first.map_or("no connection yet".to_owned(), |first| {
-            format!(
-                "its first connection came {} ms after the edit",
-                first.as_millis()
-            )
-        });
-        self.tell(&format!("replica-5 is started and listed; {when}"));
-        Ok((first, applied - edited))
+        let followed = is_followed.then(|| ready.elapsed());
+        let after = self.seen()?;
+        self.tell(&format!(
+            "it is ready again after {:.1} s on the same store, and {}; {} requests failed meanwhile",
+            (ready - killed).as_secs_f64(),
+            followed.map_or("an agent does not follow it".to_owned(), |followed| format!(
+                "both agents follow it {} ms later",
+                followed.as_millis()
+            )),
+            after.heard.failures() - before.heard.failures()
+        ));
+        self.take(&mut census, Moment::Kill)?;
+        Ok(Restart {
+            before,
+            after,
+            away: ready - killed,
+            followed,
+            census,
+        })
     }
 
-    /// Time from the edit to the newcomer's first connection: by the age that the kernel gives it if it is still open, by
+    /// Counts looks until a moment.
+    fn take(&mut self, census: &mut Census, until: Moment) -> Result<()> {
+        while self.began.elapsed() < self.timing.of(until) {
+            self.observe()?;
+            census.add(&self.look);
+        }
+        Ok(())
+    }
+
+    fn kill(&mut self) -> Result<Killed> {
+        let before = self.seen()?;
+        let at = Instant::now();
+        self.stage.replicas[VICTIM].kill()?;
+        self.tell(&format!(
+            "replica-2 and its registration are killed: about {} streams break. Nobody tells the control plane, so connect()\n         \
+             still leads some clients there, who are refused at once; a dead replica has no connections and looks idle",
+            before.look.counts[VICTIM].active
+        ));
+        let is_out = self.wait(|look| look.listings[VICTIM].is_nowhere())?;
+        let out = is_out.then(Instant::now);
+        let failed = self.heard.failures();
+        self.tell(&match out {
+            Some(out) => format!(
+                "its lease of {} s has run out, and no kernel leads anybody there any more, {:.2} s after the kill; {failed} \
+                 requests had failed",
+                mesh::LEASE.as_secs(),
+                (out - at).as_secs_f64()
+            ),
+            None => format!("a kernel still has replica-2; {failed} requests have failed"),
+        });
+        Ok(Killed { at, before, out })
+    }
+
+    fn join(&mut self) -> Result<Joined> {
+        self.stage.start_replica(NEWCOMER)?;
+        let listening = Instant::now();
+        let is_listed = self.wait(|look| look.listings[NEWCOMER].is_everywhere())?;
+        let listed = is_listed.then(|| listening.elapsed());
+        self.wait(|look| look.counts[NEWCOMER].total > 0)?;
+        let first = self.first_connection(listening)?;
+        let shown = |time: Option<Duration>| {
+            time.map_or("never".to_owned(), |time| format!("{} ms", time.as_millis()))
+        };
+        self.tell(&format!(
+            "replica-5 is started, and that is all; from when it listened it took {} until both kernels had it, and {} until its \
+             first connection",
+            shown(listed),
+            shown(first)
+        ));
+        Ok(Joined { listed, first })
+    }
+
+    /// Time from `since` to the newcomer's first connection: by the age that the kernel gives it if it is still open, by
     /// the look that found it counted otherwise.
-    fn first_connection(&self, edited: Instant) -> Result<Option<Duration>> {
+    fn first_connection(&self, since: Instant) -> Result<Option<Duration>> {
         if self.look.counts[NEWCOMER].total == 0 {
             return Ok(None);
         }
         let age = self.stage.age_of_first_connection(NEWCOMER)?.unwrap_or_default();
-        Ok(Some(edited.elapsed().saturating_sub(age)))
+        Ok(Some(since.elapsed().saturating_sub(age)))
     }
 
-    fn drain(&mut self) -> Result<(Instant, Look)> {
-        let (_, applied) = self.list(LEAVING, BackendState::Draining)?;
-        self.observe()?;
-        let open = self.look.counts[LEAVING].active;
-        self.tell(&format!(
-            "replica-3 is draining: its {open} open connections go on, new ones go elsewhere"
-        ));
-        Ok((applied, self.look.clone()))
-    }
-
-    fn terminate(&mut self) -> Result<()> {
+    fn leave(&mut self) -> Result<(Instant, Option<(Instant, Look)>)> {
+        let asked = Instant::now();
         self.stage.replicas[LEAVING].terminate()?;
+        let is_drained = self.wait(|look| look.listings[LEAVING].is_nowhere())?;
+        let at = Instant::now();
         let open = self.look.counts[LEAVING].active;
-        self.tell(&format!(
-            "replica-3 gets SIGTERM with {open} connections left, those of keep-alive clients: it answers what is open \
-             and closes them"
-        ));
-        Ok(())
+        self.tell(&if is_drained {
+            format!(
+                "replica-3's registration got SIGTERM: draining in both kernels {} ms later. Its {open} open connections go on, new \
+                 ones go elsewhere",
+                (at - asked).as_millis()
+            )
+        } else {
+            "replica-3's registration got SIGTERM, and a kernel still leads clients there".to_owned()
+        });
+        Ok((asked, is_drained.then(|| (at, self.look.clone()))))
     }
 
-    /// Waits for the last streams and for the kernel to have counted them down.
+    /// Waits for the last streams, for the kernel to have counted them down, and for the replica that leaves.
     fn finish(&mut self) -> Result<()> {
         let deadline = Instant::now() + LAST_STREAMS;
         while self.stage.clients.iter().any(|client| client.last.is_none()) {
@@ -288,16 +252,26 @@ impl<'a> Story<'a> {
         }
         let deadline = Instant::now() + PATIENCE;
         self.observe()?;
-        while self.look.counts.iter().any(|count| count.active > 0) && Instant::now() < deadline {
+        let is_open = |story: &Self| story.look.counts.iter().any(|count| count.active > 0);
+        while (is_open(self) || self.ended.is_none()) && Instant::now() < deadline {
             self.observe()?;
         }
-        self.draw()
+        self.draw();
+        Ok(())
     }
 
-    /// Changes how a replica is listed.
-    fn list(&mut self, replica: usize, state: BackendState) -> Result<(Instant, Instant)> {
-        self.stage.replicas[replica].listed = Some(state);
-        self.stage.edit()
+    /// Observes until a look `is_right`, and gives whether one was in time.
+    fn wait(&mut self, is_right: impl Fn(&Look) -> bool) -> Result<bool> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            self.observe()?;
+            if is_right(&self.look) {
+                return Ok(true);
+            }
+            if Instant::now() > deadline {
+                return Ok(false);
+            }
+        }
     }
 
     fn until(&mut self, moment: Moment) -> Result<()> {
@@ -307,10 +281,20 @@ impl<'a> Story<'a> {
         Ok(())
     }
 
+    /// What is so now.
+    fn seen(&mut self) -> Result<Seen> {
+        self.observe()?;
+        Ok(Seen {
+            look: self.look.clone(),
+            heard: self.heard.clone(),
+        })
+    }
+
     /// Looks at everything once, and draws if a row is due.
     fn observe(&mut self) -> Result<()> {
         self.interrupt.check()?;
         self.look = self.stage.look()?;
+        self.metered = self.stage.measure()?;
         for client in &mut self.stage.clients {
             for heard in client.listen()? {
                 self.heard.add(&heard);
@@ -321,21 +305,23 @@ impl<'a> Story<'a> {
                 self.row.heard.add_seen(&replica, &seen);
             }
         }
-        if let Some(ended) = self.stage.replicas[LEAVING].ended()? {
-            self.tell(&format!("replica-3 has ended: {}", ended.0));
-            self.left = Some(ended);
+        if let Some((status, said)) = self.stage.replicas[LEAVING].ended()? {
+            let lines: Vec<String> = said.iter().map(|line| format!("\n         {line}")).collect();
+            self.tell(&format!("replica-3 has ended: {status}{}", lines.concat()));
+            self.ended = Some((Instant::now(), status, said));
         }
         if self.row.at.elapsed() >= self.screen.row_interval() {
-            self.draw()?;
+            self.draw();
         }
         pause(LOOK_INTERVAL);
         Ok(())
     }
 
-    fn draw(&mut self) -> Result<()> {
-        let shown = |(_, replica): &(usize, &Replica)| replica.listed.is_some();
+    fn draw(&mut self) {
+        let shown =
+            |(index, replica): &(usize, &Replica)| replica.runs() || self.look.counts[*index].total > 0;
         let replicas = self.stage.replicas.iter().enumerate().filter(shown);
-        let (metered, bounds) = self.stage.metered()?;
+        let (metered, bounds) = &self.metered;
         self.screen.draw(&Frame {
             clock: self.began.elapsed(),
             elapsed: self.row.at.elapsed(),
@@ -343,18 +329,17 @@ impl<'a> Story<'a> {
             former: &self.row.look,
             look: &self.look,
             former_metered: &self.row.metered,
-            metered: &metered,
-            bounds: &bounds,
+            metered,
+            bounds,
             recent: &self.row.heard,
             heard: &self.heard,
         });
         self.row = Row {
             at: Instant::now(),
             look: self.look.clone(),
-            metered,
+            metered: metered.clone(),
             heard: Watch::default(),
         };
-        Ok(())
     }
 
     fn tell(&mut self, what: &str) {

@@ -3,7 +3,7 @@
 
 use comfy_table::{CellAlignment, Table, presets};
 
-use super::{latency::Figures, stage::Stage, story::Facts};
+use super::{facts::Facts, latency::Figures, stage::Stage};
 
 const HEADERS: [&str; 7] = [
     "REPLICA",

@@ -1,20 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What should have been seen, each with the numbers that were.
 //!
-//! Invariant: an expectation reads only what the kernel, the clients and the servers said.
+//! Invariant: an expectation reads only what the kernel, the clients, the servers and the control plane said.
 
-use std::{collections::BTreeMap, fmt, time::Duration};
+mod changes;
+
+use std::{collections::BTreeMap, fmt};
 
 use super::{
     client::Report,
+    facts::{Facts, Seen},
+    fleet::Fleet,
+    kernels::Counts,
     mesh,
-    stage::{FASTEST, LEAVING, NEWCOMER, SLOWEST, Stage, VICTIM},
-    story::Facts,
+    roles::{FASTEST, NEWCOMER, SLOWEST},
+    stage::Stage,
     wedge::{Stream, Wedged},
 };
-
-/// How soon a new replica has its first connection.
-const JOIN_LIMIT: Duration = Duration::from_secs(1);
 
 /// One expectation.
 struct Expectation {
@@ -52,7 +54,7 @@ impl fmt::Display for Verdict {
 }
 
 /// Judges what was seen.
-pub(super) fn judge(stage: &Stage, facts: &Facts, wedged: &Wedged) -> Verdict {
+pub(super) fn judge(stage: &Stage, facts: &Facts, wedged: &Wedged, fleet: &Fleet) -> Verdict {
     let reports: Vec<&Report> = stage
         .clients
         .iter()
@@ -63,17 +65,19 @@ pub(super) fn judge(stage: &Stage, facts: &Facts, wedged: &Wedged) -> Verdict {
         peers_were_the_service(stage),
         all_served(stage, facts),
         faster_got_more(stage, facts),
-        failures_in_window(&reports, facts),
-        victim_was_left_alone(facts),
-        newcomer_was_found(facts),
-        drained_got_nothing(facts),
-        drained_ended_well(stage, facts),
+        changes::nobody_noticed_the_restart(facts),
+        changes::failures_in_window(&reports, facts),
+        changes::lease_ran_out(facts),
+        changes::newcomer_was_found(facts),
+        changes::drained_got_nothing(facts),
+        changes::drained_ended_well(stage, facts),
         nothing_stayed_open(facts),
         totals_agree(&reports, facts),
         refusals_agree(&reports, facts),
         times_agree(stage, facts),
         nothing_stayed_in_flight(facts),
         wedged_is_not_slow(wedged),
+        changes::fleet_is_told(stage, wedged, fleet),
     ];
     Verdict { expectations }
 }
@@ -120,7 +124,7 @@ fn peers_were_the_service(stage: &Stage) -> Expectation {
 }
 
 fn all_served(stage: &Stage, facts: &Facts) -> Expectation {
-    let (look, heard) = &facts.before_kill;
+    let Seen { look, heard } = &facts.killed.before;
     let replicas = || stage.replicas.iter().zip(&look.counts).take(NEWCOMER);
     let numbers = replicas().map(|(replica, counts)| {
         let tokens = heard.tokens(replica.cast.name);
@@ -137,7 +141,7 @@ fn all_served(stage: &Stage, facts: &Facts) -> Expectation {
 }
 
 fn faster_got_more(stage: &Stage, facts: &Facts) -> Expectation {
-    let (look, heard) = &facts.before_kill;
+    let Seen { look, heard } = &facts.killed.before;
     let [fastest, slowest] = [FASTEST, SLOWEST].map(|index| {
         let tokens = heard.tokens(stage.replicas[index].cast.name);
         (look.counts[index].total, tokens)
@@ -153,112 +157,6 @@ fn faster_got_more(stage: &Stage, facts: &Facts) -> Expectation {
     )
 }
 
-fn failures_in_window(reports: &[&Report], facts: &Facts) -> Expectation {
-    let (taken_out, _) = facts.taken_out;
-    let inside: u64 = facts
-        .heard
-        .failed
-        .iter()
-        .filter(|failed| failed.span.1 >= facts.killed_at && failed.span.0 <= taken_out)
-        .map(|failed| failed.count)
-        .sum();
-    let all: u64 = reports.iter().map(|report| report.failures()).sum();
-    let (ok, cut) = reports.iter().fold((0, 0), |(ok, cut), report| {
-        (ok + report.requests.ok, cut + report.requests.aborted)
-    });
-    expect(
-        "requests failed only between the kill and the edit that took the replica out",
-        inside > 0 && inside == all && cut == 0,
-        format!(
-            "{ok} answered; {inside} failed in the {:.1} s between, {} at any other time ({})",
-            (taken_out - facts.killed_at).as_secs_f64(),
-            all - inside,
-            failures_by_kind(reports)
-        ),
-    )
-}
-
-fn failures_by_kind(reports: &[&Report]) -> String {
-    let mut kinds: BTreeMap<&str, u64> = BTreeMap::new();
-    for (kind, count) in reports.iter().flat_map(|report| &report.requests.failed) {
-        *kinds.entry(kind).or_default() += count;
-    }
-    let kinds: Vec<String> = kinds
-        .into_iter()
-        .filter(|(_, count)| *count > 0)
-        .map(|(kind, count)| format!("{count} {}", kind.replace('_', " ")))
-        .collect();
-    kinds.join(", ")
-}
-
-fn victim_was_left_alone(facts: &Facts) -> Expectation {
-    let (_, then) = &facts.taken_out;
-    let new = facts.at_end.counts[VICTIM].total - then.counts[VICTIM].total;
-    expect(
-        "the dead replica got no connection once it was out",
-        new == 0,
-        format!("{} before, {new} after", then.counts[VICTIM].total),
-    )
-}
-
-fn newcomer_was_found(facts: &Facts) -> Expectation {
-    expect(
-        format!(
-            "the new replica had its first connection within {} s of the edit",
-            JOIN_LIMIT.as_secs()
-        ),
-        facts.joined_after.is_some_and(|after| after < JOIN_LIMIT),
-        format!(
-            "after {}; both kernels seen with the new configuration after {} ms; {} connections in the end",
-            facts
-                .joined_after
-                .map_or_else(|| "never".to_owned(), |after| format!("{} ms", after.as_millis())),
-            facts.joined_applied.as_millis(),
-            facts.at_end.counts[NEWCOMER].total
-        ),
-    )
-}
-
-fn drained_got_nothing(facts: &Facts) -> Expectation {
-    let (_, then) = &facts.drained;
-    let new = facts.at_end.counts[LEAVING].total - then.counts[LEAVING].total;
-    expect(
-        "the draining replica got no new connection",
-        new == 0,
-        format!("{} before, {new} after", then.counts[LEAVING].total),
-    )
-}
-
-fn drained_ended_well(stage: &Stage, facts: &Facts) -> Expectation {
-    let (drained, then) = &facts.drained;
-    let name = stage.replicas[LEAVING].cast.name;
-    let failures: u64 = stage
-        .clients
-        .iter()
-        .filter_map(|client| client.last.as_ref()?.replicas.get(name))
-        .map(|part| part.failures)
-        .sum();
-    let clean = facts
-        .left
-        .as_ref()
-        .is_some_and(|(status, said)| status.success() && said.is_empty());
-    let open = facts.at_end.counts[LEAVING].active;
-    expect(
-        "what the draining replica had open it finished, and it ended without cutting anything",
-        clean && failures == 0 && open == 0,
-        format!(
-            "{} connections open at the edit, {open} in the end ({:.1} s later), {failures} requests failed there; the \
-             server {}",
-            then.counts[LEAVING].active,
-            (facts.ended_at - *drained).as_secs_f64(),
-            match &facts.left {
-                None => "did not end".to_owned(),
-                Some((status, said)) => format!("ended with {status} {}", said.join("; ")),
-            }
-        ),
-    )
-}
-
 fn nothing_stayed_open(facts: &Facts) -> Expectation {
     let active: u64 = facts.at_end.counts.iter().map(|counts| counts.active).sum();
     expect(
@@ -269,28 +167,41 @@ fn nothing_stayed_open(facts: &Facts) -> Expectation {
 }
 
 fn totals_agree(reports: &[&Report], facts: &Facts) -> Expectation {
-    let kernel: u64 = facts.at_end.counts.iter().map(|counts| counts.total).sum();
+    let sum = |number: fn(&Counts) -> u64| facts.at_end.counts.iter().map(number).sum::<u64>();
+    let (placed, refused) = (sum(|counts| counts.total), sum(|counts| counts.refused));
     let opened: u64 = reports.iter().map(|report| report.connections).sum();
-    let errors: u64 = reports
+    let (of_refusal, others) = (refusals(reports), errors(reports) - refusals(reports));
+    expect(
+        "the kernels placed as many connections as the clients opened or tried to, but for those refused",
+        placed - refused == opened + others && opened > 0,
+        format!(
+            "kernels {placed} placed, of which {refused} refused; clients {opened} opened, {of_refusal} refused, {others} failed \
+             otherwise"
+        ),
+    )
+}
+
+fn errors(reports: &[&Report]) -> u64 {
+    reports
         .iter()
         .flat_map(|report| report.connect_errors.values())
-        .sum();
-    expect(
-        "the kernels placed as many connections as the clients opened or tried to",
-        kernel == opened + errors && kernel > 0,
-        format!("kernels {kernel}; clients {opened} opened and {errors} refused"),
-    )
+        .sum()
+}
+
+fn refusals(reports: &[&Report]) -> u64 {
+    let refused = reports
+        .iter()
+        .filter_map(|report| report.connect_errors.get("ECONNREFUSED"));
+    refused.sum()
 }
 
 fn refusals_agree(reports: &[&Report], facts: &Facts) -> Expectation {
     let kernel: u64 = facts.at_end.counts.iter().map(|counts| counts.refused).sum();
-    let clients: u64 = reports
-        .iter()
-        .filter_map(|report| report.connect_errors.get("ECONNREFUSED"))
-        .sum();
+    let clients = refusals(reports);
     expect(
-        "the kernels counted as many refused connections as the clients saw",
-        kernel == clients,
+        "the kernels counted the refused connections that the clients saw, until the dead replica's row was gone: a tenth may be \
+         younger than the last look at it",
+        kernel <= clients && clients - kernel <= clients / 10,
         format!("kernels {kernel}; clients {clients}"),
     )
 }

@@ -11,10 +11,11 @@ use serde_json::{Value, json};
 
 use super::{
     client::Report,
-    mesh,
+    fleet, mesh,
     replica::Replica,
+    roles::{FASTEST, SLOWEST},
     screen::Screen,
-    stage::{FASTEST, SLOWEST, Stage},
+    stage::Stage,
 };
 use crate::{agent::Agent, eventually::pause, interrupt::Interrupt};
 
@@ -38,6 +39,8 @@ pub(super) struct Wedged {
     pub(super) slow: Vec<Stream>,
     /// `STALLED` of `nodemesh top` for the frozen and for the slow replica.
     pub(super) top: [u64; 2],
+    /// Requests in flight at the frozen replica, as the control plane told them then.
+    pub(super) told: u64,
     /// Requests that were answered in the end, and all.
     pub(super) answered: (u64, u64),
 }
@@ -72,6 +75,11 @@ pub(super) fn play(stage: &Stage, interrupt: &Interrupt, screen: &mut Screen) ->
     let agent = stage.agent(client.cast.node);
     let seen = tell_apart(agent, frozen, slow, interrupt)?;
     let top = show(agent, frozen, slow, screen)?;
+    let told = fleet::in_flight(&stage.control, frozen.cast.name, interrupt)?;
+    screen.say(&format!(
+        "The control plane has heard of {told} requests in flight at {}.",
+        frozen.cast.name
+    ));
     frozen.behave(&json!({"failure": "none"}))?;
     slow.behave(&json!({"inter_token_ms": slow.cast.speed.token}))?;
     let (report, _): (Report, _) = streams.report()?;
@@ -85,6 +93,7 @@ pub(super) fn play(stage: &Stage, interrupt: &Interrupt, screen: &mut Screen) ->
         frozen,
         slow,
         top,
+        told,
         answered,
     })
 }

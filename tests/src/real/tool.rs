@@ -37,6 +37,14 @@ pub fn prometheus(program: &str) -> PathBuf {
         .unwrap_or_else(|| panic!("no {program}: {REMEDY}"))
 }
 
+/// etcd.
+pub fn etcd() -> PathBuf {
+    let unpacked = cache().join("etcd-debian/usr/bin/etcd");
+    in_path("etcd")
+        .or_else(|| Some(unpacked).filter(|file| file.is_file()))
+        .unwrap_or_else(|| panic!("no etcd: {REMEDY}"))
+}
+
 /// A program of the system.
 pub fn system(program: &str) -> PathBuf {
     in_path(program).unwrap_or_else(|| panic!("no {program}: {REMEDY}"))

@@ -202,7 +202,13 @@ pub(super) fn nodes(nodes: &[NodeState]) -> Table {
         });
         let nacks = types
             .filter(|state| !state.nack_message.is_empty())
-            .map(|state| format!("{}: {}", short_type(&state.type_url), state.nack_message));
+            .map(|state| {
+                (
+                    short_type(&state.type_url),
+                    state.nack_message.split_whitespace().collect::<Vec<_>>(),
+                )
+            })
+            .map(|(of, words)| format!("{of}: {}", words.join(" ")));
         rows.add_row([
             node.id.clone(),
             node.address.clone(),

@@ -38,8 +38,10 @@ impl Drain<'_> {
         }
     }
 
-    /// Whether a control plane says that nothing is in flight.
+    /// Whether every control plane that answers, and at least one, says that nothing is in flight: each knows of the nodes that are
+    /// connected to it.
     async fn is_idle(&self) -> bool {
+        let mut is_told = false;
         for url in self.control.urls() {
             let Ok(mut client) = connect(self.control, url).await else {
                 continue;
@@ -49,10 +51,13 @@ impl Drain<'_> {
                 service: String::new(),
             };
             if let Ok(answer) = client.backends(request).await {
-                return in_flight(&answer.into_inner().backends, self.workload) == 0;
+                if in_flight(&answer.into_inner().backends, self.workload) > 0 {
+                    return false;
+                }
+                is_told = true;
             }
         }
-        false
+        is_told
     }
 }
 

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the clients of the whole fleet make of the backends.
 
-use prometheus::proto::MetricFamily;
-
 use super::Family;
 use crate::north::{BackendKey, Cluster, Load, Loads};
 
@@ -10,7 +8,7 @@ const LABELS: &[&str] = &["namespace", "service", "port", "backend"];
 
 type Column = (Family, fn(&Load) -> Option<f64>);
 
-pub(super) fn families(loads: &Loads) -> Vec<MetricFamily> {
+pub(super) fn families(loads: &Loads) -> Vec<Family> {
     let (nodes, ignored) = loads.counts();
     let single = [
         Family::gauge("load_nodes", "Nodes that report load.", &[]).with(nodes as f64),
@@ -34,11 +32,7 @@ pub(super) fn families(loads: &Loads) -> Vec<MetricFamily> {
         }
     }
     let columns = columns.into_iter().map(|(family, _)| family);
-    single
-        .into_iter()
-        .chain(columns)
-        .map(MetricFamily::from)
-        .collect()
+    single.into_iter().chain(columns).collect()
 }
 
 fn columns() -> [Column; 6] {

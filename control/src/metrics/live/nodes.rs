@@ -6,20 +6,18 @@ use std::{
     time::Instant,
 };
 
-use prometheus::proto::MetricFamily;
-
 use super::{Family, Lag};
 use crate::{
     north::{Report, Sources},
     xds::{Node, Totals, TypeUrl, Variant},
 };
 
-pub(super) fn families(sources: &Sources, lag: &Lag, now: Instant) -> Vec<MetricFamily> {
+pub(super) fn families(sources: &Sources, lag: &Lag, now: Instant) -> Vec<Family> {
     let nodes = sources.nodes.list();
     let mut families = streams(&nodes);
     families.extend(totals(&sources.nodes.totals()));
     families.extend(reports(&sources.reports.list(), lag, now));
-    families.into_iter().map(MetricFamily::from).collect()
+    families
 }
 
 fn streams(nodes: &[Node]) -> Vec<Family> {

@@ -2,13 +2,12 @@
 //! The store and what is in it.
 
 use nodemesh_model::{Keyword as _, Kind};
-use prometheus::proto::MetricFamily;
 
 use super::Family;
 use crate::registry::State;
 
-pub(super) fn families(state: &State) -> Vec<MetricFamily> {
-    let mut resources = Family::gauge("resources", "Resources, by kind.", &["kind"]);
+pub(super) fn families(state: &State) -> Vec<Family> {
+    let mut resources = Family::gauge("resources_stored", "Resources, by kind.", &["kind"]);
     for (kind, word) in Kind::WORDS {
         resources.add(&[word], state.count(*kind) as f64);
     }
@@ -31,6 +30,5 @@ pub(super) fn families(state: &State) -> Vec<MetricFamily> {
         .with(state.faults().count() as f64),
         Family::gauge("leases", "Servers that are registered with a lease.", &[]).with(leased.count() as f64),
     ]
-    .map(MetricFamily::from)
     .into()
 }

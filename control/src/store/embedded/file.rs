@@ -9,7 +9,7 @@
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
     io,
-    os::unix::fs::OpenOptionsExt as _,
+    os::unix::fs::{FileExt as _, OpenOptionsExt as _},
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::{Arc, PoisonError, RwLock},
@@ -197,7 +197,19 @@ impl Instance {
         if length.len() == 0 {
             return Err(refuse("it is empty, which no store is"));
         }
-        let backend = Backend::new(Arc::clone(file));
+        let header = Header::of(file, length.len()).map_err(|source| io_failure(path, "read", source))?;
+        let opened = Self::open_checked(path, Backend::new(Arc::clone(file)));
+        if let Err(StoreError::Corrupt { .. }) = &opened {
+            header.put_back(file);
+        }
+        opened
+    }
+
+    fn open_checked(path: &Path, backend: Backend) -> Result<Self, StoreError> {
+        let refuse = |reason: &str| StoreError::Corrupt {
+            path: path.to_owned(),
+            reason: reason.to_owned(),
+        };
         // redb asserts some of what a damaged file can violate.
         let opened = catch_unwind(AssertUnwindSafe(|| database_in(&backend)));
         let database = opened
@@ -215,6 +227,26 @@ impl Instance {
                 known: FORMAT,
             }),
             None => Err(refuse("it is a redb database, but no store of nodemesh-control")),
+        }
+    }
+}
+
+/// The first bytes of a file, where redb notes the length that it finds before it looks at the rest.
+struct Header(Vec<u8>);
+
+impl Header {
+    /// Bytes of redb's header.
+    const LENGTH: u64 = 4096;
+
+    fn of(file: &File, length: u64) -> io::Result<Self> {
+        let mut bytes = vec![0; length.min(Self::LENGTH) as usize];
+        file.read_exact_at(&mut bytes, 0)?;
+        Ok(Self(bytes))
+    }
+
+    fn put_back(self, file: &File) {
+        if let Err(error) = file.write_all_at(&self.0, 0) {
+            tracing::warn!(%error, "the header of a damaged store could not be put back");
         }
     }
 }

@@ -67,6 +67,14 @@ impl Scene {
         })
     }
 
+    fn unsubscribe(&mut self, type_url: &TypeUrl, names: &[&str]) -> Vec<String> {
+        self.ask(&DeltaDiscoveryRequest {
+            type_url: type_url.to_string(),
+            resource_names_unsubscribe: names.iter().map(ToString::to_string).collect(),
+            ..DeltaDiscoveryRequest::default()
+        })
+    }
+
     fn ack(&mut self, type_url: &TypeUrl, nonce: u64) -> Vec<String> {
         self.ask(&DeltaDiscoveryRequest {
             type_url: type_url.to_string(),
@@ -196,4 +204,19 @@ fn a_reader_that_asks_for_all_at_once_gets_it_in_order() {
     assert_eq!(scene.ack(&TypeUrl::Cluster, 1), NOTHING);
     assert_eq!(scene.subscribe(&TypeUrl::Endpoints, &["c0"]), ["eds#2", "+c0"]);
     assert_eq!(scene.ack(&TypeUrl::Endpoints, 2), ["lds#3", "+l0"]);
+}
+
+#[test]
+fn a_route_that_is_given_up_and_asked_for_again_on_its_way_keeps_its_cluster() {
+    let mut scene = Scene::settled();
+    scene.lead(0, Some(Target::Route(0)));
+    assert_eq!(scene.poll(), ["lds#4", "+l0"]);
+    assert_eq!(scene.subscribe(&TypeUrl::Route, &["r0"]), ["rds#5", "+r0"]);
+    assert_eq!(scene.unsubscribe(&TypeUrl::Route, &["r0"]), NOTHING);
+    scene.lead(0, None);
+    assert_eq!(scene.subscribe(&TypeUrl::Route, &["r0"]), NOTHING);
+    assert_eq!(scene.ack(&TypeUrl::Listener, 4), ["lds#6", "-l0"]);
+    assert_eq!(scene.ack(&TypeUrl::Route, 5), NOTHING);
+    assert_eq!(scene.ack(&TypeUrl::Listener, 6), ["rds#7", "-r0"]);
+    assert_eq!(scene.ack(&TypeUrl::Route, 7), ["cds#8", "-c0"]);
 }
