@@ -3,20 +3,27 @@
 //!
 //! Invariant: the one chain that is taken is one that takes every connection.
 
+use prost::Message as _;
+
 use super::{
     listener::{NOT_TAKEN, Target},
     notes::{IGNORED, Notes, Place, Read, message_name, on},
     tcp_proxy,
 };
 use crate::xds::{
-    envoy::config::listener::v3::{
-        Filter, FilterChain, FilterChainMatch, Listener, ListenerFilter, filter::ConfigType,
-        listener_filter::ConfigType as ListenerConfigType,
+    envoy::{
+        config::listener::v3::{
+            Filter, FilterChain, FilterChainMatch, Listener, ListenerFilter, filter::ConfigType,
+            listener_filter::ConfigType as ListenerConfigType,
+        },
+        extensions::filters::network::rbac::v3::Rbac,
     },
     google::protobuf::Any,
 };
 
 const TCP_PROXY: &str = "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy";
+const RBAC: &str = "envoy.extensions.filters.network.rbac.v3.RBAC";
+const EXT_AUTHZ: &str = "envoy.extensions.filters.network.ext_authz.v3.ExtAuthz";
 /// Listener filters that look at a connection for the sake of filter chain matches alone.
 const INSPECTORS: [&str; 2] = [
     "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector",
@@ -92,6 +99,11 @@ fn chain(chain: &FilterChain, place: Place<'_>, notes: &mut Notes) -> Read<Optio
     };
     for (index, filter) in others.iter().enumerate() {
         let place = place.index("filters", index);
+        if denies(filter) {
+            // Taken without it, the listener would let everybody in.
+            notes.add(place.key("", kind(filter)), "", NOT_TAKEN);
+            return Ok(None);
+        }
         notes.add(place.key("", kind(filter)), "", IGNORED);
     }
     let place = place.index("filters", others.len());
@@ -103,6 +115,20 @@ fn chain(chain: &FilterChain, place: Place<'_>, notes: &mut Notes) -> Read<Optio
             notes.add(place.key("", kind(last)), "", NOT_TAKEN);
             Ok(None)
         }
+    }
+}
+
+/// Whether `filter` decides who may connect: RBAC with rules, or an authorization service.
+fn denies(filter: &Filter) -> bool {
+    let Some(config) = typed_config(filter) else {
+        return false;
+    };
+    match message_name(config) {
+        // One that cannot be read may have rules.
+        RBAC => {
+            Rbac::decode(&*config.value).map_or(true, |rbac| rbac.rules.is_some() || rbac.matcher.is_some())
+        }
+        name => name == EXT_AUTHZ,
     }
 }
 
