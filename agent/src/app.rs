@@ -88,7 +88,13 @@ pub fn run(config: &AgentConfig, log: LogFilter) -> Result<()> {
 
     let settings = settings(config, &loaded)?;
     let drains = Drains::open(&config.run_dir);
-    let (reconciler, view) = reconciler(config, &cgroup, &pins, settings, (feed.desired.clone(), drains.targets()))?;
+    let (reconciler, view) = reconciler(
+        config,
+        &cgroup,
+        &pins,
+        settings,
+        (feed.desired.clone(), drains.targets()),
+    )?;
     progress.reached(Step::Reconciled);
 
     attach_programs(&mut loaded, &cgroup, &pins, progress)?;

@@ -36,8 +36,8 @@ impl After {
     fn of(effects: &Effects) -> Self {
         Self {
             load: effects.load,
-            news: u32::from(effects.first_byte_ns != 0) * News::ANSWERED
-                | u32::from(effects.first_token_ns != 0) * News::WARMED,
+            news: (u32::from(effects.first_byte_ns != 0) * News::ANSWERED)
+                | (u32::from(effects.first_token_ns != 0) * News::WARMED),
         }
     }
 }

@@ -5,7 +5,7 @@
 //! View ─► targets (pure) ─► one task per target: wait ─► permit ─► probe ─► Streak (pure) ─► Judge
 //! ```
 //!
-//! Invariants: at most [`AT_ONCE`] checks are under way; the checks of a backend are spread over the interval, whenever they began.
+//! Invariants: at most `AT_ONCE` checks are under way; the checks of a backend are spread over the interval, whenever they began.
 
 use std::{
     collections::BTreeMap,

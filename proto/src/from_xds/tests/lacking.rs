@@ -21,6 +21,7 @@ use crate::{
             },
             extensions::{
                 filters::network::{
+                    ext_authz::v3::ExtAuthz,
                     http_connection_manager::v3::HttpConnectionManager,
                     rbac::v3::Rbac,
                     tcp_proxy::v3::{TcpProxy, tcp_proxy::ClusterSpecifier},
@@ -103,6 +104,36 @@ fn what_nodemesh_lacks_is_told() {
         all_told(&assembled),
         ["10.96.0.10:80/TCP round-robin: 10.1.0.1:80 x1"]
     );
+}
+
+#[test]
+fn a_listener_that_says_who_may_connect_is_left_out() {
+    let rules = Rbac {
+        rules: Some(crate::xds::envoy::config::rbac::v3::Rbac::default()),
+        ..Rbac::default()
+    };
+    for (name, config) in [("rbac", any(&rules)), ("ext_authz", any(&ExtAuthz::default()))] {
+        let kind = config.type_url.split('/').next_back().unwrap().to_owned();
+        let proxy = any(&tcp_proxy(ClusterSpecifier::Cluster("c".to_owned())));
+        let filters = vec![
+            filter(name, config),
+            filter("envoy.filters.network.tcp_proxy", proxy),
+        ];
+        let guarded = Listener {
+            filter_chains: vec![chain(filters)],
+            ..listener("l", "10.96.0.10", 80, "c")
+        };
+        let cluster = static_cluster("c", vec![endpoint("10.1.0.1", 80)]);
+        // Also where one without it was there before.
+        let open = listener("l", "10.96.0.10", 80, "c");
+        let assembled = assembled_of(&[named(open), named(guarded), named(cluster)]);
+        assert_eq!(all_told(&assembled), [""; 0]);
+        let told = unsupported(&assembled);
+        assert!(
+            told[0].contains(&kind) && told[0].contains("not taken"),
+            "{told:?}"
+        );
+    }
 }
 
 #[test]
