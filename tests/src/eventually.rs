@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Result, bail};
 
 /// How long tests wait for something that should happen at once: long enough for a busy machine.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(90);
 /// Pause between two looks.
 const INTERVAL: Duration = Duration::from_millis(10);
 
