@@ -109,7 +109,7 @@ impl App {
         let access = guards::access(&config.security, &metrics, &mut tasks).await?;
         let tls = guards::tls(&config.security, &metrics, &mut tasks).await?;
 
-        let store = store::open(&config.store).await?;
+        let store = store::open(&config.store, &config.kubernetes, &mut tasks).await?;
         let store = Arc::new(MeasuredStore::new(store, Arc::clone(&metrics)));
         let registry = Registry::open(store, options)
             .await

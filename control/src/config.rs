@@ -13,6 +13,8 @@ use ipnet::IpNet;
 
 pub use store_url::{InvalidStoreUrl, StoreUrl};
 
+use crate::kubernetes::Membership;
+
 /// Version of this build.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -64,6 +66,10 @@ pub struct ControlConfig {
     #[command(flatten)]
     pub store: StoreConfig,
 
+    /// What a cluster comes down to.
+    #[command(flatten)]
+    pub kubernetes: KubernetesConfig,
+
     /// Virtual addresses and registration.
     #[command(flatten)]
     pub registry: RegistryConfig,
@@ -85,8 +91,9 @@ pub struct ControlConfig {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Store")]
 pub struct StoreConfig {
-    /// The store: `embedded:///PATH` for a file that this process has alone, or `etcd://HOST:PORT[,HOST:PORT][?prefix=PREFIX]`
-    /// for an etcd that several control planes share.
+    /// The store: `embedded:///PATH` for a file that this process has alone, `etcd://HOST:PORT[,HOST:PORT][?prefix=PREFIX]`
+    /// for an etcd that several control planes share, or `kubernetes[://CONTEXT]` for the objects of a cluster, which then is the
+    /// only source: the one that this process runs in, or that of the kubeconfig.
     #[arg(
         long,
         env = "NODEMESH_CONTROL_STORE",
@@ -117,6 +124,25 @@ pub struct StoreConfig {
         requires = "etcd_cert"
     )]
     pub etcd_key: Option<PathBuf>,
+}
+
+/// The cluster as the store.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Kubernetes")]
+pub struct KubernetesConfig {
+    /// Which Services are in the mesh: those that are labelled `nodemesh.io/mesh: enabled`, or whose namespace is; or all that do not
+    /// say `disabled`.
+    #[arg(long, env = "NODEMESH_CONTROL_KUBERNETES_SERVICES", value_enum, default_value_t = Membership::OptIn)]
+    pub kubernetes_services: Membership,
+
+    /// Trust domain of the identities of service accounts: `spiffe://DOMAIN/ns/NAMESPACE/sa/ACCOUNT`.
+    #[arg(
+        long,
+        env = "NODEMESH_CONTROL_TRUST_DOMAIN",
+        value_name = "DOMAIN",
+        default_value = "cluster.local"
+    )]
+    pub trust_domain: String,
 }
 
 /// Virtual addresses and leases.

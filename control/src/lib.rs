@@ -2,7 +2,7 @@
 //! The control plane of nodemesh: one source of truth for a fleet, pushed to every node.
 //!
 //! ```text
-//! CLI, servers --nodemesh.v1--> registry --> store (embedded | etcd)
+//! CLI, servers --nodemesh.v1--> registry --> store (embedded | etcd | the objects of a Kubernetes cluster)
 //!                                  |            |
 //!                                  |<--watch----+
 //!                                  v
@@ -16,6 +16,7 @@
 pub mod app;
 pub mod config;
 pub mod dns;
+pub mod kubernetes;
 pub mod logging;
 pub mod metrics;
 pub mod north;

@@ -11,6 +11,7 @@
 pub mod embedded;
 mod error;
 pub mod etcd;
+mod log;
 mod types;
 
 #[cfg(test)]
@@ -22,6 +23,7 @@ use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 
 pub use error::StoreError;
+pub(crate) use log::EventLog;
 pub use types::{
     Batch, Change, Event, Item, Lease, LeaseId, Listing, MAX_OPS, MAX_VALUE, Precondition, Revision,
     Transaction,

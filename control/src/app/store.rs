@@ -8,10 +8,12 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use tokio::task::JoinSet;
 use tracing::{info, warn};
 
 use crate::{
-    config::{StoreConfig, StoreUrl},
+    config::{KubernetesConfig, StoreConfig, StoreUrl},
+    kubernetes::{self, Cluster, KubernetesOptions},
     store::{
         Store, StoreError,
         embedded::EmbeddedStore,
@@ -22,11 +24,16 @@ use crate::{
 /// Pause before etcd is tried again.
 const PAUSE: Duration = Duration::from_secs(2);
 
-/// Opens the store; waits for an etcd that is not there yet.
-pub(super) async fn open(config: &StoreConfig) -> Result<Arc<dyn Store>> {
+/// Opens the store; waits for an etcd or a cluster that is not there yet. What has to run for it is spawned in `tasks`.
+pub(super) async fn open(
+    config: &StoreConfig,
+    kubernetes: &KubernetesConfig,
+    tasks: &mut JoinSet<()>,
+) -> Result<Arc<dyn Store>> {
     info!(store = %config.store, "opening the store");
     match &config.store {
         StoreUrl::Embedded { path } => embedded(path).await,
+        StoreUrl::Kubernetes { context } => cluster(context.as_deref(), kubernetes, tasks).await,
         StoreUrl::Etcd { endpoints, prefix } => {
             let options = EtcdOptions {
                 endpoints: endpoints.clone(),
@@ -36,6 +43,33 @@ pub(super) async fn open(config: &StoreConfig) -> Result<Arc<dyn Store>> {
             etcd(options).await
         }
     }
+}
+
+async fn cluster(
+    context: Option<&str>,
+    config: &KubernetesConfig,
+    tasks: &mut JoinSet<()>,
+) -> Result<Arc<dyn Store>> {
+    let client = kubernetes::connect(context).await?;
+    let options = KubernetesOptions {
+        membership: config.kubernetes_services,
+        trust_domain: config.trust_domain.as_str().into(),
+    };
+    let cluster = kubernetes::open(&client, options).await;
+    let Cluster {
+        store,
+        mut findings,
+        tasks: followers,
+    } = cluster;
+    tasks.spawn(async move {
+        let _followers = followers;
+        while let Some((object, findings)) = findings.recv().await {
+            for finding in findings {
+                warn!(kind = ?object.kind, object = %object.name, reason = finding.reason.word(), "{}", finding.message);
+            }
+        }
+    });
+    Ok(store)
 }
 
 async fn embedded(path: &Path) -> Result<Arc<dyn Store>> {

@@ -21,11 +21,18 @@ pub enum StoreUrl {
         /// What our keys begin with.
         prefix: String,
     },
+    /// The objects of a Kubernetes cluster.
+    Kubernetes {
+        /// Context of the kubeconfig; `None` for the cluster that this process runs in, or the current context.
+        context: Option<String>,
+    },
 }
 
 /// Why a URL is none of a store.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{reason}; use embedded:///PATH or etcd://HOST:PORT[,HOST:PORT][?prefix=PREFIX]")]
+#[error(
+    "{reason}; use embedded:///PATH, etcd://HOST:PORT[,HOST:PORT][?prefix=PREFIX] or kubernetes[://CONTEXT]"
+)]
 pub struct InvalidStoreUrl {
     reason: String,
 }
@@ -34,7 +41,13 @@ impl FromStr for StoreUrl {
     type Err = InvalidStoreUrl;
 
     fn from_str(text: &str) -> Result<Self, InvalidStoreUrl> {
+        if text == "kubernetes" {
+            return Ok(StoreUrl::Kubernetes { context: None });
+        }
         match text.split_once("://") {
+            Some(("kubernetes", context)) => Ok(StoreUrl::Kubernetes {
+                context: Some(context.to_owned()).filter(|context| !context.is_empty()),
+            }),
             Some(("embedded", path)) => embedded(path),
             Some(("etcd", rest)) => etcd(rest),
             Some((scheme, _)) => Err(invalid(format!("there is no store of kind {scheme:?}"))),
@@ -83,6 +96,10 @@ impl fmt::Display for StoreUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Embedded { path } => write!(f, "embedded://{}", path.display()),
+            Self::Kubernetes { context: None } => f.write_str("kubernetes"),
+            Self::Kubernetes {
+                context: Some(context),
+            } => write!(f, "kubernetes://{context}"),
             Self::Etcd { endpoints, prefix } => write!(f, "etcd://{}?prefix={prefix}", endpoints.join(",")),
         }
     }

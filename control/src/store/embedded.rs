@@ -14,7 +14,6 @@ mod committer;
 mod database;
 mod file;
 mod leases;
-mod log;
 
 use std::{
     path::Path,
@@ -26,12 +25,12 @@ use std::{
 use async_trait::async_trait;
 use tokio::sync::{Semaphore, oneshot};
 
+use super::EventLog;
 use super::{
     Item, Lease, LeaseId, Listing, MAX_OPS, MAX_VALUE, Revision, Store, StoreError, Transaction, Watch,
 };
 use committer::{Committer, Job};
 use file::StoreFile;
-use log::EventLog;
 
 /// Most jobs that wait for the disk; further callers wait for one of them.
 const QUEUE: usize = 4096;

@@ -14,6 +14,11 @@ use crate::{
     wire,
 };
 
+/// What the cgroup of a pod begins with that is named by its UID, wherever the kubelet puts it.
+pub const POD_CGROUP: &str = "pod:";
+/// Longest UID of a pod, bytes.
+const MAX_POD_UID: usize = 64;
+
 /// A replica or a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -26,7 +31,7 @@ pub struct Workload {
     pub weight: u32,
     /// Whether it takes new connections as a replica.
     pub state: BackendState,
-    /// Path of the cgroup of its processes on this node, below the cgroup v2 root.
+    /// The cgroup of its processes: a path below the cgroup v2 root of this node, or [`POD_CGROUP`] and the UID of a pod.
     pub cgroup: Option<Arc<str>>,
     /// Its SPIFFE ID; other workloads may have the same one.
     pub identity: Arc<str>,
@@ -93,7 +98,7 @@ impl TryFrom<wire::Document<wire::WorkloadSpec>> for Workload {
     }
 }
 
-/// Reads a path below the cgroup v2 root; a leading `/`, as in `/proc/PID/cgroup`, is dropped.
+/// Reads a path below the cgroup v2 root, or the UID of a pod; a leading `/`, as in `/proc/PID/cgroup`, is dropped.
 fn cgroup_path(path: &str) -> Result<Arc<str>, Problem> {
     let invalid = |reason| {
         Err(Problem::Cgroup {
@@ -101,6 +106,13 @@ fn cgroup_path(path: &str) -> Result<Arc<str>, Problem> {
             reason,
         })
     };
+    if let Some(uid) = path.strip_prefix(POD_CGROUP) {
+        let is_uid = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+        if (1..=MAX_POD_UID).contains(&uid.len()) && uid.bytes().all(is_uid) {
+            return Ok(path.into());
+        }
+        return invalid("has no UID of a pod");
+    }
     let components: Vec<&str> = path
         .split('/')
         .filter(|part| !part.is_empty() && *part != ".")
@@ -136,8 +148,16 @@ mod tests {
             ("kubepods/pod1", "kubepods/pod1"),
             ("/kubepods//./pod1/", "kubepods/pod1"),
             ("system.slice/vllm@0.service", "system.slice/vllm@0.service"),
+            ("pod:0a1b-2c", "pod:0a1b-2c"),
         ] {
             assert_eq!(&*cgroup_path(given).unwrap(), expected);
+        }
+    }
+
+    #[test]
+    fn a_pod_has_a_uid() {
+        for wrong in ["pod:", "pod:a/b", "pod:..", &format!("pod:{}", "a".repeat(MAX_POD_UID + 1))] {
+            assert!(cgroup_path(wrong).is_err(), "{wrong}");
         }
     }
 

@@ -15,9 +15,8 @@ use super::{
     database::{LeaseRow, Writing},
     file::{Opened, StoreFile, WriteFailed},
     leases::Leases,
-    log::EventLog,
 };
-use crate::store::{Lease, LeaseId, Revision, StoreError, Transaction};
+use crate::store::{EventLog, Lease, LeaseId, Revision, StoreError, Transaction};
 
 /// Most jobs, and most leases that end, in one transaction of the file.
 const MOST: usize = 1024;

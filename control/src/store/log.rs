@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The latest changes, for watches: written by `committer` after each commit, read by any number of watches at their own pace.
+//! The latest changes, for watches: written by a store after each commit, read by any number of watches at their own pace.
 //!
 //! Invariant: bounded, whatever the readers do: a reader that falls behind the oldest change is told to list again.
 
@@ -20,7 +20,7 @@ const MAX_BYTES: usize = 32 << 20;
 
 /// The latest changes.
 #[derive(Debug)]
-pub(super) struct EventLog {
+pub(crate) struct EventLog {
     kept: Mutex<Kept>,
     /// Revision of the last change.
     last: watch::Sender<Revision>,
@@ -37,7 +37,7 @@ struct Kept {
 
 impl EventLog {
     /// A log that begins after `revision`.
-    pub(super) fn new(revision: Revision) -> Self {
+    pub(crate) fn new(revision: Revision) -> Self {
         let kept = Kept {
             events: VecDeque::new(),
             bytes: 0,
@@ -50,7 +50,7 @@ impl EventLog {
     }
 
     /// Adds changes; all changes of one revision come in one call.
-    pub(super) fn append(&self, events: Vec<Event>) {
+    pub(crate) fn append(&self, events: Vec<Event>) {
         let Some(last) = events.last().map(Event::revision) else {
             return;
         };
@@ -69,7 +69,7 @@ impl EventLog {
     }
 
     /// Begins anew after `revision`: what happened up to there may not be in the log.
-    pub(super) fn restart(&self, revision: Revision) {
+    pub(crate) fn restart(&self, revision: Revision) {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         kept.events.clear();
         kept.bytes = 0;
@@ -79,7 +79,7 @@ impl EventLog {
     }
 
     /// The changes after `from` of keys that begin with `prefix`; `last` is the revision of the store.
-    pub(super) fn watch(
+    pub(crate) fn watch(
         self: &Arc<Self>,
         prefix: &str,
         from: Revision,
