@@ -21,6 +21,7 @@ pub mod manifest;
 pub mod name;
 pub mod resource;
 pub mod resources;
+pub mod schema;
 pub mod slots;
 #[cfg(any(test, feature = "strategies"))]
 pub mod strategy;

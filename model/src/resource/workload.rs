@@ -156,7 +156,12 @@ mod tests {
 
     #[test]
     fn a_pod_has_a_uid() {
-        for wrong in ["pod:", "pod:a/b", "pod:..", &format!("pod:{}", "a".repeat(MAX_POD_UID + 1))] {
+        for wrong in [
+            "pod:",
+            "pod:a/b",
+            "pod:..",
+            &format!("pod:{}", "a".repeat(MAX_POD_UID + 1)),
+        ] {
             assert!(cgroup_path(wrong).is_err(), "{wrong}");
         }
     }
