@@ -8,7 +8,7 @@ mod store_url;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use clap::{Args, Parser, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
 
 pub use store_url::{InvalidStoreUrl, StoreUrl};
@@ -23,8 +23,12 @@ pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// One on a machine is enough for a mesh (`--store embedded://...`); several share an etcd (`--store etcd://...`) and serve the
 /// same. It ends on SIGTERM or SIGINT; nodes go on with what they have.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "nodemesh-control", version = VERSION)]
+#[command(name = "nodemesh-control", version = VERSION, args_conflicts_with_subcommands = true)]
 pub struct ControlConfig {
+    /// Something else than to serve.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+
     /// Address of the gRPC API and of xDS. May be repeated.
     #[arg(
         long,
@@ -85,6 +89,13 @@ pub struct ControlConfig {
     /// How much clients may ask for.
     #[command(flatten)]
     pub limits: LimitConfig,
+}
+
+/// What the control plane does besides serving.
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub enum Command {
+    /// Print the custom resource definitions (JSON), for `kubectl apply -f -`.
+    Crds,
 }
 
 /// The store.

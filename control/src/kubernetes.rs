@@ -10,6 +10,7 @@
 //! Opened by `app`. Invariant: there is no mesh before every kind was listed once; from then on the last known one stays whatever
 //! the API server does.
 
+pub mod crd;
 mod finding;
 mod mesh;
 mod object;

@@ -23,6 +23,7 @@ use serde_json::{Map, Value};
 use tokio::{sync::mpsc, task::JoinSet};
 
 use super::{
+    crd,
     finding::{ObjectId, ObjectKind},
     mesh::Update,
     object::{Custom, Object, ObjectName},
@@ -30,9 +31,6 @@ use super::{
 
 /// Updates that wait.
 const QUEUE: usize = 4096;
-/// Group and version of our own resources.
-const GROUP: &str = "nodemesh.io";
-const VERSION: &str = "v1alpha1";
 
 /// Number of kinds that are followed: each is listed once before there is a mesh.
 pub(super) const KINDS: usize = 5 + Kind::WORDS.len();
@@ -52,7 +50,8 @@ pub(super) fn follow(client: &Client, tasks: &mut JoinSet<()>) -> mpsc::Receiver
     native.follow::<ApiPod>(ObjectKind::Pod, |api| Object::Pod(api.into()));
     let Native { sender, .. } = native;
     for (kind, word) in Kind::WORDS {
-        let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(GROUP, VERSION, word));
+        let gvk = GroupVersionKind::gvk(crd::GROUP, crd::VERSION, word);
+        let resource = ApiResource::from_gvk_with_plural(&gvk, crd::plural(*kind));
         let api = Api::all_with(client.clone(), &resource);
         let (kind, sender) = (*kind, sender.clone());
         tasks.spawn(run(
