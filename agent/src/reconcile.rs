@@ -18,6 +18,7 @@ pub mod ledger;
 pub mod numbers;
 pub mod pairs;
 pub mod plan;
+mod pods;
 pub mod retired;
 pub mod round;
 pub mod rows;

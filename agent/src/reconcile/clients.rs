@@ -12,7 +12,9 @@ use std::{
 };
 
 use nodemesh_abi::{CgroupEntry, Ip16, limits::MAX_CGROUP_DEPTH, policy::UNKNOWN};
-use nodemesh_model::{Desired, access::PrincipalName};
+use nodemesh_model::{Desired, access::PrincipalName, resource::workload::POD_CGROUP};
+
+use super::pods;
 
 /// Cgroup ids with their entries.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -34,6 +36,15 @@ pub fn resolve(
     identity_of: impl Fn(&PrincipalName) -> u32,
 ) -> CgroupTable {
     let mut table = CgroupTable::default();
+    let has_pods = desired
+        .clients
+        .values()
+        .any(|client| client.cgroup.starts_with(POD_CGROUP));
+    let pods = if has_pods {
+        pods::scan(root)
+    } else {
+        BTreeMap::new()
+    };
     for client in desired.clients.values() {
         let entry = CgroupEntry {
             workload: client.workload,
@@ -41,7 +52,15 @@ pub fn resolve(
             excluded: 0,
             identity: identity_of(&client.principal),
         };
-        table.insert(root, Path::new(&*client.cgroup), entry);
+        let path = match client.cgroup.strip_prefix(POD_CGROUP) {
+            None => Path::new(&*client.cgroup),
+            Some(uid) => match pods.get(uid) {
+                Some(path) => path,
+                // It runs on another node, or not yet.
+                None => continue,
+            },
+        };
+        table.insert(root, path, entry);
     }
     for path in excluded {
         table.insert(

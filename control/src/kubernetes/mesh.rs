@@ -106,7 +106,7 @@ impl Mesh {
         let mut dirty = BTreeSet::new();
         for update in updates {
             match update {
-                Update::Set(id, object) => self.set(id, *object, &mut dirty),
+                Update::Set(id, object) => self.set(&id, *object, &mut dirty),
                 Update::Removed(id) => self.remove(&id, &mut dirty),
                 Update::All(kind, objects) => self.replace(kind, objects, &mut dirty),
             }
@@ -161,14 +161,14 @@ impl Mesh {
         let mut gone: BTreeSet<ObjectName> = self.objects.names(kind);
         for (name, object) in objects {
             gone.remove(&name);
-            self.set(ObjectId::new(kind, name), object, dirty);
+            self.set(&ObjectId::new(kind, name), object, dirty);
         }
         for name in gone {
             self.remove(&ObjectId::new(kind, name), dirty);
         }
     }
 
-    fn set(&mut self, id: ObjectId, object: Object, dirty: &mut BTreeSet<ObjectId>) {
+    fn set(&mut self, id: &ObjectId, object: Object, dirty: &mut BTreeSet<ObjectId>) {
         let name = id.name.clone();
         let objects = &mut self.objects;
         let is_changed = match object {
@@ -195,7 +195,7 @@ impl Mesh {
             }
         };
         if is_changed {
-            self.mark(&id, dirty);
+            self.mark(id, dirty);
         }
     }
 

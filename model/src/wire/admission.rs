@@ -91,7 +91,7 @@ pub(crate) struct Limits {
     pub(crate) per_client: Option<ClientLimits>,
     /// The same for each replica.
     pub(crate) per_backend: Option<BackendLimits>,
-    /// What a refused connect() says: again (EAGAIN) or refuse (ECONNREFUSED).
+    /// What a refused connect says: again (`EAGAIN`) or refuse (`ECONNREFUSED`).
     #[schemars(extend("enum" = words::<crate::Excess>()))]
     pub(crate) excess: Option<String>,
 }

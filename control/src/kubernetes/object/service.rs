@@ -46,12 +46,11 @@ pub(crate) struct Service {
 pub(crate) struct Port {
     /// Empty if it has none.
     pub(crate) name: String,
-    pub(crate) port: i32,
+    pub(crate) number: i32,
     /// `TCP`, `UDP` or `SCTP`.
     pub(crate) protocol: String,
     /// `None` if it is the name of a port of the pods.
-    pub(crate) target_port: Option<i32>,
-    pub(crate) node_port: Option<i32>,
+    pub(crate) target: Option<i32>,
 }
 
 /// What the API server takes if `sessionAffinityConfig` does not say.
@@ -69,7 +68,7 @@ impl From<Api> for Service {
         Self {
             labels: api.metadata.labels.unwrap_or_default(),
             annotations: api.metadata.annotations.unwrap_or_default(),
-            reach: reach(spec.type_.as_deref(), cluster_ips.unwrap_or_default()),
+            reach: reach(spec.type_.as_deref(), &cluster_ips.unwrap_or_default()),
             external_ips: addresses(&spec.external_ips.unwrap_or_default()),
             ports: spec.ports.unwrap_or_default().into_iter().map(port).collect(),
             affinity_s,
@@ -80,14 +79,14 @@ impl From<Api> for Service {
     }
 }
 
-fn reach(kind: Option<&str>, cluster_ips: Vec<String>) -> Reach {
+fn reach(kind: Option<&str>, cluster_ips: &[String]) -> Reach {
     if kind == Some("ExternalName") {
         return Reach::ExternalName;
     }
     if cluster_ips.iter().any(|ip| ip == "None") {
         return Reach::Headless;
     }
-    let cluster_ips = addresses(&cluster_ips);
+    let cluster_ips = addresses(cluster_ips);
     if cluster_ips.is_empty() {
         return Reach::Pending;
     }
@@ -97,13 +96,12 @@ fn reach(kind: Option<&str>, cluster_ips: Vec<String>) -> Reach {
 fn port(api: ApiPort) -> Port {
     Port {
         name: api.name.unwrap_or_default(),
-        port: api.port,
+        number: api.port,
         protocol: api.protocol.unwrap_or_else(|| "TCP".to_owned()),
-        target_port: match api.target_port {
+        target: match api.target_port {
             Some(IntOrString::Int(number)) => Some(number),
             Some(IntOrString::String(_)) => None,
             None => Some(api.port),
         },
-        node_port: api.node_port,
     }
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The slices of a Service to its backends, by the rules by which kube-proxy uses them.
 //!
-//! Called by `service`. Source: Kubernetes documentation, "EndpointSlices" (conditions, duplicates) and KEP-1669 (proxying to
+//! Called by `service`. Source: Kubernetes documentation, "Endpoint Slices" (conditions, duplicates) and KEP-1669 (proxying to
 //! terminating endpoints). Invariant: each (address, port, port name) is one backend, however many slices have it.
 
 use std::collections::BTreeMap;
@@ -92,7 +92,7 @@ fn target<'a>(service: &Service, port: &'a EndpointPort) -> Option<(Option<&'a s
         .ports
         .iter()
         .find(|own| own.name == port.name && own.protocol == port.protocol)?;
-    let number = port.port.or(of_service.target_port)?;
+    let number = port.port.or(of_service.target)?;
     Some((
         slice_name(port),
         u16::try_from(number).ok().filter(|number| *number > 0)?,

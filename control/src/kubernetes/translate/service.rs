@@ -98,7 +98,7 @@ fn ports(ports: &[Port], findings: &mut Vec<Finding>) -> Vec<Value> {
             Reason::NotSupported,
             format!(
                 "spec.ports: port {} is {}; it is left out, the mesh knows TCP and UDP",
-                port.port, port.protocol
+                port.number, port.protocol
             ),
         ));
     }
@@ -107,9 +107,9 @@ fn ports(ports: &[Port], findings: &mut Vec<Finding>) -> Vec<Value> {
         if !port.name.is_empty() {
             fields.insert("name".to_owned(), port.name.as_str().into());
         }
-        fields.insert("port".to_owned(), port.port.into());
+        fields.insert("port".to_owned(), port.number.into());
         fields.insert("protocol".to_owned(), port.protocol.as_str().into());
-        if let Some(target) = port.target_port.filter(|target| *target != port.port) {
+        if let Some(target) = port.target.filter(|target| *target != port.number) {
             fields.insert("targetPort".to_owned(), target.into());
         }
         Value::from(fields)
