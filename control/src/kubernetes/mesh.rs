@@ -18,13 +18,14 @@ use nodemesh_model::{Keyword as _, Kind, ResourceName};
 
 use super::{
     finding::{Finding, ObjectId, ObjectKind},
-    object::{EndpointSlice, Namespace, Node, Object, ObjectName, Pod, Service},
+    object::{EndpointSlice, Namespace, NetworkPolicy, Node, Object, ObjectName, Pod, Service},
     translate::{
         self, Document, Translation, endpoints::Topology, membership::Membership, service::Surroundings,
     },
 };
 
 mod claims;
+mod landscape;
 
 use claims::Claims;
 
@@ -71,6 +72,7 @@ struct Objects {
     nodes: BTreeMap<Arc<str>, Node>,
     namespaces: BTreeMap<Arc<str>, Namespace>,
     customs: BTreeMap<(Kind, ObjectName), serde_json::Value>,
+    network_policies: BTreeMap<ObjectName, NetworkPolicy>,
 }
 
 /// The mesh that a cluster is.
@@ -114,8 +116,21 @@ impl Mesh {
         let mut outcome = Outcome::default();
         let mut touched = BTreeSet::new();
         let mut findings = BTreeMap::new();
+        // Policies depend on pods, namespaces, Services and each other; they are few.
+        let has_news = dirty.iter().any(|id| !matches!(id.kind, ObjectKind::Custom(_)));
+        dirty.retain(|id| {
+            id.kind != ObjectKind::NetworkPolicy || !self.objects.network_policies.contains_key(&id.name)
+        });
         for id in dirty {
             let mut translation = self.translation(&id);
+            findings.insert(id.clone(), std::mem::take(&mut translation.findings));
+            self.claims.claim(&id, translation, &mut touched);
+        }
+        for (id, mut translation) in if has_news {
+            self.network_policies()
+        } else {
+            Vec::new()
+        } {
             findings.insert(id.clone(), std::mem::take(&mut translation.findings));
             self.claims.claim(&id, translation, &mut touched);
         }
@@ -178,6 +193,9 @@ impl Mesh {
             Object::Namespace(new) => {
                 objects.namespaces.insert(name.name, new.clone()).as_ref() != Some(&new)
             }
+            Object::NetworkPolicy(new) => {
+                objects.network_policies.insert(name, new.clone()).as_ref() != Some(&new)
+            }
             Object::Custom(new) => {
                 let key = (new.kind, name);
                 objects.customs.insert(key, new.document.clone()).as_ref() != Some(&new.document)
@@ -214,7 +232,7 @@ impl Mesh {
                 }
                 return;
             }
-            ObjectKind::NetworkPolicy => {}
+            ObjectKind::NetworkPolicy => drop(objects.network_policies.remove(name)),
         }
         self.mark(id, dirty);
     }
@@ -258,6 +276,7 @@ impl Mesh {
                 dirty.extend(pods.map(|(name, _)| ObjectId::new(ObjectKind::Pod, name.clone())));
             }
             ObjectKind::Namespace => {
+                dirty.insert(id.clone());
                 let first = ObjectName::new(&id.name.name, "");
                 let services = self.objects.services.range(first..);
                 let services = services.take_while(|(name, _)| name.namespace == id.name.name);
@@ -303,7 +322,7 @@ impl Objects {
             ObjectKind::Pod => self.pods.keys().cloned().collect(),
             ObjectKind::Node => self.nodes.keys().map(wide).collect(),
             ObjectKind::Namespace => self.namespaces.keys().map(wide).collect(),
-            ObjectKind::NetworkPolicy => BTreeSet::new(),
+            ObjectKind::NetworkPolicy => self.network_policies.keys().cloned().collect(),
             ObjectKind::Custom(kind) => {
                 let of_kind = self.customs.keys().filter(|(own, _)| *own == kind);
                 of_kind.map(|(_, name)| name.clone()).collect()

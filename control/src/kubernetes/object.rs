@@ -10,11 +10,13 @@ use nodemesh_model::Kind;
 use serde_json::Value;
 
 pub(super) mod endpoints;
+pub(super) mod network_policy;
 pub(super) mod pod;
 pub(super) mod service;
 pub(super) mod topology;
 
 pub(super) use endpoints::{Endpoint, EndpointPort, EndpointSlice};
+pub(super) use network_policy::NetworkPolicy;
 pub(super) use pod::Pod;
 pub(super) use service::{Port, Reach, Service};
 pub(super) use topology::{Namespace, Node};
@@ -65,6 +67,7 @@ pub(super) enum Object {
     Pod(Pod),
     Node(Node),
     Namespace(Namespace),
+    NetworkPolicy(NetworkPolicy),
     Custom(Custom),
 }
 

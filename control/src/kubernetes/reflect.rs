@@ -11,6 +11,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _};
 use k8s_openapi::api::{
     core::v1::{Namespace as ApiNamespace, Node as ApiNode, Pod as ApiPod, Service as ApiService},
     discovery::v1::EndpointSlice as ApiSlice,
+    networking::v1::NetworkPolicy as ApiNetworkPolicy,
 };
 use kube::{
     Api, Client, Resource,
@@ -33,7 +34,7 @@ use super::{
 const QUEUE: usize = 4096;
 
 /// Number of kinds that are followed: each is listed once before there is a mesh.
-pub(super) const KINDS: usize = 5 + Kind::WORDS.len();
+pub(super) const KINDS: usize = 6 + Kind::WORDS.len();
 
 /// Follows every kind; the tasks end with the receiver.
 pub(super) fn follow(client: &Client, tasks: &mut JoinSet<()>) -> mpsc::Receiver<Update> {
@@ -48,6 +49,7 @@ pub(super) fn follow(client: &Client, tasks: &mut JoinSet<()>) -> mpsc::Receiver
     native.follow::<ApiService>(ObjectKind::Service, |api| Object::Service(api.into()));
     native.follow::<ApiSlice>(ObjectKind::EndpointSlice, |api| Object::EndpointSlice(api.into()));
     native.follow::<ApiPod>(ObjectKind::Pod, |api| Object::Pod(api.into()));
+    native.follow::<ApiNetworkPolicy>(ObjectKind::NetworkPolicy, |api| Object::NetworkPolicy(api.into()));
     let Native { sender, .. } = native;
     for (kind, word) in Kind::WORDS {
         let gvk = GroupVersionKind::gvk(crd::GROUP, crd::VERSION, word);

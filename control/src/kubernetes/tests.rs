@@ -16,6 +16,8 @@ use super::{
     translate::membership::Membership,
 };
 
+mod network_policy;
+
 fn read<T: DeserializeOwned>(value: Value) -> T {
     serde_json::from_value(value).unwrap()
 }

@@ -16,6 +16,7 @@ pub(super) mod annotations;
 pub(super) mod custom;
 pub(super) mod endpoints;
 pub(super) mod membership;
+pub(super) mod network_policy;
 pub(super) mod pod;
 pub(super) mod service;
 

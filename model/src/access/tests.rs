@@ -13,7 +13,7 @@ fn document(kind: &str, namespace: &str, name: &str, spec: &Value) -> Value {
 }
 
 /// A mesh that denies by default, with rules on all levels.
-fn mesh(namespace_default: Option<&str>) -> Desired {
+fn mesh(namespace_default: Option<&str>, service_default: Option<&str>) -> Desired {
     let service = json!({"addresses": ["10.96.0.10"], "ports": [{"port": 8000}]});
     let mesh = json!({
         "targetRef": {"kind": "Mesh"}, "default": "deny",
@@ -24,7 +24,7 @@ fn mesh(namespace_default: Option<&str>) -> Desired {
         "rules": [{"name": "apps", "action": "allow", "from": [{"namespaces": ["apps"]}]}],
     });
     let one = json!({
-        "targetRef": {"kind": "Service", "name": "llama"},
+        "targetRef": {"kind": "Service", "name": "llama"}, "default": service_default,
         "rules": [{"action": "audit", "from": [{"workloads": ["batch"]}]}, {"action": "allow", "from": [{"workloads": ["batch"]}]}],
     });
     let workloads = [
@@ -73,7 +73,7 @@ fn explained(desired: &Desired, workload: &str) -> (Access, Option<String>, bool
 
 #[test]
 fn the_strongest_rule_decides_whatever_its_level() {
-    let desired = mesh(None);
+    let desired = mesh(None, None);
     let allowed = "AccessPolicy models/all, apps";
     let denied = "AccessPolicy nodemesh-system/mesh, no crawlers";
     let audited = "AccessPolicy models/one, rule 1";
@@ -108,12 +108,34 @@ fn the_strongest_rule_decides_whatever_its_level() {
 }
 
 #[test]
-fn the_default_of_the_namespace_comes_before_that_of_the_mesh() {
-    for (default, access, policy) in [
-        (None, Access::Deny, "AccessPolicy nodemesh-system/mesh, default"),
-        (Some("allow"), Access::Allow, "AccessPolicy models/all, default"),
+fn the_default_of_the_narrowest_target_holds() {
+    for (namespace, service, access, policy) in [
+        (
+            None,
+            None,
+            Access::Deny,
+            "AccessPolicy nodemesh-system/mesh, default",
+        ),
+        (
+            Some("allow"),
+            None,
+            Access::Allow,
+            "AccessPolicy models/all, default",
+        ),
+        (
+            Some("allow"),
+            Some("deny"),
+            Access::Deny,
+            "AccessPolicy models/one, default",
+        ),
+        (
+            None,
+            Some("allow"),
+            Access::Allow,
+            "AccessPolicy models/one, default",
+        ),
     ] {
         let expected = (access, Some(policy.to_owned()), true, Vec::new());
-        assert_eq!(explained(&mesh(default), "other/web"), expected);
+        assert_eq!(explained(&mesh(namespace, service), "other/web"), expected);
     }
 }

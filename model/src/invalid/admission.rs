@@ -83,10 +83,6 @@ pub enum AdmissionProblem {
     #[error("there is one mesh, which has no name; remove it")]
     MeshName,
     #[error(
-        "a default is for a whole namespace or the mesh, and this policy names one Service; add a last rule without \"from\", or remove targetRef.name"
-    )]
-    DefaultOfService,
-    #[error(
         "says nothing: there is neither a rule nor a default; add rules: [{{action: deny}}], or default: deny"
     )]
     NoRules,

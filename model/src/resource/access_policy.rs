@@ -35,7 +35,7 @@ pub struct AccessPolicy {
     pub metadata: Metadata,
     /// What it applies to.
     pub target: AccessTarget,
-    /// What holds where no rule matches; always `None` if the target is one service.
+    /// What holds where no rule matches; that of the narrowest target does.
     pub default: Option<DefaultAccess>,
     /// The rules; their order has no meaning.
     pub rules: Vec<Arc<AccessRule>>,
@@ -117,9 +117,6 @@ impl TryFrom<wire::Document<wire::AccessPolicySpec>> for AccessPolicy {
         let target = target(&spec.target_ref, metadata.as_ref(), &mut findings);
         let default = spec.default.as_deref().map(keyword::parse).transpose();
         let default = findings.check("spec.default", default).flatten();
-        if spec.default.is_some() && matches!(target, Some(AccessTarget::Service(_))) {
-            findings.add("spec.default", AdmissionProblem::DefaultOfService.into());
-        }
         let wire = spec.rules.unwrap_or_default();
         if wire.is_empty() && spec.default.is_none() {
             findings.add("spec", AdmissionProblem::NoRules.into());

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{LABELS, named};
 
-/// Gives the policy number `at` a target: 0 the mesh, 1 the namespace, 2 a service, which has no default.
+/// Gives the policy number `at` a target: 0 the mesh, 1 the namespace, 2 a service.
 pub(super) fn place(at: usize, spec: &Value) -> Value {
     let mut spec = spec.clone();
     let level = spec["targetRef"].as_u64();
@@ -18,9 +18,6 @@ pub(super) fn place(at: usize, spec: &Value) -> Value {
         _ => json!({"kind": "Service", "name": format!("n{}", at / 2)}),
     };
     let has_rules = spec["rules"].as_array().is_some_and(|rules| !rules.is_empty());
-    if level == Some(2) {
-        spec["default"] = Value::Null;
-    }
     if spec["default"].is_null() && !has_rules {
         spec["rules"] = json!([{"action": "allow"}]);
     }

@@ -12,7 +12,7 @@ use crate::schema::words;
 /// Who may connect.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
-#[schemars(extend("x-kubernetes-validations" = [{"rule": "has(self.rules) || has(self.default)", "message": "give rules, a default, or both"}, {"rule": "!(has(self.default) && has(self.targetRef.name))", "message": "a default belongs to a namespace or to the mesh; leave targetRef.name out"}]))]
+#[schemars(extend("x-kubernetes-validations" = [{"rule": "has(self.rules) || has(self.default)", "message": "give rules, a default, or both"}]))]
 pub(crate) struct AccessPolicySpec {
     /// The service; all services of the namespace without a name, all of the mesh with kind Mesh.
     pub(crate) target_ref: TargetRef,

@@ -76,6 +76,11 @@ impl Claims {
         }
     }
 
+    /// Whether `id` makes anything.
+    pub(super) fn makes(&self, id: &ObjectId) -> bool {
+        self.made.contains_key(id)
+    }
+
     /// Everybody who makes the item `key`.
     pub(super) fn makers(&self, key: &str) -> impl Iterator<Item = &ObjectId> {
         self.wanted

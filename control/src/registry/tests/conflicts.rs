@@ -99,7 +99,7 @@ async fn what_is_not_valid_is_refused_with_the_reason() {
             document(
                 "AccessPolicy",
                 "a",
-                &json!({"targetRef": {"kind": "Service", "name": "llama"}, "default": "deny"}),
+                &json!({"targetRef": {"kind": "Service", "name": "llama"}, "default": "block"}),
             ),
             &["AccessPolicy", "spec.default"],
         ),

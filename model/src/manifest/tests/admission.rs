@@ -32,12 +32,6 @@ const TARGETS: Cases = &[
         ],
     ),
     (
-        "targetRef: {kind: Service, name: a}\ndefault: deny",
-        &[
-            "spec.default: a default is for a whole namespace or the mesh, and this policy names one Service; add a last rule without \"from\", or remove targetRef.name",
-        ],
-    ),
-    (
         "targetRef: {kind: Service}\ndefault: audit",
         &["spec.default: \"audit\" is not known here; use one of allow, deny"],
     ),
