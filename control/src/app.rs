@@ -109,7 +109,8 @@ impl App {
         let access = guards::access(&config.security, &metrics, &mut tasks).await?;
         let tls = guards::tls(&config.security, &metrics, &mut tasks).await?;
 
-        let store = store::open(&config.store, &config.kubernetes, &mut tasks).await?;
+        let nodes = xds::Nodes::new();
+        let store = store::open(&config.store, &config.kubernetes, &nodes, &mut tasks).await?;
         let store = Arc::new(MeasuredStore::new(store, Arc::clone(&metrics)));
         let registry = Registry::open(store, options)
             .await
@@ -117,7 +118,7 @@ impl App {
         let lag = Lag::default();
         let snapshots = feed(&registry, &mut tasks).await?;
         tasks.spawn(lag.clone().follow(snapshots.clone()));
-        let sources = sources(config, &registry);
+        let sources = sources(config, &registry, nodes);
         let rate = Arc::new(RateLimit::new(config.limits.max_request_rate));
         tasks.spawn(tidy(sources.loads.clone(), Arc::clone(&rate)));
         let ending = Ending::default();
@@ -194,11 +195,11 @@ async fn feed(
     Ok(snapshots)
 }
 
-fn sources(config: &ControlConfig, registry: &Registry) -> Sources {
+fn sources(config: &ControlConfig, registry: &Registry, nodes: xds::Nodes) -> Sources {
     let max_nodes = config.limits.max_nodes as usize;
     Sources {
         registry: registry.clone(),
-        nodes: xds::Nodes::new(),
+        nodes,
         reports: Reports::new(max_nodes),
         loads: Loads::new(max_nodes, config.report_interval),
     }

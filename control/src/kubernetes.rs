@@ -15,6 +15,7 @@ mod finding;
 mod mesh;
 mod object;
 mod reflect;
+pub mod status;
 mod store;
 mod translate;
 
@@ -23,7 +24,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use kube::{Config, config::KubeConfigOptions};
 use tokio::{sync::mpsc, task::JoinSet};
 
-pub use finding::{Finding, ObjectId, ObjectKind, Reason};
+pub use finding::{Finding, ObjectId, ObjectKind, Reason, Verdict};
 pub use object::ObjectName;
 pub use translate::membership::Membership;
 
@@ -56,8 +57,8 @@ pub struct ConnectError(Box<dyn std::error::Error + Send + Sync>);
 pub struct Cluster {
     /// What its objects come down to.
     pub store: Arc<dyn Store>,
-    /// Findings that have changed, in order.
-    pub findings: mpsc::UnboundedReceiver<(ObjectId, Vec<Finding>)>,
+    /// Verdicts that have changed, in order.
+    pub verdicts: mpsc::UnboundedReceiver<(ObjectId, Verdict)>,
     /// What follows the API server; ends when dropped.
     pub tasks: JoinSet<()>,
 }
@@ -92,7 +93,7 @@ pub async fn open(client: &kube::Client, options: KubernetesOptions) -> Cluster 
     };
     let mut mesh = Mesh::new(mesh_options);
     let store = Arc::new(ClusterStore::new());
-    let (sender, findings) = mpsc::unbounded_channel();
+    let (sender, verdicts) = mpsc::unbounded_channel();
     let first = first_lists(&mut updates).await;
     publish(mesh.apply(first), &store, &sender);
     let content = Arc::clone(&store);
@@ -104,7 +105,7 @@ pub async fn open(client: &kube::Client, options: KubernetesOptions) -> Cluster 
     });
     Cluster {
         store,
-        findings,
+        verdicts,
         tasks,
     }
 }
@@ -128,15 +129,11 @@ async fn first_lists(updates: &mut mpsc::Receiver<Update>) -> Vec<Update> {
     first
 }
 
-fn publish(
-    outcome: Outcome,
-    store: &ClusterStore,
-    findings: &mpsc::UnboundedSender<(ObjectId, Vec<Finding>)>,
-) {
+fn publish(outcome: Outcome, store: &ClusterStore, verdicts: &mpsc::UnboundedSender<(ObjectId, Verdict)>) {
     store.apply(outcome.items);
-    for finding in outcome.findings {
+    for verdict in outcome.verdicts {
         // Nobody may be listening any more: the process ends.
-        let _ = findings.send(finding);
+        let _ = verdicts.send(verdict);
     }
 }
 

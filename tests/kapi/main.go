@@ -14,6 +14,7 @@ import (
 	coordv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	discv1 "k8s.io/api/discovery/v1"
+	eventsv1 "k8s.io/api/events/v1"
 	netv1 "k8s.io/api/networking/v1"
 	extserver "k8s.io/apiextensions-apiserver/pkg/apiserver"
 	extoptions "k8s.io/apiextensions-apiserver/pkg/cmd/server/options"
@@ -62,6 +63,7 @@ var table = map[schema.GroupVersion][]res{
 	discv1.SchemeGroupVersion:  {{"endpointslices", true, &discv1.EndpointSlice{}, &discv1.EndpointSliceList{}, false}},
 	netv1.SchemeGroupVersion:   {{"networkpolicies", true, &netv1.NetworkPolicy{}, &netv1.NetworkPolicyList{}, false}},
 	appsv1.SchemeGroupVersion:  {{"daemonsets", true, &appsv1.DaemonSet{}, &appsv1.DaemonSetList{}, true}, {"deployments", true, &appsv1.Deployment{}, &appsv1.DeploymentList{}, true}},
+	eventsv1.SchemeGroupVersion: {{"events", true, &eventsv1.Event{}, &eventsv1.EventList{}, false}},
 	coordv1.SchemeGroupVersion: {{"leases", true, &coordv1.Lease{}, &coordv1.LeaseList{}, false}},
 }
 var scheme = runtime.NewScheme()

@@ -13,12 +13,13 @@ use tracing::{info, warn};
 
 use crate::{
     config::{KubernetesConfig, StoreConfig, StoreUrl},
-    kubernetes::{self, Cluster, KubernetesOptions},
+    kubernetes::{self, Cluster, KubernetesOptions, status::Status},
     store::{
         Store, StoreError,
         embedded::EmbeddedStore,
         etcd::{EtcdOptions, EtcdStore, EtcdTls},
     },
+    xds::Nodes,
 };
 
 /// Pause before etcd is tried again.
@@ -28,12 +29,13 @@ const PAUSE: Duration = Duration::from_secs(2);
 pub(super) async fn open(
     config: &StoreConfig,
     kubernetes: &KubernetesConfig,
+    nodes: &Nodes,
     tasks: &mut JoinSet<()>,
 ) -> Result<Arc<dyn Store>> {
     info!(store = %config.store, "opening the store");
     match &config.store {
         StoreUrl::Embedded { path } => embedded(path).await,
-        StoreUrl::Kubernetes { context } => cluster(context.as_deref(), kubernetes, tasks).await,
+        StoreUrl::Kubernetes { context } => cluster(context.as_deref(), kubernetes, nodes, tasks).await,
         StoreUrl::Etcd { endpoints, prefix } => {
             let options = EtcdOptions {
                 endpoints: endpoints.clone(),
@@ -48,6 +50,7 @@ pub(super) async fn open(
 async fn cluster(
     context: Option<&str>,
     config: &KubernetesConfig,
+    nodes: &Nodes,
     tasks: &mut JoinSet<()>,
 ) -> Result<Arc<dyn Store>> {
     let client = kubernetes::connect(context).await?;
@@ -58,18 +61,21 @@ async fn cluster(
     let cluster = kubernetes::open(&client, options).await;
     let Cluster {
         store,
-        mut findings,
+        verdicts,
         tasks: followers,
     } = cluster;
+    let status = Status::new(&client, nodes.clone(), identity());
     tasks.spawn(async move {
         let _followers = followers;
-        while let Some((object, findings)) = findings.recv().await {
-            for finding in findings {
-                warn!(kind = ?object.kind, object = %object.name, reason = finding.reason.word(), "{}", finding.message);
-            }
-        }
+        status.run(verdicts).await;
     });
     Ok(store)
+}
+
+/// What no other control plane of the cluster is called.
+fn identity() -> String {
+    let host = nix::unistd::gethostname().unwrap_or_default();
+    format!("{}_{:016x}", host.to_string_lossy(), fastrand::u64(..))
 }
 
 async fn embedded(path: &Path) -> Result<Arc<dyn Store>> {

@@ -87,6 +87,15 @@ impl fmt::Display for Finding {
     }
 }
 
+/// What the mesh makes of an object as it is now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// Generation of the custom resource that was judged; `None` for other objects, and for one that is gone.
+    pub generation: Option<i64>,
+    /// What an operator must know; empty if all is well.
+    pub findings: Vec<Finding>,
+}
+
 /// An object of the cluster.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ObjectId {

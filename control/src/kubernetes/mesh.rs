@@ -17,8 +17,8 @@ use bytes::Bytes;
 use nodemesh_model::{Keyword as _, Kind, ResourceName};
 
 use super::{
-    finding::{Finding, ObjectId, ObjectKind},
-    object::{EndpointSlice, Namespace, NetworkPolicy, Node, Object, ObjectName, Pod, Service},
+    finding::{Finding, ObjectId, ObjectKind, Verdict},
+    object::{Custom, EndpointSlice, Namespace, NetworkPolicy, Node, Object, ObjectName, Pod, Service},
     translate::{
         self, Document, Translation, endpoints::Topology, membership::Membership, service::Surroundings,
     },
@@ -59,8 +59,8 @@ pub(super) enum ItemChange {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Outcome {
     pub(super) items: Vec<ItemChange>,
-    /// Objects with other findings than before, and these.
-    pub(super) findings: BTreeMap<ObjectId, Vec<Finding>>,
+    /// Objects with other findings than before, and every custom resource that has changed.
+    pub(super) verdicts: BTreeMap<ObjectId, Verdict>,
 }
 
 /// The objects by kind.
@@ -71,7 +71,7 @@ struct Objects {
     pods: BTreeMap<ObjectName, Pod>,
     nodes: BTreeMap<Arc<str>, Node>,
     namespaces: BTreeMap<Arc<str>, Namespace>,
-    customs: BTreeMap<(Kind, ObjectName), serde_json::Value>,
+    customs: BTreeMap<(Kind, ObjectName), Custom>,
     network_policies: BTreeMap<ObjectName, NetworkPolicy>,
 }
 
@@ -156,7 +156,8 @@ impl Mesh {
 
     fn note(&mut self, id: ObjectId, findings: Vec<Finding>, outcome: &mut Outcome) {
         let former = self.findings.get(&id).map_or(&[][..], Vec::as_slice);
-        if former == findings {
+        let is_custom = matches!(id.kind, ObjectKind::Custom(_));
+        if former == findings && !is_custom {
             return;
         }
         if findings.is_empty() {
@@ -164,7 +165,20 @@ impl Mesh {
         } else {
             self.findings.insert(id.clone(), findings.clone());
         }
-        outcome.findings.insert(id, findings);
+        let verdict = Verdict {
+            generation: self.generation(&id),
+            findings,
+        };
+        outcome.verdicts.insert(id, verdict);
+    }
+
+    /// The generation of a custom resource that is there.
+    fn generation(&self, id: &ObjectId) -> Option<i64> {
+        let ObjectKind::Custom(kind) = id.kind else {
+            return None;
+        };
+        let custom = self.objects.customs.get(&(kind, id.name.clone()))?;
+        Some(custom.generation)
     }
 
     fn replace(
@@ -198,7 +212,7 @@ impl Mesh {
             }
             Object::Custom(new) => {
                 let key = (new.kind, name);
-                objects.customs.insert(key, new.document.clone()).as_ref() != Some(&new.document)
+                objects.customs.insert(key, new.clone()).as_ref() != Some(&new)
             }
             Object::EndpointSlice(new) => {
                 let former = objects.slices.insert(name.clone(), new.clone());
@@ -306,7 +320,7 @@ impl Mesh {
             ObjectKind::Custom(kind) => objects
                 .customs
                 .get(&(kind, id.name.clone()))
-                .map(|document| translate::custom::translate(kind, &id.name, document)),
+                .map(|custom| translate::custom::translate(kind, &id.name, &custom.document)),
             _ => None,
         }
         .unwrap_or_default()

@@ -57,6 +57,8 @@ impl fmt::Display for ObjectName {
 pub(super) struct Custom {
     pub(super) kind: Kind,
     pub(super) document: Value,
+    /// Counts the changes of its spec.
+    pub(super) generation: i64,
 }
 
 /// One object.

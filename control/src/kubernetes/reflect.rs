@@ -167,5 +167,6 @@ fn custom(kind: Kind, object: DynamicObject) -> Custom {
     Custom {
         kind,
         document: nodemesh_model::document::document(kind, own.into(), spec),
+        generation: metadata.generation.unwrap_or_default(),
     }
 }

@@ -51,6 +51,7 @@ fn set(value: Value) -> Update {
                 Object::Custom(Custom {
                     kind,
                     document: value,
+                    generation: 1,
                 }),
             )
         }
@@ -126,7 +127,7 @@ impl Scene {
 }
 
 fn messages(outcome: &Outcome, reason: Reason) -> Vec<String> {
-    let findings = outcome.findings.values().flatten();
+    let findings = outcome.verdicts.values().flat_map(|verdict| &verdict.findings);
     findings
         .filter(|finding| finding.reason == reason)
         .map(|finding| finding.message.clone())
@@ -365,8 +366,11 @@ fn a_custom_resource_wins_and_keeps_what_was_valid() {
     assert_eq!(of(&scene), "10.96.0.10");
     let native = ObjectId::new(ObjectKind::Service, ObjectName::new("models", "llama"));
     assert_eq!(
-        outcome.findings.get(&native),
-        Some(&Vec::new()),
+        outcome
+            .verdicts
+            .get(&native)
+            .map(|verdict| verdict.findings.len()),
+        Some(0),
         "the conflict is over"
     );
 }

@@ -141,5 +141,11 @@ fn a_network_policy_that_cannot_be_had_is_refused_as_a_whole() {
         assert!(scene.access().is_none(), "never half applied");
     }
     let outcome = scene.apply([removed(ObjectKind::NetworkPolicy, "p")]);
-    assert!(outcome.findings.values().all(Vec::is_empty), "{outcome:?}");
+    assert!(
+        outcome
+            .verdicts
+            .values()
+            .all(|verdict| verdict.findings.is_empty()),
+        "{outcome:?}"
+    );
 }

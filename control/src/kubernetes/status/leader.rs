@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Which of several control planes writes to the cluster: the holder of a `Lease`.
+//!
+//! Driven by `status`. Source: Kubernetes documentation, "Leases" (leader election). Invariant: who could not renew in time does not
+//! write; every write of the lease names the version that was read, so two never hold it at once. All of them serve the nodes,
+//! leader or not.
+
+use std::time::{Duration, Instant};
+
+use k8s_openapi::{
+    api::coordination::v1::{Lease, LeaseSpec},
+    apimachinery::pkg::apis::meta::v1::MicroTime,
+    jiff::Timestamp,
+};
+use kube::{
+    Api, Client,
+    api::{ObjectMeta, PostParams},
+};
+
+/// Name of the lease.
+const NAME: &str = "nodemesh-control";
+/// How long a lease lives without a renewal.
+const DURATION: Duration = Duration::from_secs(15);
+
+/// The lease, as one of those who want it sees it.
+pub(super) struct Leader {
+    leases: Api<Lease>,
+    identity: String,
+    /// Until when the lease is ours, by the monotonic clock of this process.
+    until: Option<Instant>,
+    /// The version that another holder wrote, and since when it is known: clocks of others are not asked.
+    seen: Option<(String, Instant)>,
+}
+
+impl Leader {
+    pub(super) fn new(client: &Client, identity: String) -> Self {
+        Self {
+            leases: Api::default_namespaced(client.clone()),
+            identity,
+            until: None,
+            seen: None,
+        }
+    }
+
+    /// Whether the lease is ours.
+    pub(super) fn is_leading(&self) -> bool {
+        self.until.is_some_and(|until| Instant::now() < until)
+    }
+
+    /// Takes the lease if it is free, renews it if it is ours. To be called every few seconds.
+    pub(super) async fn campaign(&mut self) -> Result<(), kube::Error> {
+        let began = Instant::now();
+        let Some(lease) = self.leases.get_opt(NAME).await? else {
+            let created = self
+                .leases
+                .create(&PostParams::default(), &self.written(None))
+                .await;
+            return self.conclude(created, began);
+        };
+        if !self.may_take(&lease, began) {
+            self.until = None;
+            return Ok(());
+        }
+        let written = self.written(Some(lease));
+        let replaced = self.leases.replace(NAME, &PostParams::default(), &written).await;
+        self.conclude(replaced, began)
+    }
+
+    /// A holder that has not renewed for the duration, since we saw the last renewal, is gone.
+    fn may_take(&mut self, lease: &Lease, now: Instant) -> bool {
+        let spec = lease.spec.as_ref();
+        let holder = spec.and_then(|spec| spec.holder_identity.as_deref());
+        if holder.is_none_or(|holder| holder.is_empty() || holder == self.identity) {
+            return true;
+        }
+        let version = lease.metadata.resource_version.clone().unwrap_or_default();
+        let seconds = spec.and_then(|spec| spec.lease_duration_seconds);
+        let duration = seconds
+            .and_then(|seconds| u64::try_from(seconds).ok())
+            .map_or(DURATION, Duration::from_secs);
+        match &self.seen {
+            Some((seen, since)) if *seen == version => now.duration_since(*since) > duration,
+            _ => {
+                self.seen = Some((version, now));
+                false
+            }
+        }
+    }
+
+    fn conclude(&mut self, written: kube::Result<Lease>, began: Instant) -> Result<(), kube::Error> {
+        match written {
+            Ok(_) => {
+                self.until = Some(began + DURATION);
+                Ok(())
+            }
+            // Another one was faster.
+            Err(kube::Error::Api(status)) if status.code == 409 => {
+                self.until = None;
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn written(&self, former: Option<Lease>) -> Lease {
+        let now = MicroTime(Timestamp::now());
+        let (metadata, former) = match former {
+            Some(lease) => (lease.metadata, lease.spec.unwrap_or_default()),
+            None => (
+                ObjectMeta {
+                    name: Some(NAME.to_owned()),
+                    ..ObjectMeta::default()
+                },
+                LeaseSpec::default(),
+            ),
+        };
+        let is_ours = former.holder_identity.as_deref() == Some(&self.identity);
+        let transitions = former.lease_transitions.unwrap_or_default();
+        Lease {
+            metadata,
+            spec: Some(LeaseSpec {
+                holder_identity: Some(self.identity.clone()),
+                lease_duration_seconds: i32::try_from(DURATION.as_secs()).ok(),
+                acquire_time: former
+                    .acquire_time
+                    .filter(|_| is_ours)
+                    .or_else(|| Some(now.clone())),
+                renew_time: Some(now),
+                lease_transitions: Some(if is_ours { transitions } else { transitions + 1 }),
+                ..former
+            }),
+        }
+    }
+}
