@@ -35,6 +35,7 @@ pub mod policy;
 pub mod rules;
 pub mod service;
 pub mod settings;
+pub mod shortcut;
 pub mod slot;
 pub mod stream;
 pub mod traffic;
@@ -62,4 +63,4 @@ pub use traffic::{Cancel, Outcome, Traffic, Vantage};
 pub use verdict::{InternalError, Refusal};
 
 /// Version of every layout and meaning in this crate; part of the pin path (`v<ABI_VERSION>`).
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;

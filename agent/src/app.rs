@@ -34,7 +34,7 @@ use crate::{
     access_log::{self, AccessLog, AccessReader},
     admin::{Listeners, Node},
     admission::Watch,
-    config::{AgentConfig, VERSION},
+    config::{AgentConfig, ShortcutChoice, VERSION},
     datapath::{
         MapReader, MapWriter, PinRoot, adoption, attach, host,
         listing::ConnectionLister,
@@ -48,6 +48,7 @@ use crate::{
     logging::LogFilter,
     metrics::Metrics,
     reconcile::{
+        clients::Excluded,
         thread::{Command, Reconciler},
         view::View,
     },
@@ -182,7 +183,10 @@ fn reconciler(
     (desired, drained): (Option<Version>, Targets),
 ) -> Result<(Reconciler, watch::Receiver<Arc<View>>)> {
     let maps = MapWriter::open(pins)?;
-    let excluded = config.exclude_cgroup.clone();
+    let excluded = Excluded {
+        alone: config.exclude_cgroup.clone(),
+        no_shortcut: config.shortcut_exclude_cgroup.clone(),
+    };
     let (mut reconciler, view) = Reconciler::new(maps, settings, cgroup.into(), excluded)?;
     reconciler.drain(drained);
     let log_level = config.program_log.into();
@@ -256,6 +260,7 @@ fn settings(config: &AgentConfig, loaded: &Loaded) -> Result<Settings> {
         agent_tgid: loader::own_tgid(&loaded.ebpf).context("ask the kernel for the agent's process id")?,
         meter_path: loaded.meter_path as u32,
         connection_limit: config.connection_limit(host::memory()),
+        shortcut: u32::from(config.shortcut == ShortcutChoice::Force),
         ..Settings::default()
     })
 }

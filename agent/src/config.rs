@@ -25,9 +25,9 @@ pub const VERSION: &str = concat!(
     env!("CARGO_PKG_VERSION"),
     " (commit ",
     env!("NODEMESH_COMMIT"),
-    ", ABI 3)"
+    ", ABI 4)"
 );
-const _: () = assert!(nodemesh_abi::ABI_VERSION == 3, "VERSION above names the ABI");
+const _: () = assert!(nodemesh_abi::ABI_VERSION == 4, "VERSION above names the ABI");
 
 /// The mesh agent of this node.
 #[derive(Debug, Parser)]
@@ -115,6 +115,20 @@ pub struct AgentConfig {
     /// Where the meter sees bytes: at the tracepoints of each send and receive (Linux 6.3), or in packets where these are missing.
     #[arg(long, env = "NODEMESH_METER_PATH", value_enum, default_value_t = MeterPathChoice::Auto)]
     pub meter_path: MeterPathChoice,
+
+    /// Whether messages between sockets of this node may go past TCP, where a traffic policy says so: if a self-test on this kernel
+    /// found nothing against it, not at all, or in spite of what it found.
+    #[arg(long, env = "NODEMESH_SHORTCUT", value_enum, value_name = "WHEN", default_value_t = ShortcutChoice::Auto)]
+    pub shortcut: ShortcutChoice,
+
+    /// Cgroup, below --cgroup, whose sockets take no shortcut. May be repeated.
+    #[arg(
+        long,
+        env = "NODEMESH_SHORTCUT_EXCLUDE_CGROUP",
+        value_name = "PATH",
+        value_delimiter = ','
+    )]
+    pub shortcut_exclude_cgroup: Vec<PathBuf>,
 
     /// Measure run count and time of the programs (`kernel.bpf_stats_enabled`, some 30 ns per run, host-wide).
     #[arg(long, env = "NODEMESH_PROGRAM_STATS", default_value_t = true, action = clap::ArgAction::Set)]
@@ -205,6 +219,19 @@ impl From<MeterPathChoice> for Option<MeterPath> {
             MeterPathChoice::Packet => Some(MeterPath::Packet),
         }
     }
+}
+
+/// When the shortcut may be taken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ShortcutChoice {
+    /// Never.
+    Off,
+    /// If the self-test found nothing against it and nobody else uses maps of sockets.
+    #[default]
+    Auto,
+    /// Whatever the self-test found.
+    Force,
 }
 
 /// Form of the log.

@@ -27,6 +27,7 @@ use crate::{
     place::{Call, Placed, current_settings},
     policy,
     record::Record,
+    shortcut,
     sock_addr::{Endpoint, SockAddr},
     stats::{self, Ending},
     verdict::Verdict,
@@ -45,6 +46,7 @@ pub mod tcp {
 pub fn replaced(socket: &SockAddr<'_>) {
     let sk = socket.sk();
     if let Some(record) = Record::of(sk.cast()) {
+        shortcut::ended(record);
         ended(record, None, ConnectFailure::Aborted);
         if let Some(subject) = Subject::of(record) {
             subject.discard(record.locked(Meter::discard));
@@ -177,9 +179,22 @@ fn established(record: Record, sk: KernelSock) {
 pub fn sock_event(ops: *mut bpf_sock_ops) {
     // SAFETY: the kernel passes this context; the verifier demands the null checks.
     unsafe {
-        if (*ops).op != BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB {
+        let op = (*ops).op;
+        if !shortcut::concerns(op) {
             return;
         }
+        if op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB {
+            passive(ops);
+        }
+        shortcut::event(ops, op);
+    }
+}
+
+/// A connection was accepted.
+#[inline(always)]
+fn passive(ops: *mut bpf_sock_ops) {
+    // SAFETY: the kernel passes this context; the verifier demands the null checks.
+    unsafe {
         let sk = (*ops).__bindgen_anon_2.sk;
         if sk.is_null() {
             return;
@@ -267,6 +282,10 @@ fn closed(record: Record, sk: KernelSock) {
     if errno != 0 {
         reset(record, sk);
     }
+    // What was handed to it may still be read; only nobody will tell of the close of one that was never accepted.
+    if sk.is_orphan() {
+        shortcut::ended(record);
+    }
     ended(record, Some(sk), ConnectFailure::from_sk_err(errno));
 }
 
@@ -306,6 +325,7 @@ pub fn released(sk: *mut bpf_sock) {
         End::Closed
     };
     meter_ended(record, socket, end, |_| 0);
+    shortcut::ended(record);
     ended(record, Some(socket), ConnectFailure::Aborted);
 }
 

@@ -8,15 +8,17 @@
 
 use aya_ebpf::{
     Global,
-    bindings::BPF_F_INNER_MAP,
-    btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, SkStorage},
+    bindings::{BPF_F_INNER_MAP, BPF_F_NO_PREALLOC},
+    btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, SkStorage, SockHash},
     macros::btf_map,
 };
 use nodemesh_abi::{
     AccessRecord, AccessWord, AffinityKey, AffinityValue, Backend, BackendState, CgroupEntry, ClientRules,
     Connection, Effects, Endpoint, EndpointKey, Event, FlowKey, FlowValue, Held, IdentityAddr, InternalError,
     NumberKey, Rules, Service, ServiceKey, ServiceState, Settings, Slot, SockOffsets, Streams, TableState,
-    Traffic, limits, service::TIERS,
+    Traffic, limits,
+    service::TIERS,
+    shortcut::{End, Offer, OfferKey, Route, RouteCount},
 };
 
 /// Virtual address to service. Agent writes; `connect`, `sendmsg` read. Sized by the number of service ports.
@@ -128,6 +130,23 @@ pub static settings: Array<Settings, 1> = Array::new();
 #[btf_map]
 pub static errors: PerCpuArray<u64, { InternalError::COUNT }> = PerCpuArray::new();
 
+/// Cookie to socket, of those between which messages take the shortcut. `sock_ops` and the agent take out; `sock_ops` puts in.
+#[btf_map]
+pub static short_socks: SockHash<u64, { limits::SHORT_ENDS as usize }> = SockHash::new();
+
+/// Cookie of such a socket to what its peer is to know. Programs write; the agent marks those that shall leave.
+#[btf_map]
+pub static short_ends: HashMap<u64, End, { limits::SHORT_ENDS as usize }, { BPF_F_NO_PREALLOC as usize }> =
+    HashMap::new();
+
+/// Connections that are being established, of clients that would take the shortcut. `sock_ops` writes and reads.
+#[btf_map]
+pub static short_offers: LruHashMap<OfferKey, Offer, { limits::SHORT_OFFERS as usize }> = LruHashMap::new();
+
+/// What became of messages of such sockets. Programs write; agent reads.
+#[btf_map]
+pub static short_counts: PerCpuArray<RouteCount, { Route::COUNT }> = PerCpuArray::new();
+
 /// Where the fields of `struct sock` are on the running kernel. Set by the loader.
 #[unsafe(no_mangle)]
 pub static SOCK_OFFSETS: Global<SockOffsets> = Global::new(SockOffsets {
@@ -149,4 +168,13 @@ pub static SOCK_OFFSETS: Global<SockOffsets> = Global::new(SockOffsets {
     total_retrans: 0,
     protocol: 0,
     socket_sk: 0,
+    rcvbuf: 0,
+    rcvlowat: 0,
+    cgroup: 0,
+    cgroup_level: 0,
+    cgroup_ancestors: 0,
+    cgroup_node: 0,
+    node_id: 0,
+    ulp: 0,
+    sk_socket: 0,
 });

@@ -7,9 +7,11 @@
 use core::ffi::c_void;
 
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
-use nodemesh_abi::{MeterPath, Vantage};
+use nodemesh_abi::{MeterPath, Vantage, connection::Counted};
 
-use crate::{count::Subject, kernel_sock::KernelSock, place::current_settings, record::Record};
+use crate::{
+    count::Subject, kernel_sock::KernelSock, place::current_settings, record::Record, shortcut::read,
+};
 
 /// Which way bytes went through a socket of this node.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -30,7 +32,7 @@ impl Way {
 
 /// An application sent or received; `length` is what its call returned.
 #[inline(always)]
-pub fn transferred(sk: *const c_void, length: i32, way: Way) {
+pub fn transferred(sk: *const c_void, length: i32, flags: i32, way: Way) {
     if length <= 0 {
         return;
     }
@@ -39,6 +41,10 @@ pub fn transferred(sk: *const c_void, length: i32, way: Way) {
     };
     if current_settings().meter_path != MeterPath::Tracepoint as u32 {
         return;
+    }
+    // SAFETY: a live record.
+    if way == Way::Received && unsafe { (*record.0).counted } & Counted::SHORT != 0 {
+        read::completed(record, sk, length.cast_unsigned(), flags);
     }
     bytes(record, KernelSock::new(sk), length.cast_unsigned(), way);
 }

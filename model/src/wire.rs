@@ -149,6 +149,7 @@ pub(crate) struct TrafficPolicySpec {
     /// What happens to TCP connections of a replica that is removed.
     #[schemars(extend("enum" = words::<crate::OnRemoval>()))]
     pub(crate) on_removal: Option<String>,
+    pub(crate) shortcut: Option<Shortcut>,
 }
 
 /// What the policy applies to.

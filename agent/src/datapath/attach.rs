@@ -126,6 +126,7 @@ pub fn attach(
                 );
             }
             Hook::Tracepoint(name) => attach_tracepoint(program, spec, name, pins)?,
+            Hook::Sockets(map) => attach_sockets(program, spec, map, pins)?,
             Hook::Iterator(_) | Hook::TestRun => continue,
         }
         step(spec.name);
@@ -292,6 +293,24 @@ fn attach_tracepoint(
     fs::rename(&next, pins.link(spec.name)).map_err(failed("rename"))?;
     info!(program = spec.name, tracepoint, "attached");
     Ok(())
+}
+
+/// A map of sockets holds its program itself, as long as it is pinned.
+fn attach_sockets(
+    program: &Program,
+    spec: &ProgramSpec,
+    map: &str,
+    pins: &PinRoot,
+) -> Result<(), AttachError> {
+    let failed = |cause| AttachError::Link {
+        op: "attach to its map of sockets",
+        program: spec.name,
+        cause,
+    };
+    let sockets = sys::object_get(&pins.map(map)).map_err(failed)?;
+    let fd = program.fd().map_err(|error| failed(io::Error::other(error)))?;
+    let attach_type = bpf_attach_type::BPF_SK_MSG_VERDICT;
+    sys::sockets_attach(sockets.as_fd(), fd.as_fd(), attach_type).map_err(failed)
 }
 
 /// What each program cost so far, by name, while the kernel measured: also for a program that a former agent attached.

@@ -21,6 +21,7 @@ use nodemesh_abi::{
     ServiceState, Settings, SockOffsets, Streams, TableState, Traffic, limits,
     names::{self, map, program},
     service::TIERS,
+    shortcut::{End, Offer, OfferKey, RouteCount},
 };
 use zerocopy::IntoBytes as _;
 
@@ -261,6 +262,10 @@ const SHAPES: &[Shape] = &[
     shape::<u32, Held>(map::RULE_STATES),
     shape::<ClientRules, Held>(map::CLIENTS),
     shape::<NumberKey, u32>(map::NUMBERS),
+    shape::<u64, u32>(map::SHORT_SOCKS),
+    shape::<u64, End>(map::SHORT_ENDS),
+    shape::<OfferKey, Offer>(map::SHORT_OFFERS),
+    shape::<u32, RouteCount>(map::SHORT_COUNTS),
 ];
 
 /// Names of the pinned maps whose fill is worth knowing.
@@ -343,6 +348,7 @@ fn load_program(program: &mut Program, hook: Hook, btf: &Btf) -> Result<(), Prog
         (Program::SockOps(program), Hook::Cgroup(_)) => program.load(),
         (Program::BtfTracePoint(program), Hook::Tracepoint(name)) => program.load(name, btf),
         (Program::Iter(program), Hook::Iterator(kind)) => program.load(kind, btf),
+        (Program::SkMsg(program), Hook::Sockets(_)) => program.load(),
         (Program::RawTracePoint(program), Hook::TestRun) => program.load(),
         _ => Err(ProgramError::UnexpectedProgramType),
     }

@@ -14,8 +14,10 @@ use aya_obj::generated::bpf_map_type;
 use nodemesh_abi::{
     AccessWord, AffinityKey, AffinityValue, Backend, BackendState, CgroupEntry, ClientRules, Endpoint,
     EndpointKey, FlowKey, FlowValue, Held, IdentityAddr, InternalError, Ip16, NumberKey, Rules, Service,
-    ServiceKey, ServiceState, Settings, Slot, TableState, Traffic, Vantage, limits, names::map,
+    ServiceKey, ServiceState, Settings, Slot, TableState, Traffic, Vantage, limits,
+    names::map,
     service::tier_table,
+    shortcut::{Route, RouteCount},
 };
 
 use zerocopy::{Immutable, IntoBytes};
@@ -391,6 +393,7 @@ pub struct MapReader {
     cgroups: HashMap<MapData, u64, CgroupEntry>,
     traffic: Array<MapData, Traffic>,
     table: Array<MapData, TableState>,
+    short_counts: PerCpuArray<MapData, RouteCount>,
 }
 
 impl MapReader {
@@ -405,6 +408,7 @@ impl MapReader {
             cgroups: open(pins, map::CGROUPS)?,
             traffic: open(pins, map::TRAFFIC)?,
             table: open(pins, map::CONN_TABLE)?,
+            short_counts: open(pins, map::SHORT_COUNTS)?,
         })
     }
 
@@ -430,6 +434,22 @@ impl MapReader {
         self.service_states
             .get(&id, 0)
             .map_err(failed("read", map::SERVICE_STATES))
+    }
+
+    /// What became of messages of sockets that take the shortcut, since the maps were created, by [`Route`], over all CPUs.
+    pub fn short_counts(&self) -> Result<[RouteCount; Route::COUNT], MapOpError> {
+        let mut sums = [RouteCount::default(); Route::COUNT];
+        for (index, sum) in sums.iter_mut().enumerate() {
+            let per_cpu = self
+                .short_counts
+                .get(&(index as u32), 0)
+                .map_err(failed("read", map::SHORT_COUNTS))?;
+            for count in per_cpu.iter() {
+                sum.messages += count.messages;
+                sum.bytes += count.bytes;
+            }
+        }
+        Ok(sums)
     }
 
     /// Internal errors since the maps were created, by [`InternalError`], over all CPUs.

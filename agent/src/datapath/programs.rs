@@ -5,7 +5,10 @@
 //! Invariant: the table and the object file name the same programs; the loader fails if they do not.
 
 use aya_obj::generated::bpf_attach_type;
-use nodemesh_abi::{MeterPath, names::program};
+use nodemesh_abi::{
+    MeterPath,
+    names::{map, program},
+};
 
 /// How a program meets the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,6 +17,8 @@ pub enum Hook {
     Cgroup(bpf_attach_type),
     /// At a BTF tracepoint, for the whole host.
     Tracepoint(&'static str),
+    /// At every socket that is put into this map of sockets.
+    Sockets(&'static str),
     /// As an iterator over a kind of kernel object, when asked.
     Iterator(&'static str),
     /// Never attached: run by the agent itself.
@@ -65,6 +70,7 @@ pub const PROGRAMS: &[ProgramSpec] = specs! {
     SOCK_RELEASE: Hook::Cgroup(bpf_attach_type::BPF_CGROUP_INET_SOCK_RELEASE),
     SEND_LENGTH: Hook::Tracepoint("sock_send_length"),
     RECV_LENGTH: Hook::Tracepoint("sock_recv_length"),
+    HAND_OVER: Hook::Sockets(map::SHORT_SOCKS),
     EGRESS: Hook::Cgroup(bpf_attach_type::BPF_CGROUP_INET_EGRESS),
     INGRESS: Hook::Cgroup(bpf_attach_type::BPF_CGROUP_INET_INGRESS),
     RETRANSMIT: Hook::Tracepoint("tcp_retransmit_skb"),

@@ -83,6 +83,20 @@ pub fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<
     bpf(bpf_cmd::BPF_LINK_UPDATE, &mut attr).map(drop)
 }
 
+/// Attaches a program to a map of sockets (`BPF_PROG_ATTACH`), in the place of the one that is there: sockets that are put into the
+/// map from now on run it. It stays for as long as the map has a descriptor or a pin.
+pub fn sockets_attach(
+    map: BorrowedFd<'_>,
+    program: BorrowedFd<'_>,
+    attach_type: bpf_attach_type,
+) -> io::Result<()> {
+    let mut attr = zeroed();
+    attr.__bindgen_anon_5.__bindgen_anon_1.target_fd = raw(map);
+    attr.__bindgen_anon_5.attach_bpf_fd = raw(program);
+    attr.__bindgen_anon_5.attach_type = attach_type as u32;
+    bpf(bpf_cmd::BPF_PROG_ATTACH, &mut attr).map(drop)
+}
+
 /// Opens a pinned object (`BPF_OBJ_GET`).
 pub fn object_get(path: &std::path::Path) -> io::Result<OwnedFd> {
     let path = std::ffi::CString::new(path.as_os_str().as_encoded_bytes())?;

@@ -19,7 +19,7 @@ use tracing::{debug, error, info, warn};
 use super::{
     admission::Admission,
     apply::sweep,
-    clients::{self, CgroupTable},
+    clients::{self, CgroupTable, Excluded},
     ledger::{Ledger, Room},
     plan::Rejected,
     round::{self, Round},
@@ -60,7 +60,7 @@ pub struct Reconciler {
     /// What was written of the settings; `None` if that is not known.
     settings_written: Option<Settings>,
     cgroup_root: PathBuf,
-    excluded: Vec<PathBuf>,
+    excluded: Excluded,
     /// What the configuration says.
     configured: Arc<Desired>,
     drained: Targets,
@@ -81,7 +81,7 @@ impl Reconciler {
         maps: MapWriter,
         settings: Settings,
         cgroup_root: PathBuf,
-        excluded: Vec<PathBuf>,
+        excluded: Excluded,
     ) -> Result<(Self, watch::Receiver<Arc<View>>), MapOpError> {
         let backends = (0..maps.backend_capacity())
             .map(|id| maps.backend(id).map(|row| (id, row)))

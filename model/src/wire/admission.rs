@@ -200,6 +200,13 @@ pub(crate) struct SlowStart {
 /// Which replicas come first.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(crate) struct Shortcut {
+    pub(crate) enabled: bool,
+    pub(crate) except_ports: Option<Vec<i64>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(crate) struct LocalityTiers {
     /// Levels that share replicas with the client, the nearest first.
     #[schemars(length(min = 1, max = 3))]
