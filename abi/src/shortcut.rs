@@ -56,8 +56,12 @@ pub struct Offer {
     pub first: u32,
     /// 1 once the SYN has reached a listener of this node.
     pub met: u32,
+    /// Index into `rules`, of the service that was dialled.
+    pub rules: u32,
+    /// Zero.
+    pub pad: u32,
 }
-abi_struct!(Offer: 16 { cookie: 0, first: 8, met: 12 });
+abi_struct!(Offer: 24 { cookie: 0, first: 8, met: 12, rules: 16, pad: 20 });
 
 /// Bits of [`End::flags`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,12 +128,16 @@ pub struct End {
     pub put: u32,
     /// Facts that were ever taken out. Written by its own reads.
     pub taken: u32,
+    /// Index into `rules`, of the service that the client dialled.
+    pub rules: u32,
+    /// Zero.
+    pub pad: u32,
     /// Facts about what waits to be read, a ring.
     pub facts: [Fact; FACTS],
 }
-abi_struct!(End: 192 {
+abi_struct!(End: 200 {
     peer: 0, read: 8, inbound: 16, outbound: 24, first: 32, read_seq: 36, room: 40, flags: 44, mode: 48, bulk: 52, put: 56,
-    taken: 60, facts: 64,
+    taken: 60, rules: 64, pad: 68, facts: 72,
 });
 
 /// How the latest message of a socket went.

@@ -16,6 +16,7 @@ mod meter;
 mod node;
 mod placement;
 mod scrape;
+mod shortcut;
 
 use anyhow::Result;
 
@@ -35,6 +36,7 @@ impl Metrics {
         meter::write(&mut scrape, node, &view)?;
         placement::write(&mut scrape, node, &view)?;
         node::write(&mut scrape, node, &view)?;
+        shortcut::write(&mut scrape, node)?;
         Ok(scrape.finish())
     }
 }

@@ -147,7 +147,13 @@ fn ends(ops: *mut bpf_sock_ops) -> (Endpoint, Endpoint) {
             field!(ops, remote_ip6[2]),
             field!(ops, remote_ip6[3]),
         ];
-        let addr = |v4, v6| if is_v4 { Ip16::from_v4_word(v4) } else { Ip16::from_words(v6) };
+        let addr = |v4, v6| {
+            if is_v4 {
+                Ip16::from_v4_word(v4)
+            } else {
+                Ip16::from_words(v6)
+            }
+        };
         let own = Endpoint {
             addr: addr(own, own6),
             port: own_port,
@@ -202,8 +208,8 @@ fn offer(ops: *mut bpf_sock_ops, depths: u32) {
     let offer = Offer {
         // SAFETY: the kernel's context.
         cookie: unsafe { bpf_get_socket_cookie(ops.cast()) },
-        first: 0,
-        met: 0,
+        rules,
+        ..Offer::default()
     };
     let _full = maps::short_offers.insert(key(ops, own, peer), offer, 0);
 }
@@ -238,7 +244,9 @@ fn connected(ops: *mut bpf_sock_ops) {
         let _gone = maps::short_offers.remove(&key);
         return;
     };
-    if enrol(ops, socket, 0) == 0 {
+    // SAFETY: a map value.
+    let rules = unsafe { (*offer).rules };
+    if enrol(ops, socket, 0, rules) == 0 {
         let _gone = maps::short_offers.remove(&key);
         return;
     }
@@ -266,19 +274,20 @@ fn accepted(ops: *mut bpf_sock_ops, depths: u32) {
     let Some(client) = maps::short_ends.get_ptr_mut(offer.cookie) else {
         return;
     };
-    let cookie = enrol(ops, socket, offer.cookie);
+    let cookie = enrol(ops, socket, offer.cookie, offer.rules);
     // SAFETY: a map value. The client learns of its peer when this one is in the map.
     unsafe { (&raw mut (*client).peer).write_volatile(cookie) };
 }
 
 /// Makes the socket an end, and puts it into the map; returns its cookie, or 0 if there is no room.
 #[inline(always)]
-fn enrol(ops: *mut bpf_sock_ops, socket: Socket, peer: u64) -> u64 {
+fn enrol(ops: *mut bpf_sock_ops, socket: Socket, peer: u64, rules: u32) -> u64 {
     let next = socket.sk.sequence().1;
     // SAFETY: the kernel's context.
     let mut cookie = unsafe { bpf_get_socket_cookie(ops.cast()) };
     let end = End {
         peer,
+        rules,
         first: next,
         read_seq: next,
         room: room(socket.sk.receive_buffer()),

@@ -191,13 +191,12 @@ impl Sending {
     #[inline(always)]
     fn refusal(self) -> Result<Wire, Route> {
         // SAFETY: map values and a live record; volatile because other programs write them.
-        let (own, peer, wire, rules, port) = unsafe {
+        let (own, peer, wire, rules) = unsafe {
             (
                 (&raw const (*self.own).flags).read_volatile(),
                 (&raw const (*self.peer).flags).read_volatile(),
                 Wire::from_raw((&raw const (*self.record.0).meter.wire).read_volatile()),
-                (*self.record.0).rules,
-                (*self.record.0).service_port,
+                (*self.own).rules,
             )
         };
         if peer & (EndFlags::SPLICES | EndFlags::WAITS) != 0 {
@@ -206,7 +205,6 @@ impl Sending {
         let is_off = (own | peer) & (EndFlags::LEAVING | EndFlags::BULK) != 0
             || current_settings().shortcut == 0
             || maps::rules.get(rules).is_none_or(|rules| rules.shortcut == 0);
-        let _ = port;
         if is_off || KernelSock::new(self.tcp).has_upper_protocol() {
             return Err(Route::Off);
         }
