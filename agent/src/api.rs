@@ -20,7 +20,10 @@ pub use self::{
     policy::{Explanation, MatchingRule, PolicyQuery, PortAccess},
     traffic::{Histogram, HistogramBounds, Traffic, TrafficReport},
 };
-use crate::config::{AccessLogFormat, ProgramLogLevel};
+use crate::{
+    config::{AccessLogFormat, ProgramLogLevel},
+    shortcut::State,
+};
 
 /// Answer of `GET /v1/status`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -125,6 +128,9 @@ pub struct DatapathStatus {
     pub cgroups_missing: Vec<String>,
     /// What measures traffic.
     pub meter: MeterStatus,
+    /// Whether messages may take the shortcut, and why.
+    #[serde(default)]
+    pub shortcut: State,
 }
 
 /// The meter's part of [`Status`].

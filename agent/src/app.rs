@@ -34,9 +34,9 @@ use crate::{
     access_log::{self, AccessLog, AccessReader},
     admin::{Listeners, Node},
     admission::Watch,
-    config::{AgentConfig, ShortcutChoice, VERSION},
+    config::{AgentConfig, VERSION},
     datapath::{
-        MapReader, MapWriter, PinRoot, adoption, attach, host,
+        MapReader, MapWriter, PinRoot, adoption, attach, ends::Ends, host,
         listing::ConnectionLister,
         loader::{self, Loaded},
         program_log::ProgramLog,
@@ -52,6 +52,7 @@ use crate::{
         thread::{Command, Reconciler},
         view::View,
     },
+    shortcut::{self, Keeper, gate::Gate},
     sockets::Sockets,
     source::Version,
     startup::{Progress, Step},
@@ -87,7 +88,13 @@ pub fn run(config: &AgentConfig, log: LogFilter) -> Result<()> {
     // Kept open: the kernel measures while this descriptor is.
     let _stats = config.program_stats.then(program_stats).flatten();
 
-    let settings = settings(config, &loaded)?;
+    let gate = Gate {
+        cgroup: cgroup.clone(),
+        pin_dir: config.pin_dir.clone(),
+        run_dir: config.run_dir.clone(),
+        build: loaded.build,
+    };
+    let settings = settings(config, &loaded, &gate)?;
     let drains = Drains::open(&config.run_dir);
     let (reconciler, view) = reconciler(
         config,
@@ -127,6 +134,14 @@ pub fn run(config: &AgentConfig, log: LogFilter) -> Result<()> {
         Arc::clone(&events),
         sockets,
     );
+    let (keeper, shortcut) = Keeper::new(
+        config.shortcut,
+        meter_path,
+        gate,
+        Ends::open(&pins)?,
+        view.clone(),
+        commands.clone(),
+    );
     let access_log = Arc::new(AccessLog::new(config.access_log_file.clone(), view.clone())?);
     let node = Arc::new(Node {
         config: config.clone(),
@@ -144,6 +159,8 @@ pub fn run(config: &AgentConfig, log: LogFilter) -> Result<()> {
         meter_path,
         connection_limit: settings.connection_limit,
         adopted,
+        shortcut,
+        ends: Ends::open(&pins)?,
         log,
         program_log: Mutex::new(config.program_log),
         commands,
@@ -155,9 +172,12 @@ pub fn run(config: &AgentConfig, log: LogFilter) -> Result<()> {
     let sweeper = spawn("sweep", move || sweeper.run(&stopped))?;
     let (end_watch, ended) = mpsc::channel();
     let watch = spawn("admission", move || watch.run(&ended))?;
+    let (end_keeper, ended) = mpsc::channel();
+    let keeper = spawn("shortcut", move || keeper.run(&ended))?;
     // Its end drops the tasks and with them every sender of commands, which ends the reconciler.
     let records = feed.run(node, |node, changes| serve(node, changes, readers, progress))?;
-    drop((stop, end_watch));
+    drop((stop, end_watch, end_keeper));
+    join(keeper)?;
     join(sweeper)?;
     join(watch)?;
     join(reconciler)?;
@@ -255,12 +275,12 @@ fn load(config: &AgentConfig, pins: &PinRoot) -> Result<Loaded> {
 }
 
 /// What the programs are told for as long as this agent runs.
-fn settings(config: &AgentConfig, loaded: &Loaded) -> Result<Settings> {
+fn settings(config: &AgentConfig, loaded: &Loaded, gate: &Gate) -> Result<Settings> {
     Ok(Settings {
         agent_tgid: loader::own_tgid(&loaded.ebpf).context("ask the kernel for the agent's process id")?,
         meter_path: loaded.meter_path as u32,
         connection_limit: config.connection_limit(host::memory()),
-        shortcut: u32::from(config.shortcut == ShortcutChoice::Force),
+        shortcut: shortcut::keeper::initially(config.shortcut, gate, loaded.meter_path).into(),
         ..Settings::default()
     })
 }

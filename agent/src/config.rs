@@ -11,7 +11,9 @@ use clap::{ArgGroup, Args, Parser, ValueEnum};
 use nodemesh_abi::{LogLevel, MeterPath, limits};
 use nodemesh_model::Locality;
 
-use crate::{control::ControlArgs, datapath::pins::DEFAULT_PIN_DIR, startup::Step};
+use crate::{
+    control::ControlArgs, datapath::pins::DEFAULT_PIN_DIR, shortcut::LabArgs, startup::Step,
+};
 
 /// Default folder for the lock and the admin socket.
 pub const DEFAULT_RUN_DIR: &str = "/run/nodemesh";
@@ -35,6 +37,9 @@ const _: () = assert!(nodemesh_abi::ABI_VERSION == 4, "VERSION above names the A
 pub enum AgentCli {
     /// Run in the foreground until SIGTERM or SIGINT. The data path stays when the agent goes.
     Run(AgentConfig),
+    /// Test on this kernel what the shortcut does to applications, and print it. The agent runs this itself.
+    #[command(hide = true)]
+    ShortcutTest(LabArgs),
 }
 
 /// Flags of `nodemesh-agent run`.
@@ -292,8 +297,10 @@ mod tests {
 
     fn config(flags: &[&str]) -> AgentConfig {
         let command = ["nodemesh-agent", "run", "--config", "mesh.yaml"];
-        let AgentCli::Run(config) = AgentCli::parse_from(command.iter().chain(flags));
-        config
+        match AgentCli::parse_from(command.iter().chain(flags)) {
+            AgentCli::Run(config) => config,
+            AgentCli::ShortcutTest(_) => panic!("the command is run"),
+        }
     }
 
     #[test]

@@ -11,6 +11,8 @@
 pub mod adoption;
 pub mod attach;
 mod btf;
+pub mod ends;
+pub mod netns;
 pub mod clock;
 pub mod host;
 pub mod listing;

@@ -28,6 +28,7 @@ pub mod metrics;
 pub mod names;
 pub mod quantile;
 pub mod reconcile;
+pub mod shortcut;
 pub mod sockets;
 pub mod source;
 pub mod startup;

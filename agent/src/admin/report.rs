@@ -21,12 +21,13 @@ use crate::{
     access_log::AccessLog,
     api,
     config::{AgentConfig, ProgramLogLevel},
-    datapath::{MapReader, attach, clock::monotonic_ns, listing::ConnectionLister},
+    datapath::{MapReader, attach, clock::monotonic_ns, ends::Ends, listing::ConnectionLister},
     drain::Drains,
     events::Events,
     logging::LogFilter,
     metrics::Metrics,
     reconcile::{ledger::Programmed, thread::Command, view::View},
+    shortcut::State,
     source::SourceStatus,
     sweep::Sweep,
 };
@@ -63,6 +64,10 @@ pub struct Node {
     pub connection_limit: u32,
     /// Connections that were adopted at the start.
     pub adopted: u64,
+    /// Whether the shortcut may be taken.
+    pub shortcut: watch::Receiver<Arc<State>>,
+    /// The sockets that are enrolled in it.
+    pub ends: Ends,
     /// The agent's log.
     pub log: LogFilter,
     /// Level of the programs' log.
@@ -82,6 +87,11 @@ impl Node {
     /// What is programmed.
     pub fn view(&self) -> Arc<View> {
         self.view.borrow().clone()
+    }
+
+    /// Whether the shortcut may be taken.
+    pub fn shortcut(&self) -> Arc<State> {
+        self.shortcut.borrow().clone()
     }
 
     /// What the last pass over the open requests saw.

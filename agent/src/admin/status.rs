@@ -12,6 +12,7 @@ use crate::{
     api,
     config::VERSION,
     reconcile::{thread::Command, view::View},
+    shortcut::State,
     source::{ControlStatus, SourceStatus},
 };
 
@@ -52,6 +53,7 @@ impl Node {
             frontends_not_programmed: self.not_programmed(view),
             cgroups_missing: view.cgroups_missing.clone(),
             meter: self.meter_status(),
+            shortcut: State::clone(&self.shortcut()),
         }
     }
 

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `nodemesh status`.
 
+mod shortcut;
+
 use std::{
     fmt::Write as _,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -38,6 +40,7 @@ fn describe(status: &Status) -> Result<String> {
     describe_config(&mut text, status)?;
     describe_datapath(&mut text, status)?;
     describe_meter(&mut text, &status.datapath.meter)?;
+    shortcut::describe(&mut text, &status.datapath.shortcut)?;
     writeln!(text, "access   {}", log::access(&status.log))?;
     Ok(text)
 }
@@ -165,6 +168,7 @@ fn describe_meter(text: &mut String, meter: &MeterStatus) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use crate::shortcut::State;
     use crate::api::{ConfigStatus, DatapathStatus, LogStatus, MapUsage};
 
     use super::*;
@@ -212,6 +216,10 @@ mod tests {
                     stalled_server: 5,
                     corrections: 6,
                 },
+                shortcut: State {
+                    reason: "unused".into(),
+                    ..State::default()
+                },
             },
             log: LogStatus::default(),
         }
@@ -232,6 +240,7 @@ mod tests {
             "  - the configured cgroup pods/gone does not exist (yet)",
             "meter    by tracepoint, connections 12/200 (3 adopted, 1 without room), stalled 4 as client, 5 as server",
             "  - the number in flight was corrected 6 times",
+            "shortcut off: no policy asks for it",
             "access   off",
         ];
         assert_eq!(text.lines().collect::<Vec<_>>(), expected);

@@ -41,7 +41,7 @@ pub struct MapOpError {
     pub cause: MapError,
 }
 
-fn failed(op: &'static str, map: &'static str) -> impl Fn(MapError) -> MapOpError {
+pub(super) fn failed(op: &'static str, map: &'static str) -> impl Fn(MapError) -> MapOpError {
     move |cause| MapOpError { op, map, cause }
 }
 
@@ -53,7 +53,7 @@ fn io_failed(op: &'static str, map: &'static str, error: io::Error) -> MapOpErro
     }
 }
 
-fn open<T: TryFrom<Map, Error = MapError>>(pins: &PinRoot, name: &'static str) -> Result<T, MapOpError> {
+pub(super) fn open<T: TryFrom<Map, Error = MapError>>(pins: &PinRoot, name: &'static str) -> Result<T, MapOpError> {
     MapData::from_pin(pins.map(name))
         .and_then(Map::from_map_data)
         .and_then(T::try_from)

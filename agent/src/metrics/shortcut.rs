@@ -26,5 +26,17 @@ pub(super) fn write(scrape: &mut Scrape, node: &Node) -> Result<()> {
             samples.number(&unlabelled, &[route.label()], count.bytes as f64);
         }
     })?;
+    scrape.single(&family::SHORT_SOCKETS, node.ends.enrolled().len() as f64)?;
+    let state = node.shortcut();
+    scrape.family(&family::SHORT_STATE, |samples| {
+        let enabled = if state.enabled { "on" } else { "off" };
+        samples.number(&unlabelled, &[enabled, &state.reason], 1.0);
+    })?;
+    scrape.family(&family::SHORT_PROPERTY, |samples| {
+        for finding in state.report.iter().flat_map(|report| &report.findings) {
+            let holds = f64::from(u8::from(finding.failure.is_none()));
+            samples.number(&unlabelled, &[&finding.property, finding.effect.word()], holds);
+        }
+    })?;
     Ok(())
 }

@@ -49,6 +49,8 @@ pub enum Command {
     LogLevel(LogLevel),
     /// Write one of this many finished requests and connections to the access log; 0 for none.
     AccessSample(u32),
+    /// Let messages take the shortcut, or not.
+    Shortcut(bool),
 }
 
 /// The thread's state.
@@ -180,6 +182,10 @@ impl Reconciler {
                 Command::LogLevel(level) => self.change_log_level(level),
                 Command::AccessSample(sample) => {
                     self.settings.access_sample = sample;
+                    self.sync_settings();
+                }
+                Command::Shortcut(on) => {
+                    self.settings.shortcut = on.into();
                     self.sync_settings();
                 }
             }
