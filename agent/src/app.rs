@@ -36,7 +36,9 @@ use crate::{
     admission::Watch,
     config::{AgentConfig, VERSION},
     datapath::{
-        MapReader, MapWriter, PinRoot, adoption, attach, ends::Ends, host,
+        MapReader, MapWriter, PinRoot, adoption, attach,
+        ends::Ends,
+        host,
         listing::ConnectionLister,
         loader::{self, Loaded},
         program_log::ProgramLog,

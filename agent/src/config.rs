@@ -11,9 +11,7 @@ use clap::{ArgGroup, Args, Parser, ValueEnum};
 use nodemesh_abi::{LogLevel, MeterPath, limits};
 use nodemesh_model::Locality;
 
-use crate::{
-    control::ControlArgs, datapath::pins::DEFAULT_PIN_DIR, shortcut::LabArgs, startup::Step,
-};
+use crate::{control::ControlArgs, datapath::pins::DEFAULT_PIN_DIR, shortcut::LabArgs, startup::Step};
 
 /// Default folder for the lock and the admin socket.
 pub const DEFAULT_RUN_DIR: &str = "/run/nodemesh";

@@ -11,13 +11,13 @@
 pub mod adoption;
 pub mod attach;
 mod btf;
-pub mod ends;
-pub mod netns;
 pub mod clock;
+pub mod ends;
 pub mod host;
 pub mod listing;
 pub mod loader;
 pub mod maps;
+pub mod netns;
 pub mod offsets;
 pub mod pins;
 pub mod program_log;

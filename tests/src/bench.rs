@@ -31,6 +31,8 @@ mod pick_scale;
 mod process_use;
 mod scale;
 mod series;
+mod short_talk;
+mod shortcut;
 mod token_load;
 
 use std::{
@@ -94,6 +96,8 @@ enum Case {
     MeterStreams,
     /// Memory of a metered connection.
     MeterMemory,
+    /// Two pods of one node, with the shortcut and without.
+    Shortcut,
     /// A list of 200,000 connections.
     Listing,
     /// From an acknowledged write to the kernel of a node, with 100 agents connected.
@@ -138,6 +142,7 @@ impl Case {
             Self::MeterTokens => meter_tokens::run(run),
             Self::MeterStreams => meter_streams::run(run),
             Self::MeterMemory => meter_memory::run(run),
+            Self::Shortcut => shortcut::run(run),
             Self::Listing => listing::run(run),
             Self::ControlPush => control_push::run(run),
             Self::ControlFanout => control_fanout::run(run),

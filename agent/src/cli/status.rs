@@ -168,8 +168,8 @@ fn describe_meter(text: &mut String, meter: &MeterStatus) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use crate::shortcut::State;
     use crate::api::{ConfigStatus, DatapathStatus, LogStatus, MapUsage};
+    use crate::shortcut::State;
 
     use super::*;
 

@@ -26,7 +26,8 @@ impl Ends {
     /// Opens the maps pinned below `pins`.
     pub fn open(pins: &PinRoot) -> Result<Self, MapOpError> {
         let raw = || MapData::from_pin(pins.map(map::SHORT_SOCKS)).map_err(failed("open", map::SHORT_SOCKS));
-        let sockets = SockHash::try_from(aya::maps::Map::SockHash(raw()?)).map_err(failed("open", map::SHORT_SOCKS))?;
+        let sockets =
+            SockHash::try_from(aya::maps::Map::SockHash(raw()?)).map_err(failed("open", map::SHORT_SOCKS))?;
         Ok(Self {
             sockets,
             raw: raw()?,
@@ -47,7 +48,9 @@ impl Ends {
 
     /// Whether the service of an end has the shortcut switched on.
     pub fn is_on(&self, end: &End) -> bool {
-        self.rules.get(&end.rules, 0).is_ok_and(|rules| rules.shortcut != 0)
+        self.rules
+            .get(&end.rules, 0)
+            .is_ok_and(|rules| rules.shortcut != 0)
     }
 
     /// Takes a socket out if nothing waits at its end; true if it did. To be called only for sockets to which nothing is handed any more.

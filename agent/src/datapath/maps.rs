@@ -53,7 +53,10 @@ fn io_failed(op: &'static str, map: &'static str, error: io::Error) -> MapOpErro
     }
 }
 
-pub(super) fn open<T: TryFrom<Map, Error = MapError>>(pins: &PinRoot, name: &'static str) -> Result<T, MapOpError> {
+pub(super) fn open<T: TryFrom<Map, Error = MapError>>(
+    pins: &PinRoot,
+    name: &'static str,
+) -> Result<T, MapOpError> {
     MapData::from_pin(pins.map(name))
         .and_then(Map::from_map_data)
         .and_then(T::try_from)

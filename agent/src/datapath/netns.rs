@@ -3,11 +3,7 @@
 //!
 //! Invariant: no interface but `lo` of the caller's namespace is touched.
 
-use std::{
-    io,
-    net::UdpSocket,
-    os::fd::AsRawFd as _,
-};
+use std::{io, net::UdpSocket, os::fd::AsRawFd as _};
 
 /// Brings `lo` up.
 pub fn loopback_up() -> io::Result<()> {

@@ -63,7 +63,10 @@ impl Gate {
         }
         let started = Instant::now();
         let report = self.test(stopped);
-        debug!(elapsed_ms = started.elapsed().as_millis() as u64, "tested the shortcut");
+        debug!(
+            elapsed_ms = started.elapsed().as_millis() as u64,
+            "tested the shortcut"
+        );
         if report.error.is_none()
             && let Ok(text) = serde_json::to_string_pretty(&report)
             && let Err(error) = fs::write(self.run_dir.join(FILE), text)

@@ -164,7 +164,10 @@ impl Keeper {
         let (reason, objections) = (&*state.reason, state.objections.join("; "));
         match (state.enabled, objections.is_empty()) {
             (true, true) => info!(reason, "the shortcut may be taken"),
-            (true, false) => warn!(reason, objections, "the shortcut may be taken in spite of what speaks against it"),
+            (true, false) => warn!(
+                reason,
+                objections, "the shortcut may be taken in spite of what speaks against it"
+            ),
             (false, true) => info!(reason, "the shortcut is off"),
             (false, false) => warn!(reason, objections, "a policy asks for the shortcut, which is off"),
         }

@@ -167,7 +167,8 @@ fn configure(args: &LabArgs, pins: &PinRoot, settings: Settings, backend: Socket
         .as_bytes(),
     )?;
     let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
-    let source = FileSource::load(&path, Locality::default()).map_err(|errors| anyhow::anyhow!(errors.join("; ")))?;
+    let source =
+        FileSource::load(&path, Locality::default()).map_err(|errors| anyhow::anyhow!(errors.join("; ")))?;
     let (desired, generation) = source.desired();
     let maps = MapWriter::open(pins)?;
     let (mut reconciler, _view) = Reconciler::new(maps, settings, args.cgroup.clone(), Excluded::default())?;

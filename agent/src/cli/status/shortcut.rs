@@ -20,13 +20,22 @@ pub(super) fn describe(text: &mut String, state: &State) -> fmt::Result {
         "meter-path" => "it needs --meter-path tracepoint",
         other => other,
     };
-    writeln!(text, "shortcut {}: {why}", if state.enabled { "on" } else { "off" })?;
+    writeln!(
+        text,
+        "shortcut {}: {why}",
+        if state.enabled { "on" } else { "off" }
+    )?;
     for objection in &state.objections {
         writeln!(text, "  ! {objection}")?;
     }
     for finding in state.report.iter().flat_map(|report| &report.findings) {
         if let (Some(failure), Effect::Narrows | Effect::Tells) = (&finding.failure, finding.effect) {
-            writeln!(text, "  - {} ({}): {failure}", finding.property, finding.effect.word())?;
+            writeln!(
+                text,
+                "  - {} ({}): {failure}",
+                finding.property,
+                finding.effect.word()
+            )?;
         }
     }
     Ok(())

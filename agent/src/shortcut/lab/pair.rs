@@ -3,10 +3,7 @@
 //!
 //! Invariant: [`Pair::short`] returns only a pair whose next small message, either way, takes the shortcut.
 
-use std::{
-    io::Write as _,
-    net::TcpStream,
-};
+use std::{io::Write as _, net::TcpStream};
 
 use super::{
     Lab,
@@ -75,7 +72,11 @@ impl Pair {
     /// A message each way.
     pub(super) fn exchange(&mut self) -> Result<(), String> {
         self.up(b"ping ping ping")?;
-        same("the request", &take(&mut self.server, 14)?, &b"ping ping ping".to_vec())?;
+        same(
+            "the request",
+            &take(&mut self.server, 14)?,
+            &b"ping ping ping".to_vec(),
+        )?;
         self.down(b"pong")?;
         same("the answer", &take(&mut self.client, 4)?, &b"pong".to_vec())
     }

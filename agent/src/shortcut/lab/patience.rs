@@ -33,7 +33,9 @@ pub(super) fn take(stream: &mut TcpStream, length: usize) -> Result<Vec<u8>, Str
 /// Reads until the end.
 pub(super) fn rest(stream: &mut TcpStream) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::new();
-    stream.read_to_end(&mut bytes).map_err(said("a read to the end"))?;
+    stream
+        .read_to_end(&mut bytes)
+        .map_err(said("a read to the end"))?;
     Ok(bytes)
 }
 
@@ -57,7 +59,11 @@ pub(super) fn until(condition: impl Fn() -> bool) -> bool {
 }
 
 /// An error unless `found` is `expected`.
-pub(super) fn same<T: PartialEq + std::fmt::Debug>(what: &str, found: &T, expected: &T) -> Result<(), String> {
+pub(super) fn same<T: PartialEq + std::fmt::Debug>(
+    what: &str,
+    found: &T,
+    expected: &T,
+) -> Result<(), String> {
     if found == expected {
         Ok(())
     } else {

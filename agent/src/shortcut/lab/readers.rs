@@ -3,11 +3,7 @@
 //!
 //! Invariant: a stall is found by a time limit on the socket, never by waiting for ever.
 
-use std::{
-    net::TcpStream,
-    os::fd::AsFd as _,
-    time::Duration,
-};
+use std::{net::TcpStream, os::fd::AsFd as _, time::Duration};
 
 use nix::{
     errno::Errno,
@@ -42,7 +38,11 @@ fn fionread(lab: &Lab, path: Path) -> Result<(), String> {
     }
     let right = until(|| readable_bytes(&pair.server).is_ok_and(|bytes| bytes == 1000));
     let found = readable_bytes(&pair.server).map_err(|error| error.to_string())?;
-    if right { Ok(()) } else { Err(format!("{found} of 1000 bytes")) }
+    if right {
+        Ok(())
+    } else {
+        Err(format!("{found} of 1000 bytes"))
+    }
 }
 
 pub(super) fn fionread_tcp(lab: &mut Lab) -> Result<(), String> {
@@ -115,7 +115,11 @@ pub(super) fn peek(lab: &mut Lab) -> Result<(), String> {
             let seen = receive(&pair.server, 64, MsgFlags::MSG_PEEK)?;
             same("what a peek shows", &seen, &pattern(0, 64))?;
         }
-        same("what is read after it", &take(&mut pair.server, 100)?, &pattern(0, 100))?;
+        same(
+            "what is read after it",
+            &take(&mut pair.server, 100)?,
+            &pattern(0, 100),
+        )?;
     }
     Ok(())
 }
@@ -136,7 +140,11 @@ fn wait_for_all(pair: &mut Pair) -> Result<usize, String> {
 pub(super) fn waitall(lab: &mut Lab) -> Result<(), String> {
     let mut pair = Pair::fresh(lab)?;
     for _ in 0..5 {
-        same("bytes of a read that waits for 100", &wait_for_all(&mut pair)?, &100)?;
+        same(
+            "bytes of a read that waits for 100",
+            &wait_for_all(&mut pair)?,
+            &100,
+        )?;
     }
     Ok(())
 }
@@ -144,7 +152,11 @@ pub(super) fn waitall(lab: &mut Lab) -> Result<(), String> {
 /// One that begins to after it has read otherwise.
 pub(super) fn waitall_later(lab: &mut Lab) -> Result<(), String> {
     let mut pair = Pair::short(lab)?;
-    same("bytes of a read that waits for 100", &wait_for_all(&mut pair)?, &100)
+    same(
+        "bytes of a read that waits for 100",
+        &wait_for_all(&mut pair)?,
+        &100,
+    )
 }
 
 /// Reads `length` bytes by `splice()`.
@@ -156,8 +168,15 @@ fn splice_some(stream: &TcpStream, length: usize) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::new();
     while bytes.len() < length {
         let wanted = length - bytes.len();
-        let count = splice(stream.as_fd(), None, &into, None, wanted, SpliceFFlags::SPLICE_F_NONBLOCK)
-            .map_err(errno("splice() from a readable socket"))?;
+        let count = splice(
+            stream.as_fd(),
+            None,
+            &into,
+            None,
+            wanted,
+            SpliceFFlags::SPLICE_F_NONBLOCK,
+        )
+        .map_err(errno("splice() from a readable socket"))?;
         let mut part = vec![0; count];
         let count = read(&out, &mut part).map_err(errno("read()"))?;
         part.truncate(count);

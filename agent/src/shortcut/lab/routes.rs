@@ -39,8 +39,14 @@ pub(super) fn before_accept(lab: &mut Lab) -> Result<(), String> {
             .map_err(said("a write before accept()"))?;
     }
     let (mut server, _) = lab.listener.accept().map_err(said("accept()"))?;
-    server.set_read_timeout(Some(STALL)).map_err(said("set up a socket"))?;
-    same("what was sent before", &take(&mut server, 1000)?, &pattern(0, 1000))
+    server
+        .set_read_timeout(Some(STALL))
+        .map_err(said("set up a socket"))?;
+    same(
+        "what was sent before",
+        &take(&mut server, 1000)?,
+        &pattern(0, 1000),
+    )
 }
 
 /// The client asks again and again whether it may send, and does at the first moment; the server sends first.
@@ -57,13 +63,25 @@ pub(super) fn before_established(lab: &mut Lab) -> Result<(), String> {
             return Err("the client may not send".into());
         }
         let (mut server, _) = lab.listener.accept().map_err(said("accept()"))?;
-        server.set_read_timeout(Some(STALL)).map_err(said("set up a socket"))?;
+        server
+            .set_read_timeout(Some(STALL))
+            .map_err(said("set up a socket"))?;
         server.write_all(b"first").map_err(said("a write"))?;
-        same("what the client sent at once", &take(&mut server, 100)?, &pattern(0, 100))?;
+        same(
+            "what the client sent at once",
+            &take(&mut server, 100)?,
+            &pattern(0, 100),
+        )?;
         client.set_nonblocking(false).map_err(said("a socket"))?;
         let mut client = TcpStream::from(client);
-        client.set_read_timeout(Some(STALL)).map_err(said("set up a socket"))?;
-        same("what the server sent at once", &take(&mut client, 5)?, &b"first".to_vec())?;
+        client
+            .set_read_timeout(Some(STALL))
+            .map_err(said("set up a socket"))?;
+        same(
+            "what the server sent at once",
+            &take(&mut client, 5)?,
+            &b"first".to_vec(),
+        )?;
     }
     Ok(())
 }
@@ -74,7 +92,11 @@ pub(super) fn half_close(lab: &mut Lab) -> Result<(), String> {
     pair.client
         .shutdown(std::net::Shutdown::Write)
         .map_err(said("shutdown()"))?;
-    same("what came before the end", &rest(&mut pair.server)?, &pattern(0, 500))?;
+    same(
+        "what came before the end",
+        &rest(&mut pair.server)?,
+        &pattern(0, 500),
+    )?;
     for part in 0..10 {
         pair.down(&pattern(part * 100, 100))?;
     }
@@ -86,7 +108,11 @@ pub(super) fn half_close(lab: &mut Lab) -> Result<(), String> {
 pub(super) fn close_queued(lab: &mut Lab) -> Result<(), String> {
     for early in [false, true] {
         let mut pair = Pair::short(lab)?;
-        let shut = |pair: &Pair| pair.client.shutdown(std::net::Shutdown::Write).map_err(said("shutdown()"));
+        let shut = |pair: &Pair| {
+            pair.client
+                .shutdown(std::net::Shutdown::Write)
+                .map_err(said("shutdown()"))
+        };
         if early {
             shut(&pair)?;
             rest(&mut pair.server)?;
@@ -98,7 +124,11 @@ pub(super) fn close_queued(lab: &mut Lab) -> Result<(), String> {
         }
         drop(pair.server);
         thread::sleep(Duration::from_millis(5));
-        same("what waited at the client", &rest(&mut pair.client)?, &pattern(0, 3000))?;
+        same(
+            "what waited at the client",
+            &rest(&mut pair.client)?,
+            &pattern(0, 3000),
+        )?;
     }
     Ok(())
 }
@@ -109,7 +139,11 @@ pub(super) fn reset_queued(lab: &mut Lab) -> Result<(), String> {
     pair.down(&pattern(0, 3000))?;
     reset(pair.server)?;
     thread::sleep(Duration::from_millis(5));
-    same("what waited at the client", &take(&mut pair.client, 3000)?, &pattern(0, 3000))
+    same(
+        "what waited at the client",
+        &take(&mut pair.client, 3000)?,
+        &pattern(0, 3000),
+    )
 }
 
 fn reset(stream: TcpStream) -> Result<(), String> {
@@ -178,7 +212,11 @@ pub(super) fn splice_to(lab: &mut Lab) -> Result<(), String> {
                 .map_err(|error| format!("splice() to a socket: {error}"))?;
         }
         let received = take(&mut pair.server, length)?;
-        same("what was spliced", &(received == pattern(position, length)), &true)?;
+        same(
+            "what was spliced",
+            &(received == pattern(position, length)),
+            &true,
+        )?;
     }
     Ok(())
 }
@@ -192,7 +230,11 @@ fn transfer(lab: &Lab, length: usize) -> Result<(), String> {
         let (mut at, mut round) = (0, 0_usize);
         while at < length {
             // Runs of small messages, a large one in between.
-            let size = if round % 29 == 28 { 3 * LARGE } else { 1 + (round * 7_919) % 15_000 };
+            let size = if round % 29 == 28 {
+                3 * LARGE
+            } else {
+                1 + (round * 7_919) % 15_000
+            };
             let size = size.min(length - at);
             server.write_all(&pattern(at, size)).map_err(said("a write"))?;
             (at, round) = (at + size, round + 1);
@@ -228,7 +270,9 @@ pub(super) fn transfer_100m(lab: &mut Lab) -> Result<(), String> {
 
 /// Bytes that are taken from a sender whose reader sleeps.
 fn accepted(pair: &mut Pair) -> Result<usize, String> {
-    pair.client.set_nonblocking(true).map_err(said("set up a socket"))?;
+    pair.client
+        .set_nonblocking(true)
+        .map_err(said("set up a socket"))?;
     let message = pattern(0, 1_000);
     let (mut sent, most) = (0, 64 << 20);
     while sent < most {
@@ -245,7 +289,9 @@ fn accepted(pair: &mut Pair) -> Result<usize, String> {
             Err(error) => return Err(said("a write")(error)),
         }
     }
-    Err(format!("more than {most} bytes were taken from a sender whose reader sleeps"))
+    Err(format!(
+        "more than {most} bytes were taken from a sender whose reader sleeps"
+    ))
 }
 
 pub(super) fn sleeping_reader(lab: &mut Lab) -> Result<(), String> {
@@ -287,7 +333,11 @@ fn leave(lab: &mut Lab, pair: &mut Pair) -> Result<(), String> {
     lab.switch(false)?;
     let enrolled = lab.ends.enrolled();
     pair.down(&pattern(3000, 3000))?;
-    same("what waited, and what came after", &take(&mut pair.client, 6000)?, &pattern(0, 6000))?;
+    same(
+        "what waited, and what came after",
+        &take(&mut pair.client, 6000)?,
+        &pattern(0, 6000),
+    )?;
     let mut reader = pair.client.try_clone().map_err(said("a socket"))?;
     let waiting = thread::spawn(move || take(&mut reader, 1000));
     for cookie in enrolled {
