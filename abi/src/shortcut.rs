@@ -23,6 +23,9 @@ pub const MESSAGE_BYTES: u32 = 16_384;
 pub const BULK_BYTES: u32 = 1 << 20;
 /// What a small message takes off that count.
 pub const BULK_FORGIVEN: u32 = 1 << 17;
+/// How often an application must have read all that there was before anything is handed to it: proxies read the beginning of a
+/// connection and splice the rest, which is seen only if they are given the chance.
+pub const PROVEN: u32 = 3;
 /// Facts that may wait to be read at one end.
 pub const FACTS: usize = 8;
 
@@ -130,14 +133,14 @@ pub struct End {
     pub taken: u32,
     /// Index into `rules`, of the service that the client dialled.
     pub rules: u32,
-    /// Zero.
-    pub pad: u32,
+    /// How often a read has left nothing behind, see [`PROVEN`].
+    pub emptied: u32,
     /// Facts about what waits to be read, a ring.
     pub facts: [Fact; FACTS],
 }
 abi_struct!(End: 200 {
     peer: 0, read: 8, inbound: 16, outbound: 24, first: 32, read_seq: 36, room: 40, flags: 44, mode: 48, bulk: 52, put: 56,
-    taken: 60, rules: 64, pad: 68, facts: 72,
+    taken: 60, rules: 64, emptied: 68, facts: 72,
 });
 
 /// How the latest message of a socket went.
@@ -231,10 +234,10 @@ impl End {
         (self.read as u32).wrapping_sub(by_tcp).cast_signed() < 0
     }
 
-    /// Whether it has read all that TCP carried up to `sent`, the sequence number after the peer's last byte.
+    /// Whether it reads as the shortcut needs it, and has read all that TCP carried up to `sent`, the sequence number after the peer's last byte.
     #[inline(always)]
     pub const fn is_drained(&self, sent: u32) -> bool {
-        self.read != 0 && self.read_seq == sent
+        self.emptied >= PROVEN && self.read_seq == sent
     }
 }
 
@@ -251,6 +254,7 @@ mod tests {
         };
         assert!(!end.is_drained(u32::MAX - 10), "nothing was read yet");
         end.read += 100;
+        end.emptied = PROVEN;
         end.read_seq = end.first.wrapping_add(100);
         assert_eq!((end.unread(), end.splices()), (0, false));
         assert!(end.is_drained(end.first.wrapping_add(100)) && !end.is_drained(end.first.wrapping_add(101)));

@@ -13,6 +13,7 @@ mod curl;
 mod nghttp2;
 mod scene;
 mod server;
+pub mod short;
 pub mod tool;
 pub mod truth;
 pub mod xds;

@@ -2,8 +2,11 @@
 //! The shortcut: who takes it, what it carries, and how it is left.
 #![expect(clippy::unwrap_used, reason = "what a test calls panics like the test")]
 
+use std::net::SocketAddr;
+
 use nodemesh_e2e::{
-    bed::{Bed, Family, Replica, talk},
+    bed::{Bed, Family, Replica, Talk, talk},
+    eventually::eventually,
     manifest::{Manifest, Policy, Service},
     scrape::Scrape,
 };
@@ -49,4 +52,184 @@ fn sockets_of_one_node_hand_over_what_they_say() {
     }
     bed.at_rest();
     bed.assert_no_internal_error();
+}
+
+/// A bed whose client and replica are on one node, with an agent that was started with `flags`.
+fn pair(enabled: bool, flags: &[&str]) -> (Bed, Replica) {
+    let mut bed = Bed::new();
+    let neighbour = bed.a.pod("neighbour").unwrap();
+    let replica = Replica::start(&neighbour, "local", 9000);
+    bed.start(&manifest(&replica, enabled), flags);
+    (bed, replica)
+}
+
+const FORCE: [&str; 2] = ["--shortcut", "force"];
+const VIP: fn() -> SocketAddr = || Family::V4.vip(1);
+
+/// Says `count` things; returns how many of the messages, two for each, took the shortcut.
+fn handed(bed: &Bed, talk: &mut Talk, count: u64) -> u64 {
+    let before = messages(bed, "shortcut");
+    for _ in 0..count {
+        talk.goes_on();
+    }
+    messages(bed, "shortcut") - before
+}
+
+/// Sockets that are enrolled.
+fn enrolled(bed: &Bed) -> u64 {
+    let (_, text) = bed.agent.http(&bed.a, "/metrics").unwrap();
+    Scrape::parse(&text)
+        .unwrap()
+        .count("nodemesh_shortcut_sockets", &[])
+}
+
+/// Runs of the program that every send of an enrolled socket runs.
+fn runs(bed: &Bed) -> u64 {
+    let (_, text) = bed.agent.http(&bed.a, "/metrics").unwrap();
+    let scrape = Scrape::parse(&text).unwrap();
+    scrape.count("nodemesh_program_runs_total", &[("program", "hand_over")])
+}
+
+#[test]
+fn nobody_is_enrolled_who_did_not_ask_or_whose_peer_is_elsewhere() {
+    let mut bed = Bed::new();
+    let neighbour = bed.a.pod("neighbour").unwrap();
+    let local = Replica::start(&neighbour, "local", 9000);
+    let remote = bed.replicas(1);
+    let service =
+        |name: &str, number, to: &Replica| Service::new(name, Family::V4.vip(number)).to([to.at(Family::V4)]);
+    let except = json!({"enabled": true, "exceptPorts": [8000]});
+    let services = [
+        service("quiet", 1, &local),
+        service("excepted", 2, &local),
+        service("remote", 3, &remote[0]),
+    ];
+    let manifest = Manifest::of(services)
+        .and(Policy::of("excepted").set("shortcut", except))
+        .and(policy("remote", true));
+    bed.start(&manifest, &FORCE);
+    for number in 1..=3 {
+        let mut talk = talk(&bed.client.place(), Family::V4.vip(number));
+        assert_eq!(
+            (handed(&bed, &mut talk, 10), enrolled(&bed)),
+            (0, 0),
+            "service {number}"
+        );
+    }
+    assert_eq!(
+        runs(&bed),
+        0,
+        "a send of a socket that is not enrolled ran the program"
+    );
+    bed.at_rest();
+}
+
+#[test]
+fn a_cgroup_that_is_opted_out_is_left_to_tcp_at_either_end() {
+    let mut bed = Bed::new();
+    let neighbour = bed.a.pod("neighbour").unwrap();
+    let replica = Replica::start(&neighbour, "local", 9000);
+    let flags = [
+        &FORCE[..],
+        &[
+            "--shortcut-exclude-cgroup",
+            "quiet",
+            "--shortcut-exclude-cgroup",
+            "client/quiet",
+        ],
+    ]
+    .concat();
+    let (_cgroup, quiet) = bed.nested(&bed.client, "quiet");
+    bed.start(&manifest(&replica, true), &flags);
+    let mut out = talk(&quiet, VIP());
+    assert_eq!((handed(&bed, &mut out, 10), enrolled(&bed)), (0, 0));
+    let mut same_pod = talk(&bed.client.place(), VIP());
+    assert!(
+        handed(&bed, &mut same_pod, 20) >= 30,
+        "the rest of the pod is not opted out"
+    );
+}
+
+#[test]
+fn it_is_switched_off_and_on_while_connections_live() {
+    let (bed, replica) = pair(true, &FORCE);
+    let mut lively = talk(&bed.client.place(), VIP());
+    let mut silent = talk(&bed.client.place(), VIP());
+    assert!(handed(&bed, &mut lively, 20) >= 30);
+    assert!(handed(&bed, &mut silent, 20) >= 30);
+    assert_eq!(enrolled(&bed), 4);
+
+    bed.apply(&manifest(&replica, false));
+    assert_eq!(handed(&bed, &mut lively, 10), 0);
+    eventually("nobody is enrolled", || enrolled(&bed), |count| *count == 0);
+    for talk in [&mut lively, &mut silent] {
+        assert_eq!(handed(&bed, talk, 10), 0, "by TCP");
+    }
+
+    bed.apply(&manifest(&replica, true));
+    let mut new = talk(&bed.client.place(), VIP());
+    assert!(handed(&bed, &mut new, 20) >= 30);
+    drop((lively, silent, new));
+    bed.at_rest();
+    bed.assert_no_internal_error();
+}
+
+#[test]
+fn it_goes_on_while_the_agent_is_gone_and_after_it_is_back() {
+    let (mut bed, replica) = pair(true, &FORCE);
+    let mut old = talk(&bed.client.place(), VIP());
+    assert!(handed(&bed, &mut old, 20) >= 30);
+    bed.agent.kill().unwrap();
+    for _ in 0..20 {
+        old.goes_on();
+    }
+    let mut orphan = talk(&bed.client.place(), VIP());
+    for _ in 0..20 {
+        orphan.goes_on();
+    }
+    bed.start(&manifest(&replica, true), &FORCE);
+    assert!(messages(&bed, "shortcut") >= 30 + 40 + 30, "while it was gone");
+    for talk in [&mut old, &mut orphan] {
+        assert_eq!(handed(&bed, talk, 20), 40, "after it is back");
+    }
+    drop((old, orphan));
+    bed.at_rest();
+}
+
+#[test]
+fn the_self_test_decides_unless_it_is_forced() {
+    let (bed, _replica) = pair(true, &[]);
+    let status = || bed.agent.status().unwrap().datapath.shortcut;
+    let decided = eventually("a verdict", status, |state| {
+        !["unused", "testing"].contains(&&*state.reason)
+    });
+    let failed: Vec<&str> = {
+        let findings = decided.report.iter().flat_map(|report| &report.findings);
+        findings
+            .filter(|finding| finding.failure.is_some())
+            .map(|finding| &*finding.property)
+            .collect()
+    };
+    let may_fail = [
+        // Linux 6.18.14 to the fix of FIONREAD.
+        "fionread_tcp",
+        "close_unread",
+        "waitall_later",
+        "splice_from_later",
+    ];
+    assert!(
+        failed.iter().all(|property| may_fail.contains(property)),
+        "{decided:#?}"
+    );
+    assert!(!failed.is_empty(), "nothing differs from TCP: {decided:#?}");
+    assert_eq!(decided.enabled, decided.objections.is_empty(), "{decided:#?}");
+    let mut talk = talk(&bed.client.place(), VIP());
+    let handed = handed(&bed, &mut talk, 20);
+    assert_eq!(handed > 0, decided.enabled, "{handed} messages");
+    let (_, text) = bed.agent.http(&bed.a, "/metrics").unwrap();
+    let scrape = Scrape::parse(&text).unwrap();
+    assert_eq!(
+        scrape.count("nodemesh_shortcut_property", &[("property", "peek")]),
+        1
+    );
 }

@@ -37,6 +37,9 @@ pub fn completed(record: Record, sk: *const c_void, length: u32, flags: i32) {
     unsafe {
         atomic::add(&raw mut (*end).read, u64::from(length));
         (&raw mut (*end).read_seq).write_volatile(socket.sequence().1);
+        if socket.unread() == 0 {
+            (*end).emptied = (*end).emptied.saturating_add(1);
+        }
         (&raw mut (*end).room).write_volatile(room(socket.receive_buffer()));
         let splices = end.read_volatile().splices();
         let found = (EndFlags::WAITS * u32::from(waits)) | (EndFlags::SPLICES * u32::from(splices));

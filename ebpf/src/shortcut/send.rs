@@ -225,6 +225,7 @@ impl Sending {
                 inbound: (&raw const (*peer).inbound).read_volatile(),
                 read_seq: (&raw const (*peer).read_seq).read_volatile(),
                 first: (*peer).first,
+                emptied: (&raw const (*peer).emptied).read_volatile(),
                 ..End::default()
             };
             if !seen.is_drained(written) {
