@@ -113,7 +113,7 @@ pub struct End {
     pub read: u64,
     /// Bytes that were ever handed to it. Written by the peer's sends, atomically.
     pub inbound: u64,
-    /// Bytes that it ever handed over. Written by its own sends, as are `mode` and `bulk`.
+    /// Bytes that it ever handed over. Written by its own sends, as is `bulk`.
     pub outbound: u64,
     /// Sequence number of the first byte that it reads.
     pub first: u32,
@@ -123,8 +123,8 @@ pub struct End {
     pub room: u32,
     /// See [`EndFlags`].
     pub flags: u32,
-    /// A [`Mode`].
-    pub mode: u32,
+    /// How often a read has left nothing behind, see [`PROVEN`].
+    pub emptied: u32,
     /// Bytes sent in large messages, see [`BULK_BYTES`].
     pub bulk: u32,
     /// Facts that were ever put into `facts`. Written by the peer's sends.
@@ -133,25 +133,15 @@ pub struct End {
     pub taken: u32,
     /// Index into `rules`, of the service that the client dialled.
     pub rules: u32,
-    /// How often a read has left nothing behind, see [`PROVEN`].
-    pub emptied: u32,
+    /// Zero.
+    pub pad: u32,
     /// Facts about what waits to be read, a ring.
     pub facts: [Fact; FACTS],
 }
 abi_struct!(End: 200 {
-    peer: 0, read: 8, inbound: 16, outbound: 24, first: 32, read_seq: 36, room: 40, flags: 44, mode: 48, bulk: 52, put: 56,
-    taken: 60, rules: 64, emptied: 68, facts: 72,
+    peer: 0, read: 8, inbound: 16, outbound: 24, first: 32, read_seq: 36, room: 40, flags: 44, emptied: 48, bulk: 52, put: 56,
+    taken: 60, rules: 64, pad: 68, facts: 72,
 });
-
-/// How the latest message of a socket went.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u32)]
-pub enum Mode {
-    /// By TCP.
-    Tcp = 0,
-    /// By the shortcut.
-    Short = 1,
-}
 
 /// Why a message went by TCP; an index into `short_counts`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -218,26 +208,60 @@ pub const fn room(receive_buffer: u32) -> u32 {
     receive_buffer / 2
 }
 
-impl End {
+/// How far the application of an end has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// [`End::inbound`].
+    pub inbound: u64,
+    /// [`End::read`].
+    pub read: u64,
+    /// [`End::first`].
+    pub first: u32,
+    /// [`End::read_seq`].
+    pub read_seq: u32,
+    /// [`End::emptied`].
+    pub emptied: u32,
+}
+
+impl Progress {
     /// Bytes that were handed to it and not read.
     #[inline(always)]
     pub const fn unread(&self) -> u64 {
-        let by_tcp = self.read_seq.wrapping_sub(self.first) as u64;
-        self.inbound.wrapping_sub(self.read.wrapping_sub(by_tcp))
+        self.inbound
+            .wrapping_sub(self.read.wrapping_sub(self.by_tcp() as u64))
+    }
+
+    /// Bytes that it has taken from TCP.
+    #[inline(always)]
+    const fn by_tcp(&self) -> u32 {
+        self.read_seq.wrapping_sub(self.first)
     }
 
     /// Whether its reads returned fewer bytes than it has taken from TCP.
     #[inline(always)]
     pub const fn splices(&self) -> bool {
         // Both begin at 0 together, and differ by what took the shortcut, which only adds to `read`.
-        let by_tcp = self.read_seq.wrapping_sub(self.first);
-        (self.read as u32).wrapping_sub(by_tcp).cast_signed() < 0
+        (self.read as u32).wrapping_sub(self.by_tcp()).cast_signed() < 0
     }
 
-    /// Whether it reads as the shortcut needs it, and has read all that TCP carried up to `sent`, the sequence number after the peer's last byte.
+    /// Whether it reads as the shortcut needs it, and has read all that TCP carried up to `sent`, the sequence number after the peer's
+    /// last byte.
     #[inline(always)]
     pub const fn is_drained(&self, sent: u32) -> bool {
         self.emptied >= PROVEN && self.read_seq == sent
+    }
+}
+
+impl End {
+    /// How far its application has come.
+    pub const fn progress(&self) -> Progress {
+        Progress {
+            inbound: self.inbound,
+            read: self.read,
+            first: self.first,
+            read_seq: self.read_seq,
+            emptied: self.emptied,
+        }
     }
 }
 
@@ -247,10 +271,10 @@ mod tests {
 
     #[test]
     fn what_was_read_by_tcp_is_not_taken_for_what_was_handed_over() {
-        let mut end = End {
+        let mut end = Progress {
             first: u32::MAX - 10,
             read_seq: u32::MAX - 10,
-            ..End::default()
+            ..Progress::default()
         };
         assert!(!end.is_drained(u32::MAX - 10), "nothing was read yet");
         end.read += 100;
@@ -266,11 +290,11 @@ mod tests {
 
     #[test]
     fn bytes_that_no_read_returned_are_noticed() {
-        let mut end = End {
+        let mut end = Progress {
             first: 7,
             read_seq: 107,
             read: 60,
-            ..End::default()
+            ..Progress::default()
         };
         assert!(end.splices());
         end.read = 100;

@@ -24,6 +24,7 @@ use crate::{
     health::{self, News},
     kernel_sock::KernelSock,
     maps,
+    meter::Way,
     place::{Call, Placed, current_settings},
     policy,
     record::Record,
@@ -292,7 +293,10 @@ fn closed(record: Record, sk: KernelSock) {
 /// The peer reset the connection, or does not answer any more.
 #[inline(always)]
 fn reset(record: Record, sk: KernelSock) {
-    let (up_seq, _) = sk.sequence();
+    let up_seq = sk
+        .sequence()
+        .0
+        .wrapping_add(shortcut::beside_tcp(record, Way::Sent));
     if let Some(subject) = Subject::of(record) {
         // A step tells of one request at most, and two may end here.
         subject.step(sk, 0, Meter::end_tail);

@@ -13,8 +13,6 @@
 pub mod read;
 pub mod send;
 
-use core::ptr;
-
 use aya_ebpf::{
     bindings::{
         BPF_NOEXIST, BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB,
@@ -30,7 +28,7 @@ use nodemesh_abi::{
     Ip16, Port,
     connection::Counted,
     limits::MAX_CGROUP_DEPTH,
-    shortcut::{End, EndFlags, Offer, OfferKey, room},
+    shortcut::{End, EndFlags, Offer, OfferKey, Progress, room},
 };
 
 use crate::{
@@ -309,7 +307,9 @@ fn enrol(ops: *mut bpf_sock_ops, socket: Socket, peer: u64, rules: u32) -> u64 {
     // SAFETY: a live record of a socket whose lock is held.
     unsafe {
         (*socket.record.0).counted |= Counted::SHORT;
-        bpf_sock_ops_cb_flags_set(ops, BPF_SOCK_OPS_RTT_CB_FLAG.cast_signed());
+        // Programs of others have set theirs.
+        let flags = field!(ops, bpf_sock_ops_cb_flags) | BPF_SOCK_OPS_RTT_CB_FLAG;
+        bpf_sock_ops_cb_flags_set(ops, flags.cast_signed());
     }
     cookie
 }
@@ -335,15 +335,48 @@ fn sampled(ops: *mut bpf_sock_ops) {
         }
         atomic::or(&raw mut (*own).flags, EndFlags::LEAVING);
         // What a peer is about to hand over, it has counted already.
-        if flags & EndFlags::LEAVING == 0 || ptr::read_volatile(own).unread() != 0 {
+        if flags & EndFlags::LEAVING == 0 || progress(own).unread() != 0 {
             return;
         }
         bpf_map_delete_elem(
             (&raw const maps::short_socks).cast_mut().cast(),
             (&raw mut cookie).cast(),
         );
-        bpf_sock_ops_cb_flags_set(ops, 0);
+        let flags = field!(ops, bpf_sock_ops_cb_flags) & !BPF_SOCK_OPS_RTT_CB_FLAG;
+        bpf_sock_ops_cb_flags_set(ops, flags.cast_signed());
     }
+}
+
+/// How far the application of an end has come.
+///
+/// # Safety
+/// `end` is a map value.
+#[inline(always)]
+pub unsafe fn progress(end: *const End) -> Progress {
+    // SAFETY: the caller's; volatile because other CPUs write it.
+    unsafe {
+        Progress {
+            inbound: (&raw const (*end).inbound).read_volatile(),
+            read: (&raw const (*end).read).read_volatile(),
+            first: (*end).first,
+            read_seq: (&raw const (*end).read_seq).read_volatile(),
+            emptied: (&raw const (*end).emptied).read_volatile(),
+        }
+    }
+}
+
+/// Bytes that were handed to a socket and that its application has not read.
+#[inline(always)]
+pub fn unread(record: Record) -> u32 {
+    // SAFETY: a live record.
+    let (counted, cookie) = unsafe { ((*record.0).counted, (*record.0).cookie) };
+    if counted & Counted::SHORT == 0 {
+        return 0;
+    }
+    // SAFETY: a map value.
+    maps::short_ends
+        .get_ptr(cookie)
+        .map_or(0, |end| unsafe { progress(end) }.unread() as u32)
 }
 
 /// The socket of an end is closed.

@@ -15,6 +15,7 @@ mod fleet;
 mod kernels;
 mod latency;
 mod mesh;
+mod pair;
 mod picture;
 mod replica;
 mod roles;
@@ -77,7 +78,8 @@ fn perform(options: &Options, interrupt: &Interrupt, screen: &mut Screen) -> Res
     screen.say(&summary::text(&stage, &facts));
     let wedged = wedge::play(&stage, interrupt, screen)?;
     let fleet = fleet::show(&stage.control, interrupt, screen)?;
-    let verdict = verdict::judge(&stage, &facts, &wedged, &fleet);
+    let paired = pair::play(interrupt, screen)?;
+    let verdict = verdict::judge(&stage, &facts, &wedged, &fleet, &paired);
     screen.say(&verdict.to_string());
     Ok(verdict.all_hold())
 }

@@ -55,7 +55,7 @@ impl Ends {
 
     /// Takes a socket out if nothing waits at its end; true if it did. To be called only for sockets to which nothing is handed any more.
     pub fn take_out(&self, cookie: u64) -> Result<bool, MapOpError> {
-        if self.end(cookie).is_some_and(|end| end.unread() != 0) {
+        if self.end(cookie).is_some_and(|end| end.progress().unread() != 0) {
             return Ok(false);
         }
         sys::map_delete(self.raw.fd().as_fd(), &cookie)

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The keeper's thread: switches the shortcut on and off, and takes the sockets out that shall leave.
 //!
-//! Sockets that send leave by themselves (`ebpf/src/shortcut.rs`); the keeper takes out those that are silent. Invariant: a socket is
-//! taken out a second or more after the programs were told, so that nothing is on its way to it.
+//! Bulk and unusual readers leave by themselves (`ebpf/src/shortcut.rs`); the keeper takes out those of a service, or of a node, that was
+//! switched off. Invariant: a socket is taken out a second or more after the programs were told, so that nothing is on its way to it.
 
 use std::{
     collections::HashSet,
@@ -171,14 +171,18 @@ impl Keeper {
             (false, true) => info!(reason, "the shortcut is off"),
             (false, false) => warn!(reason, objections, "a policy asks for the shortcut, which is off"),
         }
-        // The reconciler may have ended, and the keeper is about to.
-        let _ended = self.commands.send(Command::Shortcut(state.enabled));
+        // What nobody asks for may stay switched as it is, so that it is there at once when somebody does.
+        if reason != "unused" {
+            // The reconciler may have ended, and the keeper is about to.
+            let _ended = self.commands.send(Command::Shortcut(state.enabled));
+        }
         self.state.send_replace(Arc::new(state));
     }
 
-    /// Takes the silent sockets out of which the service or the node has the shortcut switched off since the last look.
+    /// Takes the sockets out of which the service or the node has the shortcut switched off since the last look.
     fn take_out(&mut self) {
-        let enabled = self.state.borrow().enabled;
+        let state = self.state.borrow().clone();
+        let enabled = state.enabled || state.reason == "unused";
         let shall_leave = |cookie: &u64| match self.ends.end(*cookie) {
             Some(end) => !enabled || !self.ends.is_on(&end),
             None => false,

@@ -17,8 +17,11 @@ use crate::{
     atomic,
     kernel_sock::KernelSock,
     maps,
+    meter::Way,
+    opaque::unknown,
     packet::{self, Shown},
     record::Record,
+    shortcut::progress,
 };
 
 /// Flag of `recv()`: wait until all is there that was asked for.
@@ -41,7 +44,7 @@ pub fn completed(record: Record, sk: *const c_void, length: u32, flags: i32) {
             (*end).emptied = (*end).emptied.saturating_add(1);
         }
         (&raw mut (*end).room).write_volatile(room(socket.receive_buffer()));
-        let splices = end.read_volatile().splices();
+        let splices = progress(end).splices();
         let found = (EndFlags::WAITS * u32::from(waits)) | (EndFlags::SPLICES * u32::from(splices));
         if found != 0 {
             atomic::or(&raw mut (*end).flags, found);
@@ -56,7 +59,7 @@ fn tell(record: Record, end: *mut End, sk: *const c_void, length: u32) {
     // SAFETY: map values; other CPUs write them.
     let (up, position, waiting) = unsafe {
         let meter = &raw const (*record.0).meter;
-        let up = crate::meter::Way::Received.is_up((*meter).vantage);
+        let up = Way::Received.is_up((*meter).vantage);
         let from = if up {
             &raw const (*meter).up_seq
         } else {
@@ -111,7 +114,7 @@ unsafe extern "C" fn next(_index: u32, reading: *mut Reading) -> i64 {
         if (&raw const (*end).put).read_volatile() == taken {
             return 1;
         }
-        let index = crate::opaque::unknown(u64::from(taken)) as usize % FACTS;
+        let index = unknown(u64::from(taken)) as usize % FACTS;
         let fact: Fact = *(&raw const (*end).facts).cast::<Fact>().add(index);
         if reading.to.wrapping_sub(fact.start).cast_signed() <= 0 {
             return 1;

@@ -14,7 +14,7 @@ use aya_ebpf::{
 };
 use nodemesh_abi::{
     Wire,
-    shortcut::{BULK_BYTES, BULK_FORGIVEN, End, EndFlags, FACTS, Fact, MESSAGE_BYTES, Mode, Route},
+    shortcut::{BULK_BYTES, BULK_FORGIVEN, End, EndFlags, FACTS, Fact, MESSAGE_BYTES, Route},
 };
 
 use crate::{
@@ -29,6 +29,7 @@ use crate::{
     },
     place::current_settings,
     record::Record,
+    shortcut::progress,
 };
 
 /// A message that was made linear.
@@ -85,22 +86,17 @@ pub fn message(msg: *mut sk_msg_md) -> u32 {
                     }
                     None => Route::Off,
                 };
-            sent(own, route, size);
+            sent(route, size);
         }
     }
     sk_action::SK_PASS
 }
 
-/// Notes how a message went.
+/// Counts how a message went.
 #[inline(always)]
-fn sent(own: *mut End, route: Route, size: u32) {
-    // SAFETY: map values; `own` is written by sends of its own socket, whose lock is held.
+fn sent(route: Route, size: u32) {
+    // SAFETY: a per-CPU value. A task that is preempted here may lose a count to the one that follows.
     unsafe {
-        (&raw mut (*own).mode).write_volatile(if matches!(route, Route::Short) {
-            Mode::Short
-        } else {
-            Mode::Tcp
-        } as u32);
         if let Some(count) = maps::short_counts.get_ptr_mut(route as u32) {
             (*count).messages += 1;
             (*count).bytes += u64::from(size);
@@ -220,14 +216,7 @@ impl Sending {
         // SAFETY: map values; other CPUs write them.
         unsafe {
             let peer = self.peer;
-            let seen = End {
-                read: (&raw const (*peer).read).read_volatile(),
-                inbound: (&raw const (*peer).inbound).read_volatile(),
-                read_seq: (&raw const (*peer).read_seq).read_volatile(),
-                first: (*peer).first,
-                emptied: (&raw const (*peer).emptied).read_volatile(),
-                ..End::default()
-            };
+            let seen = progress(peer);
             if !seen.is_drained(written) {
                 return Some(Route::Undrained);
             }

@@ -60,6 +60,9 @@ pub(super) enum Inside {
         /// For how long, milliseconds.
         #[arg(long)]
         millis: u64,
+        /// Say the rate every half second.
+        #[arg(long)]
+        tell: bool,
     },
     /// Connect UDP sockets and keep them until standard input ends.
     Hold {
@@ -104,11 +107,13 @@ impl Inside {
                 talk,
                 connections,
                 millis,
+                tell,
             } => print(&short_talk::talk(
                 *address,
                 *talk,
                 *connections,
                 Duration::from_millis(*millis),
+                *tell,
             )?),
             Self::Hold { address, count } => listing::hold(*address, *count),
         }

@@ -7,6 +7,7 @@
 use std::{
     io::{self, BufRead as _, BufReader, Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
+    sync::atomic::{AtomicU64, Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -140,7 +141,15 @@ fn tokens(mut stream: &TcpStream) -> Result<()> {
 }
 
 /// Opens `connections` to `address`, waits for a word on standard input and measures for `time`.
-pub(super) fn talk(address: SocketAddr, talk: Talk, connections: usize, time: Duration) -> Result<Talked> {
+///
+/// With `tell`, says its rate every half second.
+pub(super) fn talk(
+    address: SocketAddr,
+    talk: Talk,
+    connections: usize,
+    time: Duration,
+    tell: bool,
+) -> Result<Talked> {
     let streams = (0..connections)
         .map(|_| open(address, talk))
         .collect::<Result<Vec<_>>>()?;
@@ -149,10 +158,13 @@ pub(super) fn talk(address: SocketAddr, talk: Talk, connections: usize, time: Du
     if talk == Talk::Sleep {
         return accepted(&streams[0]);
     }
+    if tell {
+        thread::spawn(tell_rates);
+    }
     let started = Instant::now();
     let threads: Vec<_> = streams
         .into_iter()
-        .map(|stream| thread::spawn(move || measure(&stream, talk, time)))
+        .map(|stream| thread::spawn(move || measure(&stream, talk, time, tell)))
         .collect();
     let mut times = Vec::new();
     let mut count = 0;
@@ -165,6 +177,23 @@ pub(super) fn talk(address: SocketAddr, talk: Talk, connections: usize, time: Du
     times.sort_unstable();
     let p50_ns = times.get(times.len() / 2).copied().unwrap_or_default();
     Ok(Talked { count, rate, p50_ns })
+}
+
+/// Exchanges of all connections, where the rate is told.
+static EXCHANGES: AtomicU64 = AtomicU64::new(0);
+
+/// Says the rate of each half second, until nobody listens.
+fn tell_rates() {
+    let (mut at, mut count) = (Instant::now(), 0);
+    loop {
+        thread::sleep(Duration::from_millis(500));
+        let (now, next) = (Instant::now(), EXCHANGES.load(Ordering::Relaxed));
+        let rate = (next - count) as f64 / (now - at).as_secs_f64();
+        if say(&format!("rate {rate:.0}")).is_err() {
+            return;
+        }
+        (at, count) = (now, next);
+    }
 }
 
 fn open(address: SocketAddr, talk: Talk) -> Result<TcpStream> {
@@ -194,7 +223,7 @@ fn open(address: SocketAddr, talk: Talk) -> Result<TcpStream> {
 }
 
 /// What was counted, and how long each took.
-fn measure(mut stream: &TcpStream, talk: Talk, time: Duration) -> Result<(u64, Vec<u64>)> {
+fn measure(mut stream: &TcpStream, talk: Talk, time: Duration, tell: bool) -> Result<(u64, Vec<u64>)> {
     let (started, mut times) = (Instant::now(), Vec::new());
     match talk {
         Talk::Exchange | Talk::Ping => {
@@ -209,6 +238,9 @@ fn measure(mut stream: &TcpStream, talk: Talk, time: Duration) -> Result<(u64, V
                 stream.write_all(&request)?;
                 stream.read_exact(&mut response)?;
                 times.push(one.elapsed().as_nanos() as u64);
+                if tell {
+                    EXCHANGES.fetch_add(1, Ordering::Relaxed);
+                }
             }
             Ok((times.len() as u64, times))
         }

@@ -13,6 +13,7 @@ use super::{
     fleet::Fleet,
     kernels::Counts,
     mesh,
+    pair::Paired,
     roles::{FASTEST, NEWCOMER, SLOWEST},
     stage::Stage,
     wedge::{Stream, Wedged},
@@ -54,7 +55,13 @@ impl fmt::Display for Verdict {
 }
 
 /// Judges what was seen.
-pub(super) fn judge(stage: &Stage, facts: &Facts, wedged: &Wedged, fleet: &Fleet) -> Verdict {
+pub(super) fn judge(
+    stage: &Stage,
+    facts: &Facts,
+    wedged: &Wedged,
+    fleet: &Fleet,
+    paired: &Paired,
+) -> Verdict {
     let reports: Vec<&Report> = stage
         .clients
         .iter()
@@ -78,6 +85,7 @@ pub(super) fn judge(stage: &Stage, facts: &Facts, wedged: &Wedged, fleet: &Fleet
         nothing_stayed_in_flight(facts),
         wedged_is_not_slow(wedged),
         changes::fleet_is_told(stage, wedged, fleet),
+        shortcut_is_switched(paired),
     ];
     Verdict { expectations }
 }
@@ -88,6 +96,18 @@ fn expect(what: impl Into<String>, holds: bool, numbers: String) -> Expectation 
         holds,
         numbers,
     }
+}
+
+fn shortcut_is_switched(paired: &Paired) -> Expectation {
+    let [before, on, off] = paired.rates.map(|rate| rate / 1e3);
+    let [none, some, none_again] = paired.handed;
+    expect(
+        "two pods of one node take the shortcut while a policy says so, and leave it while their connections go on",
+        none == 0 && some > 0 && none_again == 0 && off > 0.0,
+        format!(
+            "{before:.1}, {on:.1} and {off:.1} thousand requests per second; {none}, {some} and {none_again} messages past TCP"
+        ),
+    )
 }
 
 fn nobody_listened(facts: &Facts) -> Expectation {
