@@ -25,7 +25,7 @@ use aya_ebpf::{
     },
 };
 use nodemesh_abi::{
-    Ip16, Port,
+    Connection, Ip16, Port,
     connection::Counted,
     limits::MAX_CGROUP_DEPTH,
     shortcut::{End, EndFlags, Offer, OfferKey, Progress, room},
@@ -366,17 +366,21 @@ pub unsafe fn progress(end: *const End) -> Progress {
 }
 
 /// Bytes that were handed to a socket and that its application has not read.
+///
+/// # Safety
+/// `connection` is the record of a socket that the kernel keeps meanwhile.
 #[inline(always)]
-pub fn unread(record: Record) -> u32 {
-    // SAFETY: a live record.
-    let (counted, cookie) = unsafe { ((*record.0).counted, (*record.0).cookie) };
+pub unsafe fn unread(connection: *const Connection) -> u32 {
+    // SAFETY: the caller's.
+    let (counted, cookie) = unsafe { ((*connection).counted, (*connection).cookie) };
     if counted & Counted::SHORT == 0 {
         return 0;
     }
-    // SAFETY: a map value.
-    maps::short_ends
-        .get_ptr(cookie)
-        .map_or(0, |end| unsafe { progress(end) }.unread() as u32)
+    match maps::short_ends.get_ptr(cookie) {
+        // SAFETY: a map value.
+        Some(end) => unsafe { progress(end) }.unread() as u32,
+        None => 0,
+    }
 }
 
 /// The socket of an end is closed.
