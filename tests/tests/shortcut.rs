@@ -9,6 +9,7 @@ use nodemesh_e2e::{
     eventually::eventually,
     manifest::{Manifest, Policy, Service},
     scrape::Scrape,
+    topology::Pod,
 };
 use serde_json::json;
 
@@ -55,12 +56,12 @@ fn sockets_of_one_node_hand_over_what_they_say() {
 }
 
 /// A bed whose client and replica are on one node, with an agent that was started with `flags`.
-fn pair(enabled: bool, flags: &[&str]) -> (Bed, Replica) {
+fn pair(enabled: bool, flags: &[&str]) -> (Bed, Replica, Pod) {
     let mut bed = Bed::new();
     let neighbour = bed.a.pod("neighbour").unwrap();
     let replica = Replica::start(&neighbour, "local", 9000);
     bed.start(&manifest(&replica, enabled), flags);
-    (bed, replica)
+    (bed, replica, neighbour)
 }
 
 const FORCE: [&str; 2] = ["--shortcut", "force"];
@@ -152,7 +153,7 @@ fn a_cgroup_that_is_opted_out_is_left_to_tcp_at_either_end() {
 
 #[test]
 fn it_is_switched_off_and_on_while_connections_live() {
-    let (bed, replica) = pair(true, &FORCE);
+    let (bed, replica, _pod) = pair(true, &FORCE);
     let mut lively = talk(&bed.client.place(), VIP());
     let mut silent = talk(&bed.client.place(), VIP());
     assert!(handed(&bed, &mut lively, 20) >= 30);
@@ -176,7 +177,7 @@ fn it_is_switched_off_and_on_while_connections_live() {
 
 #[test]
 fn it_goes_on_while_the_agent_is_gone_and_after_it_is_back() {
-    let (mut bed, replica) = pair(true, &FORCE);
+    let (mut bed, replica, _pod) = pair(true, &FORCE);
     let mut old = talk(&bed.client.place(), VIP());
     assert!(handed(&bed, &mut old, 20) >= 30);
     bed.agent.kill().unwrap();
@@ -198,7 +199,7 @@ fn it_goes_on_while_the_agent_is_gone_and_after_it_is_back() {
 
 #[test]
 fn the_self_test_decides_unless_it_is_forced() {
-    let (bed, _replica) = pair(true, &[]);
+    let (bed, _replica, _pod) = pair(true, &[]);
     let status = || bed.agent.status().unwrap().datapath.shortcut;
     let decided = eventually("a verdict", status, |state| {
         !["unused", "testing"].contains(&&*state.reason)

@@ -19,6 +19,8 @@ use super::inside::{monotonic_ns, say};
 
 /// Bytes of a streamed token.
 const TOKEN: usize = 270;
+/// How a stream of tokens begins.
+const STREAM: &str = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n";
 /// Bytes of a piece of bulk.
 const PIECE: usize = 1 << 16;
 
@@ -129,8 +131,7 @@ fn repeat(mut stream: &TcpStream, response: &[u8], length: usize) -> Result<()> 
 
 /// Tokens, each with the time at which it was written.
 fn tokens(mut stream: &TcpStream) -> Result<()> {
-    let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n";
-    stream.write_all(head.as_bytes())?;
+    stream.write_all(STREAM.as_bytes())?;
     loop {
         thread::sleep(Duration::from_millis(2));
         let mut event = format!("data: {{\"at\":{:020},\"content\":\"", monotonic_ns()?).into_bytes();
@@ -215,7 +216,7 @@ fn open(address: SocketAddr, talk: Talk) -> Result<TcpStream> {
         }
         Talk::Tokens => {
             // The head, and the first tokens, which come by TCP.
-            (&stream).read_exact(&mut vec![0; 51 + 3 * TOKEN])?;
+            (&stream).read_exact(&mut vec![0; STREAM.len() + 3 * TOKEN])?;
         }
         Talk::Bulk => (&stream).read_exact(&mut vec![0; PIECE])?,
     }
