@@ -32,6 +32,10 @@ const _: () = assert!(nodemesh_abi::ABI_VERSION == 4, "VERSION above names the A
 /// The mesh agent of this node.
 #[derive(Debug, Parser)]
 #[command(name = "nodemesh-agent", version = VERSION)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is one, for the life of the process"
+)]
 pub enum AgentCli {
     /// Run in the foreground until SIGTERM or SIGINT. The data path stays when the agent goes.
     Run(AgentConfig),

@@ -14,6 +14,7 @@ pub mod gate;
 pub mod keeper;
 mod lab;
 pub mod others;
+mod pause;
 pub mod report;
 
 pub use self::{

@@ -18,7 +18,7 @@ use super::{
 pub struct Ends {
     sockets: SockHash<MapData, u64>,
     raw: MapData,
-    ends: HashMap<MapData, u64, End>,
+    rows: HashMap<MapData, u64, End>,
     rules: Array<MapData, Rules>,
 }
 
@@ -31,7 +31,7 @@ impl Ends {
         Ok(Self {
             sockets,
             raw: raw()?,
-            ends: open(pins, map::SHORT_ENDS)?,
+            rows: open(pins, map::SHORT_ENDS)?,
             rules: open(pins, map::RULES)?,
         })
     }
@@ -43,7 +43,7 @@ impl Ends {
 
     /// The end of a socket.
     pub fn end(&self, cookie: u64) -> Option<End> {
-        self.ends.get(&cookie, 0).ok()
+        self.rows.get(&cookie, 0).ok()
     }
 
     /// Whether the service of an end has the shortcut switched on.

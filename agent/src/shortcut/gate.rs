@@ -9,13 +9,12 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::mpsc,
-    thread,
     time::{Duration, Instant},
 };
 
 use tracing::{debug, warn};
 
-use super::report::Report;
+use super::{pause::pause, report::Report};
 use crate::datapath::PinRoot;
 
 /// Longest that the self-test may take: about two seconds on an idle machine.
@@ -79,7 +78,7 @@ impl Gate {
     fn test(&self, stopped: &mpsc::Receiver<()>) -> Report {
         let name = format!("nodemesh-shortcut-{}", std::process::id());
         let (cgroup, pins) = (self.cgroup.join(&name), self.pin_dir.join(&name));
-        let result = self.run(&cgroup, &pins, stopped);
+        let result = Self::run(&cgroup, &pins, stopped);
         clear(&cgroup, &pins);
         let mut report = result.unwrap_or_else(|error| Report {
             error: Some(error),
@@ -89,7 +88,7 @@ impl Gate {
         report
     }
 
-    fn run(&self, cgroup: &Path, pins: &Path, stopped: &mpsc::Receiver<()>) -> Result<Report, String> {
+    fn run(cgroup: &Path, pins: &Path, stopped: &mpsc::Receiver<()>) -> Result<Report, String> {
         fs::create_dir(cgroup).map_err(|error| format!("create the cgroup {}: {error}", cgroup.display()))?;
         let program = std::env::current_exe().map_err(|error| format!("find the agent's file: {error}"))?;
         let mut child = Command::new(program)
@@ -122,7 +121,7 @@ fn wait(child: &mut Child, stopped: &mpsc::Receiver<()>) -> bool {
         match child.try_wait() {
             Ok(Some(_)) => return true,
             Ok(None) if Instant::now() < deadline && is_waited_for(stopped) => {
-                thread::sleep(Duration::from_millis(20));
+                pause(Duration::from_millis(20));
             }
             _ => {
                 let _gone = child.kill();
@@ -145,7 +144,7 @@ fn clear(cgroup: &Path, pins: &Path) {
     let deadline = Instant::now() + Duration::from_secs(2);
     let mut removed = fs::remove_dir(cgroup);
     while removed.is_err() && cgroup.exists() && Instant::now() < deadline {
-        thread::sleep(Duration::from_millis(10));
+        pause(Duration::from_millis(10));
         removed = fs::remove_dir(cgroup);
     }
     if let Err(error) = folders.and(removed) {

@@ -200,6 +200,8 @@ impl Keeper {
 
 #[cfg(test)]
 mod tests {
+    use ShortcutChoice::{Auto, Force, Off};
+
     use super::*;
     use crate::shortcut::report::{Effect, Finding};
 
@@ -222,7 +224,6 @@ mod tests {
             (state.enabled, state.reason, state.objections.len())
         };
         let (good, bad) = (Some(report(None)), Some(report(Some("wrong"))));
-        use ShortcutChoice::{Auto, Force, Off};
         assert_eq!(by(Auto, good.clone(), &[]), (true, "tested".into(), 0));
         assert_eq!(by(Auto, bad.clone(), &[]), (false, "self-test".into(), 1));
         assert_eq!(by(Auto, good.clone(), &["sockmap"]), (false, "others".into(), 1));

@@ -16,6 +16,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use serde::{Deserialize, Serialize};
 
 use super::inside::{monotonic_ns, say};
+use crate::eventually::pause;
 
 /// Bytes of a streamed token.
 const TOKEN: usize = 270;
@@ -106,14 +107,17 @@ fn answer(stream: &TcpStream) -> Result<()> {
             repeat(stream, &[b'x'; 64], 64)
         }
         "tokens" => tokens(stream),
-        "bulk" => loop {
-            stream.write_all(&[b'x'; PIECE])?;
-        },
+        "bulk" => {
+            let piece = vec![b'x'; PIECE];
+            loop {
+                stream.write_all(&piece)?;
+            }
+        }
         "sleep" => {
             stream.write_all(b"x")?;
             stream.read_exact(&mut [0; 1024])?;
             stream.write_all(b"x")?;
-            thread::sleep(Duration::from_secs(3600));
+            pause(Duration::from_secs(3600));
             Ok(())
         }
         other => bail!("nobody knows {other:?}"),
@@ -133,7 +137,7 @@ fn repeat(mut stream: &TcpStream, response: &[u8], length: usize) -> Result<()> 
 fn tokens(mut stream: &TcpStream) -> Result<()> {
     stream.write_all(STREAM.as_bytes())?;
     loop {
-        thread::sleep(Duration::from_millis(2));
+        pause(Duration::from_millis(2));
         let mut event = format!("data: {{\"at\":{:020},\"content\":\"", monotonic_ns()?).into_bytes();
         event.resize(TOKEN - 5, b'x');
         event.extend(b"\"}\n\n\n");
@@ -187,7 +191,7 @@ static EXCHANGES: AtomicU64 = AtomicU64::new(0);
 fn tell_rates() {
     let (mut at, mut count) = (Instant::now(), 0);
     loop {
-        thread::sleep(Duration::from_millis(500));
+        pause(Duration::from_millis(500));
         let (now, next) = (Instant::now(), EXCHANGES.load(Ordering::Relaxed));
         let rate = (next - count) as f64 / (now - at).as_secs_f64();
         if say(&format!("rate {rate:.0}")).is_err() {
@@ -285,7 +289,7 @@ fn accepted(mut stream: &TcpStream) -> Result<Talked> {
             }
         }
         // What is on its way may make room.
-        thread::sleep(Duration::from_millis(50));
+        pause(Duration::from_millis(50));
     }
     Ok(Talked {
         count,

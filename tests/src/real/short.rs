@@ -117,7 +117,7 @@ fn nginx(pod: &Pod, address: SocketAddr, folder: &Path) -> Process {
     )
 }
 
-/// HAProxy, which splices, in front of `to`.
+/// `HAProxy`, which splices, in front of `to`.
 pub fn haproxy(pod: &Pod, mode: &str, address: SocketAddr, to: SocketAddr, folder: &Path) -> Process {
     let file = folder.join(format!("haproxy-{mode}.cfg"));
     fs::write(

@@ -12,6 +12,8 @@ use std::{
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use crate::shortcut::pause::pause;
+
 /// When a silence is a stall.
 pub(super) const STALL: Duration = Duration::from_secs(3);
 
@@ -53,7 +55,7 @@ pub(super) fn until(condition: impl Fn() -> bool) -> bool {
         if Instant::now() > deadline {
             return false;
         }
-        std::thread::sleep(Duration::from_millis(1));
+        pause(Duration::from_millis(1));
     }
     true
 }

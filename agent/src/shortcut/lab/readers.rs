@@ -21,7 +21,7 @@ use super::{
     pair::{Pair, Path, pattern},
     patience::{STALL, is_readable, same, take, until},
 };
-use crate::datapath::netns::readable_bytes;
+use crate::{datapath::netns::readable_bytes, shortcut::pause::pause};
 
 fn errno(what: &'static str) -> impl Fn(Errno) -> String {
     move |error| match error {
@@ -129,7 +129,7 @@ fn wait_for_all(pair: &mut Pair) -> Result<usize, String> {
     pair.up(&pattern(0, 50))?;
     let reader = pair.server.try_clone().map_err(|error| error.to_string())?;
     let waiting = std::thread::spawn(move || receive(&reader, 100, MsgFlags::MSG_WAITALL));
-    std::thread::sleep(Duration::from_millis(20));
+    pause(Duration::from_millis(20));
     pair.up(&pattern(50, 50))?;
     let bytes = waiting.join().map_err(|_| "the reader panicked")??;
     same("what was read", &bytes, &pattern(0, bytes.len()))?;

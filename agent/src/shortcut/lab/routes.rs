@@ -24,6 +24,8 @@ use super::{
     patience::{STALL, is_readable, rest, said, same, take, until},
 };
 
+use crate::shortcut::pause::pause;
+
 /// Larger than what takes the shortcut.
 const LARGE: usize = 40_000;
 
@@ -123,7 +125,7 @@ pub(super) fn close_queued(lab: &mut Lab) -> Result<(), String> {
             rest(&mut pair.server)?;
         }
         drop(pair.server);
-        thread::sleep(Duration::from_millis(5));
+        pause(Duration::from_millis(5));
         same(
             "what waited at the client",
             &rest(&mut pair.client)?,
@@ -138,7 +140,7 @@ pub(super) fn reset_queued(lab: &mut Lab) -> Result<(), String> {
     let mut pair = Pair::short(lab)?;
     pair.down(&pattern(0, 3000))?;
     reset(pair.server)?;
-    thread::sleep(Duration::from_millis(5));
+    pause(Duration::from_millis(5));
     same(
         "what waited at the client",
         &take(&mut pair.client, 3000)?,
@@ -253,7 +255,7 @@ fn transfer(lab: &Lab, length: usize) -> Result<(), String> {
         }
         (at, round) = (at + count, round + 1);
         if round.is_multiple_of(256) {
-            thread::sleep(Duration::from_millis(2));
+            pause(Duration::from_millis(2));
         }
     }
     sending.join().map_err(|_| "the sender panicked")??;
@@ -280,7 +282,7 @@ fn accepted(pair: &mut Pair) -> Result<usize, String> {
             Ok(count) => sent += count,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 // What is on its way may make room.
-                thread::sleep(Duration::from_millis(20));
+                pause(Duration::from_millis(20));
                 match pair.client.write(&message) {
                     Ok(count) => sent += count,
                     Err(_) => return Ok(sent),
