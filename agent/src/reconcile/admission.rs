@@ -13,13 +13,13 @@ use std::{
     sync::Arc,
 };
 
-use nodemesh_abi::{AccessWord, NumberKey, NumberKind, Rules, limits, names::map, policy::UNKNOWN};
+use nodemesh_abi::{AccessWord, EndpointKey, NumberKey, NumberKind, Rules, limits, names::map, policy::UNKNOWN};
 use nodemesh_model::{
     Desired, Frontend, ResourceName,
     access::{AccessRules, Directory, Principal, PrincipalName},
 };
 
-use super::{ids::IdPool, numbers::Numbers};
+use super::{demand::Demand, ids::IdPool, numbers::Numbers, shared};
 use crate::datapath::{
     MapWriter,
     maps::{MapOpError, Prefix},
@@ -33,6 +33,8 @@ const NO_TABLE: u32 = u32::MAX;
 pub struct Assigned {
     rules: HashMap<ResourceName, u32>,
     policies: HashMap<Arc<AccessRules>, u32>,
+    /// Policies of endpoints whose services have not all the same.
+    shared: HashMap<EndpointKey, u32>,
     /// Nanoseconds of `CLOCK_MONOTONIC`: since when a backend that is new takes connections.
     pub now_ns: u64,
 }
@@ -50,6 +52,11 @@ impl Assigned {
             .as_ref()
             .map_or(0, |access| self.policies.get(access).copied().unwrap_or(NO_TABLE))
     }
+
+    /// Index into `policies` of an endpoint; `None` if it is that of each of its services.
+    pub fn shared(&self, endpoint: &EndpointKey) -> Option<u32> {
+        self.shared.get(endpoint).copied()
+    }
 }
 
 /// The rows, as they are in the kernel.
@@ -62,6 +69,8 @@ pub struct Admission {
     principals: BTreeMap<PrincipalName, Arc<Principal>>,
     rules: BTreeMap<u32, Rules>,
     tables: HashMap<u32, Vec<AccessWord>>,
+    /// Policies that several services make together, by number.
+    demands: HashMap<Demand<u32>, u32>,
     prefixes: BTreeMap<Prefix, u32>,
     /// Whether what is in the kernel may be that of a former agent.
     is_adopted: bool,
@@ -85,6 +94,7 @@ impl Admission {
             principals: BTreeMap::new(),
             rules: BTreeMap::new(),
             tables: HashMap::new(),
+            demands: HashMap::new(),
             prefixes: maps.identities()?.into_iter().collect(),
             is_adopted: true,
         })
@@ -134,6 +144,7 @@ impl Admission {
         let has_news = self.number_principals(desired);
         self.write_numbers(maps, &mut errors);
         self.prepare_tables(desired, has_news, maps, &mut errors);
+        self.prepare_shared(desired, maps, &mut errors);
         for (prefix, name) in &desired.prefixes {
             let (prefix, identity) = ((prefix.addr, prefix.bits), self.identity(name));
             if self.prefixes.get(&prefix) != Some(&identity)
@@ -278,16 +289,53 @@ impl Admission {
             let table = access.table(&directory);
             let words: Vec<AccessWord> =
                 AccessWord::table(table.len() as u32, |identity| table[identity as usize]).collect();
-            if self.tables.get(&id) == Some(&words) {
-                continue;
-            }
-            if errors.note(maps.swap_policies(&[(id, &words)])) {
-                self.tables.insert(id, words);
-            } else {
-                // The former table may admit whom the new one denies.
-                self.tables.remove(&id);
-                errors.note(maps.delete_policy(id));
-            }
+            self.write_table(id, words, maps, errors);
+        }
+    }
+
+    /// Numbers and writes what endpoints demand to which services with different policies lead.
+    fn prepare_shared(&mut self, desired: &Desired, maps: &mut MapWriter, errors: &mut Errors) {
+        let demands = shared::demands(desired, |frontend| self.assigned.policy(frontend));
+        self.assigned.shared.clear();
+        for (key, demand) in demands {
+            let id = match demand.as_one() {
+                _ if demand.is_nothing() => 0,
+                Some(policy) => policy,
+                None => self.demand_id(demand),
+            };
+            self.assigned.shared.insert(key, id);
+        }
+        let tables: Vec<_> = self
+            .demands
+            .iter()
+            .map(|(demand, id)| (*id, shared::table(demand, &self.tables)))
+            .collect();
+        for (id, words) in tables {
+            self.write_table(id, words, maps, errors);
+        }
+    }
+
+    fn demand_id(&mut self, demand: Demand<u32>) -> u32 {
+        if let Some(id) = self.demands.get(&demand) {
+            return *id;
+        }
+        let Some(id) = self.policy_ids.take() else {
+            return NO_TABLE;
+        };
+        self.demands.insert(demand, id);
+        id
+    }
+
+    fn write_table(&mut self, id: u32, words: Vec<AccessWord>, maps: &mut MapWriter, errors: &mut Errors) {
+        if self.tables.get(&id) == Some(&words) {
+            return;
+        }
+        if errors.note(maps.swap_policies(&[(id, &words)])) {
+            self.tables.insert(id, words);
+        } else {
+            // The former table may admit whom the new one denies.
+            self.tables.remove(&id);
+            errors.note(maps.delete_policy(id));
         }
     }
 
@@ -308,7 +356,10 @@ impl Admission {
             .filter_map(|frontend| frontend.access.as_ref())
             .collect();
         self.assigned.policies.retain(|access, _| wanted.contains(access));
-        let used: Vec<u32> = self.assigned.policies.values().copied().collect();
+        let shared: HashSet<u32> = self.assigned.shared.values().copied().collect();
+        self.demands.retain(|_, id| shared.contains(id));
+        let own = self.assigned.policies.values().chain(self.demands.values());
+        let used: HashSet<u32> = own.copied().collect();
         let free = (1..limits::POLICIES).filter(|id| self.policy_ids.is_out(*id) && !used.contains(id));
         for id in free.collect::<Vec<_>>() {
             if errors.note(maps.delete_policy(id)) {

@@ -109,6 +109,8 @@ pub(super) struct Subscription {
     resuming: Option<u8>,
     acked: Option<u64>,
     nack: Option<Nack>,
+    /// Whether it was in sync once.
+    was_in_sync: bool,
 }
 
 impl Subscription {
@@ -131,6 +133,7 @@ impl Subscription {
 
     /// Takes in what changed since the last look.
     pub(super) fn notice(&mut self, type_url: &TypeUrl, snapshot: &Snapshot) {
+        self.was_in_sync |= self.is_in_sync();
         let now = &self.table(type_url, snapshot);
         if self.seen.ptr_eq(now) {
             return;
@@ -335,6 +338,15 @@ impl Subscription {
         !is_done || self.is_resuming()
     }
 
+    /// Whether the reader has, or had, all there is for it.
+    pub(super) fn is_filled(&self) -> bool {
+        self.was_in_sync || self.is_in_sync()
+    }
+
+    fn is_in_sync(&self) -> bool {
+        self.pending.is_empty() && self.outstanding.is_none() && !self.is_owed
+    }
+
     pub(super) fn progress(&self) -> Progress {
         Progress {
             wildcard: self.wildcard,
@@ -342,7 +354,7 @@ impl Subscription {
             held: self.held.len(),
             acked: self.acked,
             nack: self.nack.clone(),
-            in_sync: self.pending.is_empty() && self.outstanding.is_none() && !self.is_owed,
+            in_sync: self.is_in_sync(),
         }
     }
 }
