@@ -115,6 +115,7 @@ impl Scene {
     fn events(&self, kind: EventKind) -> Vec<Event> {
         let arguments = ["monitor", "--follow=false", "--kind", kind.word(), "-o", "json"];
         let output = self.bed.agent.cli(&arguments).unwrap();
+        assert!(output.status.success(), "{}", said(&output));
         let text = String::from_utf8(output.stdout).unwrap();
         let lines = text.lines();
         lines.map(|line| serde_json::from_str(line).unwrap()).collect()
