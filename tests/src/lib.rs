@@ -5,6 +5,7 @@
 //! programs in them; `agent` runs the agent of a node and its CLI.
 #![forbid(unsafe_code)]
 
+pub mod admission_scene;
 pub mod agent;
 pub mod attachment;
 pub mod bed;

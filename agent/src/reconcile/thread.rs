@@ -251,6 +251,7 @@ impl Reconciler {
                 .map(|(number, name)| (number, name.clone()))
                 .collect(),
             desired: Arc::clone(&self.desired),
+            drained: Arc::clone(&self.drained),
             cgroups_missing: self.cgroups.missing.clone(),
             ..View::of(&self.ledger)
         };
