@@ -44,7 +44,6 @@ fn what_a_change_denies_is_closed_and_nothing_else() {
     for event in &told {
         assert_eq!(event.reason.as_deref(), Some("policy"), "{event:?}");
         assert_eq!(event.service.as_deref(), Some("models/echo"), "{event:?}");
-        assert_eq!(event.client_workload.as_deref(), Some("apps/chat"), "{event:?}");
         let identity = event.client_identity.as_deref();
         assert_eq!(identity, Some("spiffe://example.org/ns/apps/sa/chat"), "{event:?}");
     }
