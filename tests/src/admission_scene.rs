@@ -100,7 +100,9 @@ impl AdmissionScene {
         let above = self.bed.a.cgroup().parent();
         Place {
             netns: pod.netns().path(),
-            cgroup: above.expect("nodes have cgroups below that of the topology").into(),
+            cgroup: above
+                .expect("nodes have cgroups below that of the topology")
+                .into(),
         }
     }
 }

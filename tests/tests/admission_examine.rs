@@ -45,7 +45,11 @@ fn what_a_change_denies_is_closed_and_nothing_else() {
         assert_eq!(event.reason.as_deref(), Some("policy"), "{event:?}");
         assert_eq!(event.service.as_deref(), Some("models/echo"), "{event:?}");
         let identity = event.client_identity.as_deref();
-        assert_eq!(identity, Some("spiffe://example.org/ns/apps/sa/chat"), "{event:?}");
+        assert_eq!(
+            identity,
+            Some("spiffe://example.org/ns/apps/sa/chat"),
+            "{event:?}"
+        );
     }
 
     // An audit closes nothing: the look that closed the stranger's connections has seen the others.
@@ -108,10 +112,16 @@ fn an_address_that_another_workload_gets_takes_no_connection_along() {
             .default("deny")
             .rule("allow", [json!({"workloads": ["good"]})]);
         // The other one is still there, elsewhere.
-        let (other, elsewhere) = (if owner == "good" { "bad" } else { "good" }, json!({"addresses": ["10.1.0.200"]}));
-        Manifest::of([workload("apps", owner, &spec), workload("apps", other, &elsewhere)])
-            .and(scene.service("echo", 1, 0))
-            .and(rule)
+        let (other, elsewhere) = (
+            if owner == "good" { "bad" } else { "good" },
+            json!({"addresses": ["10.1.0.200"]}),
+        );
+        Manifest::of([
+            workload("apps", owner, &spec),
+            workload("apps", other, &elsewhere),
+        ])
+        .and(scene.service("echo", 1, 0))
+        .and(rule)
     };
     let (good, bad) = (mesh("good"), mesh("bad"));
     scene.start(&good);
@@ -176,7 +186,11 @@ fn an_identity_that_nobody_has_admits_nobody_until_somebody_has_it() {
         [json!({"identities": ["spiffe://example.org/ns/apps/sa/ghost"]})],
     );
     let base = Manifest::of([scene.service("echo", 1, 0)]).and(rule);
-    scene.start(&base.clone().and(workload("apps", "chat", &json!({"cgroup": "client"}))));
+    scene.start(
+        &base
+            .clone()
+            .and(workload("apps", "chat", &json!({"cgroup": "client"}))),
+    );
     let place = scene.bed.client.place();
     assert_eq!(outcome(&place, Family::V4.vip(1)), DENIED);
     let warnings = scene.bed.agent.status().unwrap().config.warnings;

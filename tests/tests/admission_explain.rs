@@ -25,7 +25,11 @@ fn by_default() -> Said {
 }
 
 fn by_rule(access: &'static str, service: &str, number: usize) -> Said {
-    (access, format!("AccessPolicy models/{service}, rule {number}"), false)
+    (
+        access,
+        format!("AccessPolicy models/{service}, rule {number}"),
+        false,
+    )
 }
 
 fn range(addresses: &[String]) -> Value {
@@ -36,7 +40,10 @@ fn range(addresses: &[String]) -> Value {
 fn cases(scene: &AdmissionScene) -> Vec<Case> {
     let chat = || [json!({"workloads": ["chat"]})];
     let policy = AccessPolicy::of;
-    let addresses = [format!("{}/32", scene.stranger.v4()), format!("{}/128", scene.stranger.v6())];
+    let addresses = [
+        format!("{}/32", scene.stranger.v4()),
+        format!("{}/128", scene.stranger.v6()),
+    ];
     let everybody_else = |number| by_rule("allow", "deny-wins", number);
     vec![
         Case {
@@ -49,10 +56,16 @@ fn cases(scene: &AdmissionScene) -> Vec<Case> {
         },
         Case {
             policy: policy("deny-wins").rule("allow", []).rule("deny", chat()),
-            said: [by_rule("deny", "deny-wins", 2), everybody_else(1), everybody_else(1)],
+            said: [
+                by_rule("deny", "deny-wins", 2),
+                everybody_else(1),
+                everybody_else(1),
+            ],
         },
         Case {
-            policy: policy("audit").rule("allow", []).rule("audit", [json!({"unknown": true})]),
+            policy: policy("audit")
+                .rule("allow", [])
+                .rule("audit", [json!({"unknown": true})]),
             said: [
                 by_rule("allow", "audit", 1),
                 by_rule("allow", "audit", 1),
@@ -60,7 +73,9 @@ fn cases(scene: &AdmissionScene) -> Vec<Case> {
             ],
         },
         Case {
-            policy: policy("port").rule_for("deny", [], &[9]).rule_for("allow", [], &[8000]),
+            policy: policy("port")
+                .rule_for("deny", [], &[9])
+                .rule_for("allow", [], &[8000]),
             said: [1, 2, 3].map(|_| by_rule("allow", "port", 2)),
         },
         Case {
@@ -68,7 +83,10 @@ fn cases(scene: &AdmissionScene) -> Vec<Case> {
             said: [by_default(), by_default(), by_rule("by_address", "range", 1)],
         },
         Case {
-            policy: policy("nowhere").rule("allow", [range(&["10.250.0.0/16".to_owned(), "fd25::/16".to_owned()])]),
+            policy: policy("nowhere").rule(
+                "allow",
+                [range(&["10.250.0.0/16".to_owned(), "fd25::/16".to_owned()])],
+            ),
             said: [by_default(), by_default(), by_rule("by_address", "nowhere", 1)],
         },
     ]
@@ -88,7 +106,11 @@ fn assert_said(ports: &[PortAccess], expected: &Said, what: &str) {
     assert_eq!(ports.len(), 2, "{what}: one per family");
     for port in ports {
         let said = (port.access.as_str(), port.rule.as_deref(), port.default);
-        assert_eq!(said, (expected.0, Some(expected.1.as_str()), expected.2), "{what}: {port:?}");
+        assert_eq!(
+            said,
+            (expected.0, Some(expected.1.as_str()), expected.2),
+            "{what}: {port:?}"
+        );
     }
 }
 
@@ -96,7 +118,12 @@ fn assert_said(ports: &[PortAccess], expected: &Said, what: &str) {
 fn what_is_said_is_what_the_kernel_does() {
     let mut scene = AdmissionScene::new(7);
     let cases = cases(&scene);
-    let name = |case: &Case| Value::from(case.policy.clone())["metadata"]["name"].as_str().unwrap().to_owned();
+    let name = |case: &Case| {
+        Value::from(case.policy.clone())["metadata"]["name"]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    };
     let mut manifest = scene.workloads().and(AccessPolicy::of_all().default("deny"));
     for (index, case) in cases.iter().enumerate() {
         let service = scene.service(&name(case), index as u8 + 1, index);
@@ -108,7 +135,11 @@ fn what_is_said_is_what_the_kernel_does() {
     for (index, case) in cases.iter().enumerate() {
         let service = name(case);
         let target = format!("models/{service}");
-        for ((source, pod), expected) in ["apps/chat", "apps/batch-1", "unknown"].iter().zip(pods).zip(&case.said) {
+        for ((source, pod), expected) in ["apps/chat", "apps/batch-1", "unknown"]
+            .iter()
+            .zip(pods)
+            .zip(&case.said)
+        {
             let what = format!("{source} to {service}");
             assert_said(&explain(&scene, source, &target), expected, &what);
             let meets = match expected.0 {
@@ -126,14 +157,22 @@ fn what_is_said_is_what_the_kernel_does() {
             let address = family.of(&scene.stranger).to_string();
             let ports = explain(&scene, &address, &target);
             let is_in = outcome(&scene.outside(&scene.stranger), scene.replicas[index].at(family)) == IN;
-            let is_said = ports.iter().all(|port| ["allow", "audit"].contains(&&*port.access));
+            let is_said = ports
+                .iter()
+                .all(|port| ["allow", "audit"].contains(&&*port.access));
             assert_eq!(is_said, is_in, "{address} to {service}: {ports:?}");
         }
     }
     // All that matches is told, the strongest first.
     let matching = &explain(&scene, "apps/chat", "models/deny-wins")[0].matching;
-    let matching: Vec<_> = matching.iter().map(|it| (it.rule.as_str(), it.action.as_str())).collect();
-    let (first, second) = ("AccessPolicy models/deny-wins, rule 2", "AccessPolicy models/deny-wins, rule 1");
+    let matching: Vec<_> = matching
+        .iter()
+        .map(|it| (it.rule.as_str(), it.action.as_str()))
+        .collect();
+    let (first, second) = (
+        "AccessPolicy models/deny-wins, rule 2",
+        "AccessPolicy models/deny-wins, rule 1",
+    );
     assert_eq!(matching, [(first, "deny"), (second, "allow")]);
 }
 
@@ -146,13 +185,21 @@ fn the_default_that_holds_is_named() {
     let check = |manifest: &Manifest, access: &str, rule: Option<&str>, meets: &str| {
         scene.apply(manifest);
         for port in explain(&scene, "apps/chat", "models/echo:8000") {
-            assert_eq!((port.access.as_str(), port.rule.as_deref(), port.default), (access, rule, true));
+            assert_eq!(
+                (port.access.as_str(), port.rule.as_deref(), port.default),
+                (access, rule, true)
+            );
         }
         assert_eq!(outcome(&place, Family::V4.vip(1)), meets);
     };
     let mesh = AccessPolicy::of_mesh().default("deny");
     let closed = base.clone().and(mesh);
-    check(&closed, "deny", Some("AccessPolicy nodemesh-system/mesh, default"), DENIED);
+    check(
+        &closed,
+        "deny",
+        Some("AccessPolicy nodemesh-system/mesh, default"),
+        DENIED,
+    );
     let open = closed.and(AccessPolicy::of_all().default("allow"));
     check(&open, "allow", Some("AccessPolicy models/all, default"), IN);
     check(&base, "allow", None, IN);
@@ -162,7 +209,11 @@ fn the_default_that_holds_is_named() {
         ("apps/chat", "models/echo:9", "with port 9"),
         ("what", "models/echo", "names no source"),
     ] {
-        let output = scene.bed.agent.cli(&["policy", "explain", source, service]).unwrap();
+        let output = scene
+            .bed
+            .agent
+            .cli(&["policy", "explain", source, service])
+            .unwrap();
         let text = said(&output);
         assert!(!output.status.success() && text.contains(reason), "{text}");
     }

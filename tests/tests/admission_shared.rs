@@ -60,15 +60,24 @@ fn a_service_of_another_namespace_opens_nothing() {
     let only_chat = AccessPolicy::of_all()
         .default("deny")
         .rule("allow", [json!({"workloads": ["chat"]})]);
-    let base: Manifest = scene.workloads().and(scene.service("a", 1, 0)).and(foreign(&scene));
+    let base: Manifest = scene
+        .workloads()
+        .and(scene.service("a", 1, 0))
+        .and(foreign(&scene));
     scene.start(&base.clone().and(only_chat));
     let (chat, batch) = (scene.bed.client.place(), scene.batch.place());
     for family in Family::BOTH {
         let (own, tenant) = (family.vip(1), family.vip(3));
-        assert_eq!((outcome(&chat, own), outcome(&chat, tenant)), (IN.into(), IN.into()));
+        assert_eq!(
+            (outcome(&chat, own), outcome(&chat, tenant)),
+            (IN.into(), IN.into())
+        );
         assert_eq!(outcome(&batch, own), DENIED);
         assert_eq!(outcome(&batch, tenant), SILENCE, "at the server's node");
-        assert_eq!(outcome(&scene.outside(&scene.batch), scene.replicas[0].at(family)), SILENCE);
+        assert_eq!(
+            outcome(&scene.outside(&scene.batch), scene.replicas[0].at(family)),
+            SILENCE
+        );
     }
     // The agents start anew, and know it before they have read a change.
     scene.other.kill().expect("kill the agent");
@@ -76,5 +85,9 @@ fn a_service_of_another_namespace_opens_nothing() {
     assert_eq!(outcome(&batch, Family::V4.vip(3)), SILENCE);
     // Without the policy of the first namespace, or its service, the other one is open.
     scene.apply(&base);
-    eventually("it is open", || outcome(&batch, Family::V4.vip(3)), |met| met == IN);
+    eventually(
+        "it is open",
+        || outcome(&batch, Family::V4.vip(3)),
+        |met| met == IN,
+    );
 }

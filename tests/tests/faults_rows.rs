@@ -5,7 +5,9 @@
 //! The agent does not run, since it would put the rows right.
 #![expect(clippy::unwrap_used, reason = "what a test calls panics like the test")]
 
-use nodemesh_abi::{Backend, CgroupEntry, EndpointKey, Endpoint, InternalError, Service as ServiceRow, ServiceKey};
+use nodemesh_abi::{
+    Backend, CgroupEntry, Endpoint, EndpointKey, InternalError, Service as ServiceRow, ServiceKey,
+};
 use nodemesh_agent::datapath::{MapReader, MapWriter};
 use nodemesh_e2e::{
     bed::{Bed, Family, Replica, connect},
@@ -132,7 +134,10 @@ fn outcome(place: &Place, to: std::net::SocketAddr) -> String {
 fn an_error_in_a_decision_about_access_denies() {
     let mut scene = Scene::new(&["whole", "no-table", "no-policy", "short-table"]);
     for number in 1..=4 {
-        assert_eq!((scene.meets(number), scene.meets_directly(number)), (IN.into(), IN.into()));
+        assert_eq!(
+            (scene.meets(number), scene.meets_directly(number)),
+            (IN.into(), IN.into())
+        );
     }
     let before = scene.errors(InternalError::Policy);
 
@@ -143,7 +148,10 @@ fn an_error_in_a_decision_about_access_denies() {
     assert_eq!(scene.meets(2), DENIED);
     assert_eq!(scene.errors(InternalError::Policy), before + 2);
     assert_eq!(scene.meets_directly(2), SILENCE);
-    assert!(scene.errors(InternalError::Policy) >= before + 4, "at the server, too");
+    assert!(
+        scene.errors(InternalError::Policy) >= before + 4,
+        "at the server, too"
+    );
 
     // The row names one that never was.
     scene.change(3, |row| row.policy = NOWHERE);
@@ -197,7 +205,10 @@ fn an_error_in_anything_else_cuts_nothing_that_has_somewhere_to_go() {
     assert!(scene.errors(InternalError::SlotTable) >= before + 2);
     let before = scene.errors(InternalError::Backend);
     for (_, endpoint) in scene.endpoints(3) {
-        scene.maps.put_backend(endpoint.backend, &Backend::UNUSED).unwrap();
+        scene
+            .maps
+            .put_backend(endpoint.backend, &Backend::UNUSED)
+            .unwrap();
     }
     assert_eq!(scene.meets(3), REFUSED);
     assert!(scene.errors(InternalError::Backend) >= before + 2);

@@ -209,7 +209,14 @@ fn a_drain_is_over_when_the_last_byte_has_left() {
 fn idle_connections_to_a_draining_replica_are_closed_between_requests() {
     let scene = Scene::new(
         2,
-        &["--prefill", "5ms", "--inter-token", "2ms", "--idle-timeout", "60s"],
+        &[
+            "--prefill",
+            "5ms",
+            "--inter-token",
+            "2ms",
+            "--idle-timeout",
+            "60s",
+        ],
     );
     // Three requests of each connection, much further apart than the agent takes an idle one to be about to ask again.
     let load = scene.load(&[
@@ -304,7 +311,10 @@ fn a_drain_outlives_the_agent_until_it_is_undone() {
 
 #[test]
 fn a_rolling_restart_cuts_no_stream() {
-    let mut scene = Scene::new(3, &["--prefill", "30ms", "--inter-token", "20ms", "--drain", "0s"]);
+    let mut scene = Scene::new(
+        3,
+        &["--prefill", "30ms", "--inter-token", "20ms", "--drain", "0s"],
+    );
     // Streams of a second and more, one after the other, for as long as the restart takes.
     let load = scene.load(&["--concurrency", "9", "--max-tokens", "50", "--grace", "30s"]);
     for index in 0..3 {
@@ -329,7 +339,10 @@ fn a_rolling_restart_cuts_no_stream() {
     let report = sound(load);
     let requests = &report["requests"];
     assert!(requests["ok"].as_u64().unwrap() >= 18, "{report:#}");
-    assert!(report["connect_errors"].as_object().unwrap().is_empty(), "{report:#}");
+    assert!(
+        report["connect_errors"].as_object().unwrap().is_empty(),
+        "{report:#}"
+    );
     for index in 0..3 {
         let exchanges = truth::read(&scene.truth(index)).unwrap();
         let cut: Vec<_> = exchanges.iter().filter(|it| it.outcome.is_truncation()).collect();

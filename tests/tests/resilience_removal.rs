@@ -116,11 +116,7 @@ fn remove(on_removal: &str, expects_tcp: bool) {
 
     bed.apply(&manifest(&[&replicas[1]], on_removal));
     let expected = udp + if expects_tcp { 0 } else { tcp };
-    let removed = eventually(
-        "the events",
-        || removals(&bed),
-        |events| events.len() >= expected,
-    );
+    let removed = eventually("the events", || removals(&bed), |events| events.len() >= expected);
     assert_eq!(removed.len(), expected, "{removed:#?}");
     let gone = Family::BOTH.map(|family| Some(replicas[0].at(family).to_string()));
     for event in &removed {

@@ -13,7 +13,9 @@ use std::{
     sync::Arc,
 };
 
-use nodemesh_abi::{AccessWord, EndpointKey, NumberKey, NumberKind, Rules, limits, names::map, policy::UNKNOWN};
+use nodemesh_abi::{
+    AccessWord, EndpointKey, NumberKey, NumberKind, Rules, limits, names::map, policy::UNKNOWN,
+};
 use nodemesh_model::{
     Desired, Frontend, ResourceName,
     access::{AccessRules, Directory, Principal, PrincipalName},

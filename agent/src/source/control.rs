@@ -285,8 +285,8 @@ impl ControlSource {
         if !guards.is_empty() {
             odd.push(GUARDS_KEPT.to_owned());
         }
-        let [services, guards] = [services, guards]
-            .map(|kept| Manifest::from_values(kept.iter().map(Resource::to_value)));
+        let [services, guards] =
+            [services, guards].map(|kept| Manifest::from_values(kept.iter().map(Resource::to_value)));
         let received = ("control plane", &assembled.manifest);
         let outcome = Resources::merge([received, ("disk", &guards), ("disk", &services)])
             .or_else(|_| Resources::merge([received, ("disk", &guards)]))

@@ -139,7 +139,8 @@ spec: {{addresses: [10.1.0.2], ports: [{{port: 80, targetPort: 8000}}], backends
 
 #[test]
 fn at_the_server_all_services_that_lead_there_are_asked() {
-    let one = "{targetRef: {kind: Service, name: llama}, rules: [{action: deny, from: [{workloads: [chat]}]}]}";
+    let one =
+        "{targetRef: {kind: Service, name: llama}, rules: [{action: deny, from: [{workloads: [chat]}]}]}";
     let (client, server) = (
         connection(Vantage::Client, 1, "10.0.0.7"),
         connection(Vantage::Server, 1, "10.0.0.7"),
@@ -159,7 +160,10 @@ fn at_the_server_all_services_that_lead_there_are_asked() {
     // The examiner knows services by their ids, which are all the same here.
     let mut examiner = Examiner::new(&open);
     examiner.services = [(3, &open.frontends[0])].into();
-    assert!(examiner.is_denied(&client), "it had dialled the one that denies it");
+    assert!(
+        examiner.is_denied(&client),
+        "it had dialled the one that denies it"
+    );
     assert!(
         !examiner.is_denied(&server),
         "it may have dialled the one that does not"

@@ -246,7 +246,10 @@ fn a_listener_waits_for_all_policies_of_a_reader_that_asks_for_them() {
         resources.insert((TypeUrl::Policies, name.to_owned()), Any::default());
     }
     scene.source.publish(resources);
-    assert_eq!(scene.ack(&TypeUrl::Listener, 6), ["policies#7", "+p2", "lds#8", "+l1"]);
+    assert_eq!(
+        scene.ack(&TypeUrl::Listener, 6),
+        ["policies#7", "+p2", "lds#8", "+l1"]
+    );
 }
 
 #[test]
