@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Established connections when policies, addresses and cgroups change: those that are now denied are closed, and no others.
-#![expect(clippy::unwrap_used, reason = "what a test calls panics like the test")]
 
 use nodemesh_agent::api::{Event, EventKind};
 use nodemesh_e2e::{
@@ -38,7 +37,9 @@ fn what_a_change_denies_is_closed_and_nothing_else() {
     let [chat, batch, stranger] = [0, 1, 2].map(talks);
 
     scene.bed.apply(&base.clone().and(deny("chat")));
-    chat.into_iter().for_each(|talk| talk.is_cut());
+    for talk in chat {
+        talk.is_cut();
+    }
     let told = closed(&scene.bed.agent, 2);
     assert_eq!(told.len(), 2, "{told:#?}");
     for event in &told {
@@ -57,9 +58,13 @@ fn what_a_change_denies_is_closed_and_nothing_else() {
         .rule("audit", [json!({"workloads": ["batch-*"]})])
         .rule("deny", [json!({"unknown": true})]);
     scene.bed.apply(&base.clone().and(trial));
-    stranger.into_iter().for_each(|talk| talk.is_cut());
+    for talk in stranger {
+        talk.is_cut();
+    }
     let mut batch = batch;
-    batch.iter_mut().for_each(|talk| talk.goes_on());
+    for talk in &mut batch {
+        talk.goes_on();
+    }
     assert_eq!(closed(&scene.bed.agent, 4).len(), 4);
 
     // Nor does a default that a rule goes before.
@@ -68,8 +73,12 @@ fn what_a_change_denies_is_closed_and_nothing_else() {
         .rule("allow", [json!({"labels": {"app": "batch"}})]);
     let newer = Family::BOTH.map(|family| talk(&scene.bed.client.place(), family.vip(1)));
     scene.bed.apply(&base.and(allowed));
-    newer.into_iter().for_each(|talk| talk.is_cut());
-    batch.iter_mut().for_each(|talk| talk.goes_on());
+    for talk in newer {
+        talk.is_cut();
+    }
+    for talk in &mut batch {
+        talk.goes_on();
+    }
     scene.bed.assert_no_internal_error();
 }
 
@@ -83,7 +92,9 @@ fn the_server_s_node_closes_for_clients_whose_node_has_no_agent() {
     let mut stranger = direct(&scene.stranger);
 
     scene.apply_other(&base.clone().and(deny("chat")));
-    chat.into_iter().for_each(|talk| talk.is_cut());
+    for talk in chat {
+        talk.is_cut();
+    }
     let told = closed(&scene.other, 2);
     assert_eq!(told.len(), 2, "{told:#?}");
     let clients = [scene.bed.client.v4(), scene.bed.client.v6()].map(|addr| addr.to_string());
@@ -98,8 +109,12 @@ fn the_server_s_node_closes_for_clients_whose_node_has_no_agent() {
         .rule("audit", [json!({"unknown": true})])
         .rule("deny", [json!({"workloads": ["batch-1"]})]);
     scene.apply_other(&base.and(trial));
-    batch.into_iter().for_each(|talk| talk.is_cut());
-    stranger.iter_mut().for_each(|talk| talk.goes_on());
+    for talk in batch {
+        talk.is_cut();
+    }
+    for talk in &mut stranger {
+        talk.goes_on();
+    }
     assert_eq!(closed(&scene.other, 4).len(), 4);
 }
 

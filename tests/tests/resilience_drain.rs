@@ -205,6 +205,23 @@ fn a_drain_is_over_when_the_last_byte_has_left() {
     scene.bed.assert_no_internal_error();
 }
 
+/// Panics unless `event` tells that a connection to the first server was closed for its drain.
+#[track_caller]
+fn assert_closed(scene: &Scene, event: &Event) {
+    assert_eq!(event.reason.as_deref(), Some("drain"), "{event:?}");
+    assert_eq!(event.backend, Some(scene.at(0).to_string()), "{event:?}");
+    assert_eq!(event.service.as_deref(), Some("models/model"), "{event:?}");
+    let client = event.client.as_ref().unwrap();
+    assert!(
+        client.starts_with(&format!("{}:", scene.bed.client.v4())),
+        "{event:?}"
+    );
+    assert!(
+        event.client_pid.is_some() && event.protocol.as_deref() == Some("TCP"),
+        "{event:?}"
+    );
+}
+
 #[test]
 fn idle_connections_to_a_draining_replica_are_closed_between_requests() {
     let scene = Scene::new(
@@ -257,18 +274,7 @@ fn idle_connections_to_a_draining_replica_are_closed_between_requests() {
     );
     assert_eq!(closed.len(), 3, "{closed:#?}");
     for event in &closed {
-        assert_eq!(event.reason.as_deref(), Some("drain"), "{event:?}");
-        assert_eq!(event.backend, Some(scene.at(0).to_string()), "{event:?}");
-        assert_eq!(event.service.as_deref(), Some("models/model"), "{event:?}");
-        let client = event.client.as_ref().unwrap();
-        assert!(
-            client.starts_with(&format!("{}:", scene.bed.client.v4())),
-            "{event:?}"
-        );
-        assert!(
-            event.client_pid.is_some() && event.protocol.as_deref() == Some("TCP"),
-            "{event:?}"
-        );
+        assert_closed(&scene, event);
     }
     let Counted { active, .. } = scene.bed.at_rest();
     assert_eq!(active, 0);

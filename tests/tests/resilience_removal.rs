@@ -35,7 +35,7 @@ impl Datagrams {
             said: 0,
         };
         let answer = datagrams.says().unwrap();
-        datagrams.replica = answer.split_whitespace().next().unwrap().to_owned();
+        datagrams.replica = answer.split_whitespace().next().unwrap().into();
         datagrams
     }
 

@@ -11,7 +11,10 @@ use nodemesh_model::{Desired, Frontend};
 use super::{demand::Demand, endpoints::endpoints_of};
 
 /// What is demanded at each endpoint whose services have not all the same policy; `policy` is that of a frontend, 0 for none.
-pub fn demands(desired: &Desired, policy: impl Fn(&Frontend) -> u32) -> HashMap<EndpointKey, Demand<u32>> {
+pub(super) fn demands(
+    desired: &Desired,
+    policy: impl Fn(&Frontend) -> u32,
+) -> HashMap<EndpointKey, Demand<u32>> {
     let claims = || {
         desired.frontends.iter().flat_map(|(name, frontend)| {
             let claim = (name.service.namespace(), policy(frontend));
@@ -43,7 +46,7 @@ pub fn demands(desired: &Desired, policy: impl Fn(&Frontend) -> u32) -> HashMap<
 }
 
 /// The table of `demand`, made of those of its policies; one that is missing denies.
-pub fn table(demand: &Demand<u32>, tables: &HashMap<u32, Vec<AccessWord>>) -> Vec<AccessWord> {
+pub(super) fn table(demand: &Demand<u32>, tables: &HashMap<u32, Vec<AccessWord>>) -> Vec<AccessWord> {
     let words = demand.policies().filter_map(|policy| tables.get(&policy));
     let words = words.map(Vec::len).max().unwrap_or_default();
     let of = |policy: u32, identity: u32| {

@@ -88,6 +88,7 @@ pub struct Progress {
 }
 
 #[derive(Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(super) struct Subscription {
     pub(super) wildcard: bool,
     pub(super) names: BTreeSet<Name>,
