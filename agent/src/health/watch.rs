@@ -44,6 +44,8 @@ struct Subject {
     memory: Memory,
     /// Whether it was out in the last pass.
     is_out: bool,
+    /// Whether its silence was logged: the kernel may leave it in, or have it out for another reason.
+    is_told: bool,
 }
 
 /// The watch.
@@ -198,11 +200,12 @@ impl Subject {
         let address = || report::endpoint(endpoint.0, endpoint.1);
         match verdict {
             Verdict::Leave(due) => {
+                self.is_told = self.is_out;
                 let due = due.map(|due| Duration::from_nanos(due.saturating_sub(now)));
                 return if self.is_out { Some(OUT_PERIOD) } else { due };
             }
             Verdict::Eject => {
-                if !self.is_out {
+                if !std::mem::replace(&mut self.is_told, true) {
                     info!(
                         backend = address(),
                         connections = seen.len(),
@@ -212,6 +215,7 @@ impl Subject {
                 carry_out(&|backend| judge.eject(backend, Ejection::Silence, Duration::ZERO));
             }
             Verdict::Readmit => {
+                self.is_told = false;
                 info!(backend = address(), "a silent backend emits again");
                 carry_out(&|backend| judge.readmit(backend, Ejection::Silence));
             }
