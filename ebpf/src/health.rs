@@ -177,8 +177,8 @@ unsafe fn success(id: u32, backend: &Backend, state: *mut BackendState, rules: &
     }
 }
 
-/// Whether what is told of an ejected backend shows that it is well again. An answer to a request that is older than the ejection does
-/// so only where the backend was silent.
+/// Whether what is told of an ejected backend shows that it is well again: a connection where these failed, a token where none came, and
+/// else an answer to the probe.
 ///
 /// # Safety
 /// `state` is a map value.
@@ -189,7 +189,8 @@ unsafe fn proves_well(state: *const BackendState, until: u64, news: u32) -> bool
     if reason == Ejection::Connect as u64 {
         return news & News::CONNECTED != 0;
     }
-    news & News::ANSWERED != 0 && (reason == Ejection::Silence as u64 || until & PROBE != 0)
+    (reason == Ejection::Silence as u64 && news & News::WARMED != 0)
+        || (until & PROBE != 0 && news & News::ANSWERED != 0)
 }
 
 /// A connection to a backend has ended that was placed at `opened_ns`. A global function, as [`learn`] is.

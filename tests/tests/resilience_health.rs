@@ -108,6 +108,9 @@ impl Scene {
     /// Freezes a replica and lets it go on; holds what happens against the limits.
     fn play(&self, freeze: impl Fn(&ModelServer), thaw: impl Fn(&ModelServer)) {
         assert_eq!(self.given(), STREAMS as u64 / 2);
+        // Clients keep coming: half of them to the frozen replica, until it is out.
+        let flags = ["--mode", "one-shot", "--rate", "10", "--concurrency", "100", "--max-tokens", "1"];
+        let arrivals = client(&self.bed, &flags);
         let frozen_at = now_ns();
         freeze(&self.wedged);
         let ejected = self.bed.eventually_events(EventKind::Ejected, 1);
@@ -118,6 +121,7 @@ impl Scene {
         let given = self.given();
         ask(&self.bed, 40);
         assert_eq!(self.given(), given, "it was left alone");
+        drop(arrivals);
 
         let thawed_at = now_ns();
         thaw(&self.wedged);
@@ -153,7 +157,7 @@ fn an_engine_that_freezes_while_its_health_is_200_is_found_out() {
     scene.play(freeze, thaw);
 }
 
-/// A minute of prefill and two seconds of patience, ten times as fast.
+/// A minute of prefill and two seconds of patience, at a twentieth and a tenth of that.
 #[test]
 fn a_long_prefill_and_an_idle_replica_are_never_ejected() {
     let mut bed = Bed::new();
@@ -170,11 +174,13 @@ fn a_long_prefill_and_an_idle_replica_are_never_ejected() {
     bed.start(&service(&[&slow, &idle], &[]), &[]);
     // Its usual pace is known, and far from what comes.
     ask(&bed, 20);
-    slow.behave(bed.server.netns(), &json!({"prefill_ms": 6_000}));
+    slow.behave(bed.server.netns(), &json!({"prefill_ms": 4_000}));
     let silence = json!({"silence": {"streams": 1, "minimum": "200ms"}});
     bed.apply(&service(&[&slow, &idle], &[("outlierDetection", silence)]));
     // Each worker keeps its connection. The two at the idle replica say nothing between their first request and their second.
     let flags = [
+        "--mode",
+        "keep-alive",
         "--requests",
         "6",
         "--concurrency",
@@ -182,11 +188,11 @@ fn a_long_prefill_and_an_idle_replica_are_never_ejected() {
         "--max-tokens",
         "1",
         "--think",
-        "6s",
+        "4s",
     ];
     let begun = Instant::now();
     all_ok(client(&bed, &flags), 6);
-    assert!(begun.elapsed() >= Duration::from_secs(6));
+    assert!(begun.elapsed() >= Duration::from_secs(4));
     assert_eq!([&slow, &idle].map(|replica| bed.backend(replica.address).connections_total), [12, 12]);
     for kind in [EventKind::Ejected, EventKind::Probed] {
         assert_eq!(bed.events(kind), []);

@@ -11,8 +11,8 @@ use std::{
 };
 
 use nodemesh_abi::{
-    Ejection, Ip16, ListedConnection, Outcome, Port, Protocol, Traffic, Vantage,
-    traffic::{GAP_BOUNDS_NS, SHARED_PAIR},
+    Ejection, Ip16, ListedConnection, Port, Protocol, Traffic, Vantage,
+    traffic::{FIRST_BOUNDS_NS, GAP_BOUNDS_NS, SHARED_PAIR},
 };
 use nodemesh_model::resource::policy::Silence;
 use tracing::{info, warn};
@@ -239,8 +239,7 @@ impl Subject {
         };
         let sum = |number: fn(&Traffic) -> u64| used.iter().map(|row| number(row)).fold(0, u64::wrapping_add);
         let progress = Progress {
-            answered: sum(answered),
-            sent: sum(|row| row.bytes_down),
+            begun: sum(begun),
             read: sum(|row| row.bytes_up),
         };
         (progress, gap_ns(&used))
@@ -255,10 +254,8 @@ fn gap_ns(rows: &[&Traffic]) -> Option<u64> {
     gaps.max()
 }
 
-/// Requests that the backend answered to the end.
-fn answered(row: &Traffic) -> u64 {
-    [Outcome::Success, Outcome::ClientError, Outcome::ServerError]
-        .map(|outcome| row.requests[outcome as usize])
-        .iter()
-        .sum()
+/// Answers whose first token was sent.
+fn begun(row: &Traffic) -> u64 {
+    // The last slot is a sum.
+    row.first_token[..=FIRST_BOUNDS_NS.len()].iter().sum()
 }

@@ -65,10 +65,8 @@ fn a_backend_that_comes_back_keeps_id_and_counters() {
 fn a_backend_that_comes_back_starts_anew() {
     let mut node = Node::with(&one().desired());
     let at = |node: &mut Node, now_ns: u64, mesh: Mesh| {
-        let assigned = Assigned {
-            now_ns,
-            ..Assigned::default()
-        };
+        let mut assigned = Assigned::default();
+        assigned.now_ns = now_ns;
         let round = round::run(&mut node.ledger, &mesh.desired(), &assigned, &mut node.kernel);
         assert!(!round.is_unfinished(), "{round:?}");
         [0, 1].map(|id| node.kernel.backends[id].since_ns)
