@@ -7,6 +7,7 @@
 //!
 //! Invariant: what a bed cannot do fails the test at once, with the reason.
 
+mod health;
 mod model;
 mod probing;
 mod replica;
@@ -19,6 +20,7 @@ use std::{
 use nodemesh_agent::api::{self, Event, EventKind};
 
 pub use self::{
+    health::HealthServer,
     model::ModelServer,
     probing::{Counts, Held, Report, Talk, UdpReport, connect, hold, once, probe, report_of, talk, udp},
     replica::Replica,
