@@ -160,10 +160,10 @@ impl InForce {
     /// Puts `resources` in force, with their own warnings after those of `warnings`.
     fn accept(&mut self, mut resources: Resources, mut warnings: Vec<String>) -> Result<(), Vec<String>> {
         let previous = (self.status.generation > 0).then_some((&self.resources, &*self.desired));
-        warnings.extend(resources.warnings().iter().map(ToString::to_string));
         resources.add_node(&self.access);
         let desired =
             Desired::compile(&resources, &self.node, previous).map_err(|error| vec![error.to_string()])?;
+        warnings.extend(resources.warnings().iter().map(ToString::to_string));
         self.resources = resources;
         self.desired = Arc::new(desired);
         let status = &mut self.status;

@@ -6,9 +6,11 @@ use std::{collections::BTreeSet, net::SocketAddr};
 
 use nodemesh_agent::api::{Event, EventKind};
 use nodemesh_e2e::{
-    bed::{Bed, Family, HealthServer, Replica, connect, once},
+    bed::{Bed, Family, HealthServer, ModelServer, Replica, connect, once},
     eventually::eventually,
-    manifest::{Manifest, Policy, Service},
+    manifest::{AccessPolicy, Manifest, Policy, Service},
+    process::Place,
+    scrape::Scrape,
 };
 use serde_json::{Value, json};
 
@@ -147,8 +149,78 @@ fn who_fails_its_health_checks_is_not_readmitted_by_what_it_answers() {
     eventually("more checks", || health.asked()["/health"], |now| *now > checks + 10);
     assert_eq!(bed.events(EventKind::Readmitted), []);
     assert_eq!(bed.events(EventKind::Ejected).len(), 4, "no back and forth");
+    let scrape = || Scrape::parse(&bed.agent.http(&bed.a, "/metrics").unwrap().1).unwrap();
+    let counted = |scrape: &Scrape, reason| scrape.count("nodemesh_backend_ejections_total", &[("reason", reason)]);
+    let seen = scrape();
+    assert_eq!(["connect", "health_check"].map(|reason| counted(&seen, reason)), [2, 2]);
+    assert_eq!(seen.count("nodemesh_backend_ejected", &[("state", "waiting")]), 2);
     health.set(true);
     assert_eq!(bed.eventually_events(EventKind::Readmitted, 2).len(), 2);
+    assert_eq!(scrape().sum("nodemesh_backend_ejected", &[("state", "waiting")]), 0.0);
     connect(&place, to, &["--count", "10"]).assert_all_ok(10);
+    bed.assert_no_internal_error();
+}
+
+/// What a process in the network of the node, which is no workload, meets at `to`.
+fn from_node(bed: &Bed, to: SocketAddr, flags: &[&str]) -> bool {
+    let place = Place {
+        netns: bed.a.netns().path(),
+        ..bed.client.place()
+    };
+    connect(&place, to, &[&["--timeout", "400ms"], flags].concat()).ok == 1
+}
+
+#[test]
+fn a_node_reaches_its_own_replicas_where_a_policy_denies_by_default() {
+    let mut bed = Bed::new();
+    let near = bed.a.pod("near").unwrap();
+    let model = ModelServer::start(&near, 9000, &[]);
+    let replica = Replica::start(&near, "r", 9001);
+    let direct = replica.at(Family::V4);
+    let service = Service::new("echo", Family::V4.vip(1));
+    let service = service.located(model.address, "eu/west/a").located(direct, "eu/west/a");
+    let check = json!({"kind": "http", "port": 9000, "interval": "100ms", "unhealthyThreshold": 2});
+    let with = |policy: AccessPolicy| {
+        let detection = json!({"maxEjectionPercent": 100});
+        let rules = Policy::of("echo").set("healthChecks", check.clone()).set("outlierDetection", detection);
+        Manifest::of([service.clone()]).and(rules).and(policy)
+    };
+    let closed = || AccessPolicy::of_all().default("deny");
+    bed.start(&with(closed()), &HERE);
+    let (mut looks, accepted) = (0, model.accepted(near.netns()));
+    eventually(
+        "health checks",
+        || {
+            looks += 1;
+            model.accepted(near.netns()) - accepted - looks
+        },
+        |checks| *checks >= 10,
+    );
+    assert_eq!(bed.events(EventKind::Ejected), []);
+    assert!(from_node(&bed, direct, &[]), "as a kubelet probes");
+    let stranger = connect(&bed.client.place(), direct, &["--timeout", "400ms"]);
+    stranger.assert_all_failed(1, "TIMEOUT");
+    connect(&bed.client.place(), Family::V4.vip(1), &[]).assert_all_failed(1, "EACCES");
+
+    let explain = |address: &str| {
+        let output = bed.agent.cli(&["policy", "explain", address, "models/echo"]).unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let by_rule = |text: &String| text.contains("AccessPolicy nodemesh-system/node, node");
+    assert!(by_rule(&explain("10.1.0.1")), "{}", explain("10.1.0.1"));
+
+    // An address that comes later, such as that of a bridge, and goes.
+    let late = ["--bind", "10.1.0.200"];
+    let address = |verb: &str| bed.a.netns().configure(&[format!("addr {verb} 10.1.0.200/32 dev br0")]).unwrap();
+    address("add");
+    eventually("it is known", || from_node(&bed, direct, &late), |is_in| *is_in);
+    address("del");
+    eventually("it is forgotten", || explain("10.1.0.200"), |text| !by_rule(text));
+
+    // What denies the node by name wins.
+    let node = json!({"namespaces": ["nodemesh-system"], "workloads": ["node"]});
+    bed.apply(&with(closed().rule("deny", [node])));
+    assert!(!from_node(&bed, direct, &[]));
+    events_of(&bed, EventKind::Ejected, Some("health_check"), 1);
     bed.assert_no_internal_error();
 }

@@ -59,6 +59,14 @@ impl ModelServer {
         answer.lines().next().unwrap_or_default().to_owned()
     }
 
+    /// Connections that it ever accepted at the backend and the second port together.
+    pub fn accepted(&self, netns: &NetNs) -> u64 {
+        let answer = self.ask(netns, "GET /control HTTP/1.0\r\n\r\n");
+        let (_, body) = answer.split_once("\r\n\r\n").expect("an answer");
+        let shown: Value = serde_json::from_str(body).expect("JSON");
+        shown["state"]["connections_accepted"].as_u64().expect("a number")
+    }
+
     fn ask(&self, netns: &NetNs, request: &str) -> String {
         let asked = netns.run(|| -> std::io::Result<String> {
             let mut answer = String::new();
