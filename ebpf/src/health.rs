@@ -276,7 +276,13 @@ pub fn eject(service: u32, backend: u32, rules: &Rules, reason: Ejection, least_
             if reason as u64 == Ejection::HealthCheck as u64
                 && ptr::read_volatile(&raw const (*state).ejected_for) != reason as u64
             {
-                tell(service, backend, state, reason, if until > former { until } else { former });
+                tell(
+                    service,
+                    backend,
+                    state,
+                    reason,
+                    if until > former { until } else { former },
+                );
             }
             return;
         }

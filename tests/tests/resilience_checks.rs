@@ -29,7 +29,10 @@ fn checked(name: &str, number: u8, backends: &[SocketAddr], check: &Value) -> [V
     let policy = Policy::of(name)
         .algorithm("round-robin")
         .set("healthChecks", check)
-        .set("outlierDetection", json!({"baseEjectionTime": "1h", "maxEjectionTime": "1h", "maxEjectionPercent": 100}));
+        .set(
+            "outlierDetection",
+            json!({"baseEjectionTime": "1h", "maxEjectionTime": "1h", "maxEjectionPercent": 100}),
+        );
     [service.into(), policy.into()]
 }
 
@@ -40,7 +43,12 @@ fn events_of(bed: &Bed, kind: EventKind, reason: Option<&str>, services: usize) 
         events.retain(|event| reason.is_none() || event.reason.as_deref() == reason);
         events
     };
-    let names = |events: &Vec<Event>| events.iter().map(|event| event.service.clone()).collect::<BTreeSet<_>>();
+    let names = |events: &Vec<Event>| {
+        events
+            .iter()
+            .map(|event| event.service.clone())
+            .collect::<BTreeSet<_>>()
+    };
     eventually(kind.word(), of_reason, |events| names(events).len() >= services)
 }
 
@@ -54,11 +62,19 @@ fn a_check_of_each_kind_takes_a_replica_out_and_brings_it_back() {
     });
     let backends = replicas.each_ref().map(|replica| replica.at(Family::V4));
     let [failing, _well] = pods.each_ref().map(|pod| HealthServer::start(pod, 9100));
-    let mut ports = pods.iter().map(|pod| Replica::start(pod, "port", 9101)).collect::<Vec<_>>();
+    let mut ports = pods
+        .iter()
+        .map(|pod| Replica::start(pod, "port", 9101))
+        .collect::<Vec<_>>();
     let manifest = Manifest::of(
         [
             checked("tcp", 1, &backends, &json!({"kind": "tcp", "port": 9101})),
-            checked("http", 2, &backends, &json!({"kind": "http", "port": 9100, "path": "/live"})),
+            checked(
+                "http",
+                2,
+                &backends,
+                &json!({"kind": "http", "port": 9100, "path": "/live"}),
+            ),
             checked("grpc", 3, &backends, &json!({"kind": "grpc", "port": 9100})),
         ]
         .concat(),
@@ -87,7 +103,11 @@ fn a_check_of_each_kind_takes_a_replica_out_and_brings_it_back() {
     for service in 1..=3 {
         assert_eq!(ask(service).of("failing"), 5, "{service}");
     }
-    assert_eq!(bed.events(EventKind::Probed), [], "the agent knows, nobody has to try");
+    assert_eq!(
+        bed.events(EventKind::Probed),
+        [],
+        "the agent knows, nobody has to try"
+    );
     bed.assert_no_internal_error();
 }
 
@@ -95,7 +115,10 @@ fn a_check_of_each_kind_takes_a_replica_out_and_brings_it_back() {
 fn backends_are_checked_by_their_own_node_or_by_every_one() {
     let mut bed = Bed::new();
     let near = bed.a.pod("near").unwrap();
-    let servers = [HealthServer::start(&near, 9000), HealthServer::start(&bed.server, 9000)];
+    let servers = [
+        HealthServer::start(&near, 9000),
+        HealthServer::start(&bed.server, 9000),
+    ];
     let [here, there] = [&near, &bed.server].map(|pod| SocketAddr::new(pod.v4(), 9000));
     let cases = [
         ("own", "backend-node", here, Some("eu/west/a"), true),
@@ -103,21 +126,34 @@ fn backends_are_checked_by_their_own_node_or_by_every_one() {
         ("every", "every-node", there, Some("eu/west/b"), true),
         ("unplaced", "backend-node", there, None, true),
     ];
-    let resources = (1..).zip(cases).flat_map(|(number, (name, from, backend, place, _))| {
-        let service = Service::new(name, Family::V4.vip(number));
-        let service = match place {
-            Some(place) => service.located(backend, place),
-            None => service.to([backend]),
-        };
-        let check = json!({"kind": "http", "path": format!("/{name}"), "interval": "100ms", "from": from});
-        [Value::from(service), Policy::of(name).set("healthChecks", check).into()]
-    });
+    let resources = (1..)
+        .zip(cases)
+        .flat_map(|(number, (name, from, backend, place, _))| {
+            let service = Service::new(name, Family::V4.vip(number));
+            let service = match place {
+                Some(place) => service.located(backend, place),
+                None => service.to([backend]),
+            };
+            let check =
+                json!({"kind": "http", "path": format!("/{name}"), "interval": "100ms", "from": from});
+            [
+                Value::from(service),
+                Policy::of(name).set("healthChecks", check).into(),
+            ]
+        });
     bed.start(&Manifest::of(resources.collect::<Vec<_>>()), &HERE);
     let asked = || {
         let asked = servers.each_ref().map(HealthServer::asked);
-        cases.map(|(name, ..)| asked.iter().filter_map(|asked| asked.get(&format!("/{name}"))).sum::<u64>())
+        cases.map(|(name, ..)| {
+            asked
+                .iter()
+                .filter_map(|asked| asked.get(&format!("/{name}")))
+                .sum::<u64>()
+        })
     };
-    let counts = eventually("checks", asked, |counts| counts.iter().filter(|count| **count >= 10).count() == 3);
+    let counts = eventually("checks", asked, |counts| {
+        counts.iter().filter(|count| **count >= 10).count() == 3
+    });
     for ((name, .., is_checked), count) in cases.iter().zip(counts) {
         assert_eq!(*is_checked, count > 0, "{name}: {counts:?}");
     }
@@ -136,27 +172,52 @@ fn who_fails_its_health_checks_is_not_readmitted_by_what_it_answers() {
     drop(replicas);
     connect(&place, to, &["--count", "4"]).assert_all_failed(4, REFUSED);
     let ejected = bed.eventually_events(EventKind::Ejected, 2);
-    assert!(ejected.iter().all(|event| event.reason.as_deref() == Some("connect")), "{ejected:#?}");
+    assert!(
+        ejected
+            .iter()
+            .all(|event| event.reason.as_deref() == Some("connect")),
+        "{ejected:#?}"
+    );
     health.set(false);
     let by_check = || bed.events(EventKind::Ejected);
     let ejected = eventually("the check is the reason", by_check, |events| events.len() >= 4);
-    let of_check = ejected.iter().filter(|event| event.reason.as_deref() == Some("health_check"));
-    assert_eq!(of_check.map(|event| &event.backend).collect::<BTreeSet<_>>().len(), 2, "{ejected:#?}");
+    let of_check = ejected
+        .iter()
+        .filter(|event| event.reason.as_deref() == Some("health_check"));
+    assert_eq!(
+        of_check
+            .map(|event| &event.backend)
+            .collect::<BTreeSet<_>>()
+            .len(),
+        2,
+        "{ejected:#?}"
+    );
     // All are out, so all are used; that they answer proves nothing.
     let _back = bed.replicas(2);
     connect(&place, to, &["--count", "40"]).assert_all_ok(40);
     let checks = health.asked()["/health"];
-    eventually("more checks", || health.asked()["/health"], |now| *now > checks + 10);
+    eventually(
+        "more checks",
+        || health.asked()["/health"],
+        |now| *now > checks + 10,
+    );
     assert_eq!(bed.events(EventKind::Readmitted), []);
     assert_eq!(bed.events(EventKind::Ejected).len(), 4, "no back and forth");
     let scrape = || Scrape::parse(&bed.agent.http(&bed.a, "/metrics").unwrap().1).unwrap();
-    let counted = |scrape: &Scrape, reason| scrape.count("nodemesh_backend_ejections_total", &[("reason", reason)]);
+    let counted =
+        |scrape: &Scrape, reason| scrape.count("nodemesh_backend_ejections_total", &[("reason", reason)]);
     let seen = scrape();
-    assert_eq!(["connect", "health_check"].map(|reason| counted(&seen, reason)), [2, 2]);
+    assert_eq!(
+        ["connect", "health_check"].map(|reason| counted(&seen, reason)),
+        [2, 2]
+    );
     assert_eq!(seen.count("nodemesh_backend_ejected", &[("state", "waiting")]), 2);
     health.set(true);
     assert_eq!(bed.eventually_events(EventKind::Readmitted, 2).len(), 2);
-    assert_eq!(scrape().sum("nodemesh_backend_ejected", &[("state", "waiting")]), 0.0);
+    assert_eq!(
+        scrape().sum("nodemesh_backend_ejected", &[("state", "waiting")]),
+        0.0
+    );
     connect(&place, to, &["--count", "10"]).assert_all_ok(10);
     bed.assert_no_internal_error();
 }
@@ -178,11 +239,15 @@ fn a_node_reaches_its_own_replicas_where_a_policy_denies_by_default() {
     let replica = Replica::start(&near, "r", 9001);
     let direct = replica.at(Family::V4);
     let service = Service::new("echo", Family::V4.vip(1));
-    let service = service.located(model.address, "eu/west/a").located(direct, "eu/west/a");
+    let service = service
+        .located(model.address, "eu/west/a")
+        .located(direct, "eu/west/a");
     let check = json!({"kind": "http", "port": 9000, "interval": "100ms", "unhealthyThreshold": 2});
     let with = |policy: AccessPolicy| {
         let detection = json!({"maxEjectionPercent": 100});
-        let rules = Policy::of("echo").set("healthChecks", check.clone()).set("outlierDetection", detection);
+        let rules = Policy::of("echo")
+            .set("healthChecks", check.clone())
+            .set("outlierDetection", detection);
         Manifest::of([service.clone()]).and(rules).and(policy)
     };
     let closed = || AccessPolicy::of_all().default("deny");
@@ -203,7 +268,10 @@ fn a_node_reaches_its_own_replicas_where_a_policy_denies_by_default() {
     connect(&bed.client.place(), Family::V4.vip(1), &[]).assert_all_failed(1, "EACCES");
 
     let explain = |address: &str| {
-        let output = bed.agent.cli(&["policy", "explain", address, "models/echo"]).unwrap();
+        let output = bed
+            .agent
+            .cli(&["policy", "explain", address, "models/echo"])
+            .unwrap();
         String::from_utf8(output.stdout).unwrap()
     };
     let by_rule = |text: &String| text.contains("AccessPolicy nodemesh-system/node, node");
@@ -211,7 +279,12 @@ fn a_node_reaches_its_own_replicas_where_a_policy_denies_by_default() {
 
     // An address that comes later, such as that of a bridge, and goes.
     let late = ["--bind", "10.1.0.200"];
-    let address = |verb: &str| bed.a.netns().configure(&[format!("addr {verb} 10.1.0.200/32 dev br0")]).unwrap();
+    let address = |verb: &str| {
+        bed.a
+            .netns()
+            .configure(&[format!("addr {verb} 10.1.0.200/32 dev br0")])
+            .unwrap()
+    };
     address("add");
     eventually("it is known", || from_node(&bed, direct, &late), |is_in| *is_in);
     address("del");

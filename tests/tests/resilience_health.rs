@@ -109,7 +109,16 @@ impl Scene {
     fn play(&self, freeze: impl Fn(&ModelServer), thaw: impl Fn(&ModelServer)) {
         assert_eq!(self.given(), STREAMS as u64 / 2);
         // Clients keep coming: half of them to the frozen replica, until it is out.
-        let flags = ["--mode", "one-shot", "--rate", "10", "--concurrency", "100", "--max-tokens", "1"];
+        let flags = [
+            "--mode",
+            "one-shot",
+            "--rate",
+            "10",
+            "--concurrency",
+            "100",
+            "--max-tokens",
+            "1",
+        ];
         let arrivals = client(&self.bed, &flags);
         let frozen_at = now_ns();
         freeze(&self.wedged);
@@ -193,7 +202,10 @@ fn a_long_prefill_and_an_idle_replica_are_never_ejected() {
     let begun = Instant::now();
     all_ok(client(&bed, &flags), 6);
     assert!(begun.elapsed() >= Duration::from_secs(4));
-    assert_eq!([&slow, &idle].map(|replica| bed.backend(replica.address).connections_total), [12, 12]);
+    assert_eq!(
+        [&slow, &idle].map(|replica| bed.backend(replica.address).connections_total),
+        [12, 12]
+    );
     for kind in [EventKind::Ejected, EventKind::Probed] {
         assert_eq!(bed.events(kind), []);
     }

@@ -26,11 +26,19 @@ fn a_replica_that_is_removed_and_comes_back_starts_slowly() {
     let (place, to) = (bed.client.place(), Family::V4.vip(1));
     let with = |count: usize| {
         let backends = replicas[..count].iter().map(|replica| replica.at(Family::V4));
-        echo(|service| service.to(backends), "slowStart", json!({"window": "4s"}))
+        echo(
+            |service| service.to(backends),
+            "slowStart",
+            json!({"window": "4s"}),
+        )
     };
     bed.start(&with(2), &[]);
     // Both are there for longer than the window.
-    let all = connect(&place, to, &["--count", "1000000", "--for", "4200ms", "--close", "rst"]);
+    let all = connect(
+        &place,
+        to,
+        &["--count", "1000000", "--for", "4200ms", "--close", "rst"],
+    );
     all.assert_all_ok(all.ok);
     let share = || {
         let report = connect(&place, to, &["--count", "200", "--close", "rst"]);
@@ -47,7 +55,10 @@ fn a_replica_that_is_removed_and_comes_back_starts_slowly() {
     let first = share();
     assert!((1..80).contains(&first), "{first} of 200");
     eventually("the whole share again", share, |share| *share == 100);
-    assert!(bed.backend(replicas[1].at(Family::V4)).active_connections >= 1, "the same row");
+    assert!(
+        bed.backend(replicas[1].at(Family::V4)).active_connections >= 1,
+        "the same row"
+    );
     held.release();
     bed.assert_no_internal_error();
 }
@@ -56,7 +67,16 @@ fn a_replica_that_is_removed_and_comes_back_starts_slowly() {
 fn requests(bed: &Bed, count: u64, concurrency: u64) -> Process {
     let url = format!("http://{}", Family::V4.vip(1));
     let (count, concurrency) = (count.to_string(), concurrency.to_string());
-    let flags = ["--url", &url, "--mode", "one-shot", "--requests", &count, "--concurrency", &concurrency];
+    let flags = [
+        "--url",
+        &url,
+        "--mode",
+        "one-shot",
+        "--requests",
+        &count,
+        "--concurrency",
+        &concurrency,
+    ];
     bed.client.spawn("load-client", &flags).unwrap()
 }
 
@@ -100,7 +120,10 @@ fn a_probe_that_tells_nothing_is_followed_by_the_next_connection() {
     let _silent = Replica::start(&silent, "silent", 9000);
     let backends = [replicas[0].at(Family::V4), SocketAddr::new(silent.v4(), 9000)];
     let detection = json!({"baseEjectionTime": "100ms", "maxEjectionTime": "100ms"});
-    bed.start(&echo(|service| service.to(backends), "outlierDetection", detection), &[]);
+    bed.start(
+        &echo(|service| service.to(backends), "outlierDetection", detection),
+        &[],
+    );
     let (place, to) = (bed.client.place(), Family::V4.vip(1));
     connect(&place, to, &["--count", "4"]).assert_all_ok(4);
     let route = |verb: &str| {
@@ -113,7 +136,11 @@ fn a_probe_that_tells_nothing_is_followed_by_the_next_connection() {
     bed.eventually_events(EventKind::Ejected, 1);
     // Clients without patience: what their attempts meet is no fault of the replica, and no proof of its health.
     let probed = || {
-        connect(&place, to, &["--count", "4", "--timeout", "100ms", "--nonblocking"]);
+        connect(
+            &place,
+            to,
+            &["--count", "4", "--timeout", "100ms", "--nonblocking"],
+        );
         bed.events(EventKind::Probed)
     };
     eventually("one probe after the other", probed, |events| events.len() >= 5);

@@ -191,8 +191,14 @@ fn hold(check: &HealthCheck) -> Duration {
 impl Target {
     /// Whether a health check has ejected any of its backends.
     fn is_out(&self, judge: &Judge) -> bool {
-        let out = |backend: &Judged| judge.state(*backend).map(|state| is_out(&state, Ejection::HealthCheck));
-        self.backends.iter().any(|backend| out(backend).unwrap_or_default())
+        let out = |backend: &Judged| {
+            judge
+                .state(*backend)
+                .map(|state| is_out(&state, Ejection::HealthCheck))
+        };
+        self.backends
+            .iter()
+            .any(|backend| out(backend).unwrap_or_default())
     }
 
     fn carry_out(&self, act: impl Fn(Judged) -> anyhow::Result<()>) {
@@ -297,7 +303,10 @@ mod tests {
         assert_eq!(Streak::after(true, &check).note(false, &check), old);
         assert_eq!(Streak::after(false, &check).note(false, &check), None);
         let mut streak = Streak::after(true, &check);
-        assert_eq!([true, true].map(|is_well| streak.note(is_well, &check)), [None, Some(Word::Healthy)]);
+        assert_eq!(
+            [true, true].map(|is_well| streak.note(is_well, &check)),
+            [None, Some(Word::Healthy)]
+        );
     }
 
     #[test]

@@ -141,7 +141,10 @@ mod tests {
         assert!(done(&state, Ejection::Silence, 0));
         state.ejected_for = Ejection::HealthCheck as u64;
         assert!(done(&state, Ejection::HealthCheck, 0) && done(&state, Ejection::Silence, 0));
-        assert!(!done(&state, Ejection::HealthCheck, 2_000_000_000), "extended in time");
+        assert!(
+            !done(&state, Ejection::HealthCheck, 2_000_000_000),
+            "extended in time"
+        );
         assert!(!done(&state, Ejection::HealthCheck, u64::MAX), "long past");
     }
 }

@@ -39,7 +39,10 @@ impl NodeAccess {
         let manifest = Manifest::from_values([
             // A manifest has at most one address per family and at least one in all; a node is not held to that.
             document("Workload", json!({"addresses": ["192.0.2.1"]})),
-            document("AccessPolicy", json!({"targetRef": {"kind": "Mesh"}, "rules": rules})),
+            document(
+                "AccessPolicy",
+                json!({"targetRef": {"kind": "Mesh"}, "rules": rules}),
+            ),
         ]);
         let mut resources = manifest.resources();
         let (Some(Resource::Workload(workload)), Some(Resource::AccessPolicy(policy))) =
@@ -69,8 +72,10 @@ impl Resources {
         if self.access_policies.is_empty() || is_taken {
             return;
         }
-        self.workloads.insert(workload.clone(), Arc::clone(&node.workload));
-        self.access_policies.insert(policy.clone(), Arc::clone(&node.policy));
+        self.workloads
+            .insert(workload.clone(), Arc::clone(&node.workload));
+        self.access_policies
+            .insert(policy.clone(), Arc::clone(&node.policy));
         let policies = self.access_targets.entry(node.policy.target.clone()).or_default();
         let place = policies.partition_point(|other| other.metadata.name < *policy);
         policies.insert(place, Arc::clone(&node.policy));
@@ -105,9 +110,7 @@ mod tests {
 
     /// A mesh with a service and these rules of its policy, which denies by default.
     fn closed(rules: serde_json::Value) -> Resources {
-        let document = |kind: &str, spec: serde_json::Value| {
-            json!({"apiVersion": "nodemesh.io/v1alpha1", "kind": kind, "metadata": {"name": "a"}, "spec": spec})
-        };
+        let document = |kind: &str, spec: serde_json::Value| json!({"apiVersion": "nodemesh.io/v1alpha1", "kind": kind, "metadata": {"name": "a"}, "spec": spec});
         let service = json!({"addresses": ["10.96.0.1"], "ports": [{"port": 80}], "backends": []});
         let policy = json!({"targetRef": {"kind": "Service"}, "default": "deny", "rules": rules});
         let workload = json!({"addresses": ["10.1.0.1"]});
@@ -137,7 +140,10 @@ mod tests {
         assert_eq!(access(&resources, "10.1.0.1"), Access::Deny);
         resources.remove_node(&node);
         assert_eq!(access(&resources, NODE), Access::Deny);
-        for from in [json!({"cidrs": ["192.168.0.0/16"]}), json!({"workloads": ["node"]})] {
+        for from in [
+            json!({"cidrs": ["192.168.0.0/16"]}),
+            json!({"workloads": ["node"]}),
+        ] {
             let mut resources = closed(json!([{"action": "deny", "from": [from]}]));
             resources.add_node(&node);
             assert_eq!(access(&resources, NODE), Access::Deny, "{from}");

@@ -57,7 +57,9 @@ impl HealthServer {
         let router = Router::new().fallback(answer).with_state(Arc::clone(&shared));
         runtime.spawn(async move {
             let listener = tokio::net::TcpListener::from_std(listener).expect("a listener");
-            let server = Server::builder().accept_http1(true).add_routes(Routes::from(router));
+            let server = Server::builder()
+                .accept_http1(true)
+                .add_routes(Routes::from(router));
             server.serve_with_incoming(TcpIncoming::from(listener)).await
         });
         Self {
@@ -73,7 +75,11 @@ impl HealthServer {
 
     /// How often each path was asked for.
     pub fn asked(&self) -> BTreeMap<String, u64> {
-        self.shared.asked.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.shared
+            .asked
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 }
 
@@ -86,10 +92,16 @@ async fn answer(State(shared): State<Arc<Shared>>, uri: Uri) -> Response<Body> {
     let is_well = shared.is_well.load(Ordering::Relaxed);
     let answer = Response::builder();
     let answer = if is_grpc {
-        let headers = answer.header("content-type", "application/grpc").header("grpc-status", "0");
+        let headers = answer
+            .header("content-type", "application/grpc")
+            .header("grpc-status", "0");
         headers.body(Body::from(ANSWERS[usize::from(!is_well)]))
     } else {
-        let code = if is_well { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+        let code = if is_well {
+            StatusCode::OK
+        } else {
+            StatusCode::SERVICE_UNAVAILABLE
+        };
         answer.status(code).body(Body::empty())
     };
     answer.expect("an answer of constants")

@@ -299,11 +299,21 @@ fn what_a_front_reads_does_not_prove_an_engine_well() {
     let seen = [stream(1), stream(2), busy];
     let mut memory = Memory::default();
     let mut look = |seen: &[Seen], begun, read, is_out, second: u64| {
-        memory.pass(demand(20 * MS), seen, Progress { begun, read }, is_out, second * SECOND)
+        memory.pass(
+            demand(20 * MS),
+            seen,
+            Progress { begun, read },
+            is_out,
+            second * SECOND,
+        )
     };
     assert_eq!(look(&seen, 7, 100, false, 10), Verdict::Eject);
     assert_eq!(look(&seen, 7, 200, true, 11), Verdict::Eject);
-    assert_eq!(look(&seen[2..], 7, 300, true, 12), Verdict::Leave(None), "their clients gave up");
+    assert_eq!(
+        look(&seen[2..], 7, 300, true, 12),
+        Verdict::Leave(None),
+        "their clients gave up"
+    );
     assert_eq!(look(&seen[2..], 8, 300, true, 13), Verdict::Readmit);
 }
 
@@ -318,7 +328,13 @@ fn a_clock_that_stands_still_or_goes_back_ejects_nothing() {
     let seen = [stream(1), stream(2)];
     let mut memory = Memory::default();
     for second in [100, 100, 50, 0, 101] {
-        let verdict = memory.pass(demand(20 * MS), &seen, Progress::default(), false, second * SECOND);
+        let verdict = memory.pass(
+            demand(20 * MS),
+            &seen,
+            Progress::default(),
+            false,
+            second * SECOND,
+        );
         assert_eq!(verdict, Verdict::Leave(Some(102 * SECOND)), "{second}");
     }
 }

@@ -73,7 +73,11 @@ fn a_backend_that_comes_back_starts_anew() {
     };
     node.kernel.connect(key(1), 0).unwrap();
     at(&mut node, 5, one().backends("a", &[2]));
-    assert_eq!(at(&mut node, 7, one()), [7, 0], "it was retired, the other one was not");
+    assert_eq!(
+        at(&mut node, 7, one()),
+        [7, 0],
+        "it was retired, the other one was not"
+    );
     assert_eq!(at(&mut node, 9, one()), [7, 0]);
     let drains = |frontend: &mut Frontend| frontend.backends[1].state = BackendState::Draining;
     assert_eq!(at(&mut node, 11, one().edit("a", drains)), [7, 0]);
