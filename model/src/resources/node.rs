@@ -109,7 +109,7 @@ mod tests {
     const NODE: &str = "192.168.0.7";
 
     /// A mesh with a service and these rules of its policy, which denies by default.
-    fn closed(rules: serde_json::Value) -> Resources {
+    fn closed(rules: &serde_json::Value) -> Resources {
         let document = |kind: &str, spec: serde_json::Value| json!({"apiVersion": "nodemesh.io/v1alpha1", "kind": kind, "metadata": {"name": "a"}, "spec": spec});
         let service = json!({"addresses": ["10.96.0.1"], "ports": [{"port": 80}], "backends": []});
         let policy = json!({"targetRef": {"kind": "Service"}, "default": "deny", "rules": rules});
@@ -132,7 +132,7 @@ mod tests {
     #[test]
     fn a_node_reaches_its_replicas_unless_a_rule_denies_it() {
         let node = NodeAccess::new(vec![NODE.parse().unwrap()]);
-        let mut resources = closed(json!([]));
+        let mut resources = closed(&json!([]));
         assert_eq!(access(&resources, NODE), Access::Deny);
         resources.add_node(&node);
         assert_eq!(access(&resources, NODE), Access::Allow);
@@ -144,7 +144,7 @@ mod tests {
             json!({"cidrs": ["192.168.0.0/16"]}),
             json!({"workloads": ["node"]}),
         ] {
-            let mut resources = closed(json!([{"action": "deny", "from": [from]}]));
+            let mut resources = closed(&json!([{"action": "deny", "from": [from]}]));
             resources.add_node(&node);
             assert_eq!(access(&resources, NODE), Access::Deny, "{from}");
         }
@@ -152,11 +152,11 @@ mod tests {
 
     #[test]
     fn what_has_the_address_of_the_node_is_allowed_what_both_are() {
-        let mut resources = closed(json!([]));
+        let mut resources = closed(&json!([]));
         resources.add_node(&NodeAccess::new(vec!["10.1.0.1".parse().unwrap()]));
         assert_eq!(access(&resources, "10.1.0.1"), Access::Deny);
         let allow = json!([{"action": "allow", "from": [{"workloads": ["a"]}]}]);
-        let mut resources = closed(allow);
+        let mut resources = closed(&allow);
         resources.add_node(&NodeAccess::new(vec!["10.1.0.1".parse().unwrap()]));
         assert_eq!(access(&resources, "10.1.0.1"), Access::Allow);
     }
@@ -167,7 +167,7 @@ mod tests {
         let mut resources = Resources::default();
         resources.add_node(&node);
         assert!(resources.workloads().is_empty() && resources.access_policies().is_empty());
-        let mut resources = closed(json!([]));
+        let mut resources = closed(&json!([]));
         resources.add_node(&node);
         resources.add_node(&NodeAccess::new(vec!["10.9.9.9".parse().unwrap()]));
         assert_eq!(access(&resources, "10.9.9.9"), Access::Deny, "there is one");
