@@ -19,7 +19,7 @@ pub struct BackendFlags;
 impl BackendFlags {
     /// May be chosen for a new connection. Cleared while draining or unhealthy: affinity and flows then pick anew.
     pub const AVAILABLE: u16 = 1;
-    /// Gets one connection at a time until its first token was seen ([`BackendState::warm`]).
+    /// Gets one connection at a time until its first token was seen ([`BackendState::warm`]); a backend that comes back starts anew.
     pub const COLD: u16 = 2;
 }
 
@@ -146,7 +146,7 @@ pub struct BackendState {
     pub ejections: u64,
     /// [`crate::Ejection`] that it is in.
     pub ejected_for: u64,
-    /// [`Backend::generation`] whose first token was seen.
+    /// [`Backend::since_ns`] since which a first token was seen.
     pub warm: u64,
     /// Ejections, ever, by [`crate::Ejection`].
     pub ejected: [u64; Ejection::COUNT],

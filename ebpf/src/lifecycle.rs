@@ -349,6 +349,7 @@ fn ended(record: Record, sk: Option<KernelSock>, failure: ConnectFailure) {
             let ns = unsafe { bpf_ktime_get_ns() }.wrapping_sub(opened_ns);
             health::learn(backend, News::not_connected(failure, ns));
         }
+        health::ended(backend, opened_ns);
     }
     if let (Ending::Closed, Some(subject)) = (ending, Subject::of(record)) {
         subject.closed();

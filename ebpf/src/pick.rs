@@ -365,16 +365,20 @@ fn take(id: u32, now: u64, demand: u32, how: u32) -> Attempt {
         return Attempt::Spared;
     }
     let warms = demand < Demand::Fit as u32 && is_cold(backend, state);
+    let mut is_probe = false;
     // SAFETY: `state` is a map value.
     unsafe {
         if demand < Demand::Any as u32 {
             match health::fitness(state, now) {
                 Fitness::Well => {}
-                Fitness::Probe => event::probed(backend.service, id),
+                Fitness::Probe => is_probe = true,
                 Fitness::Ejected => return Attempt::Ejected,
             }
         }
         if how & How::HOLDS == 0 {
+            if is_probe {
+                event::probed(backend.service, id);
+            }
             add(&raw mut (*state).opened, 1);
             return Attempt::Taken;
         }
@@ -382,7 +386,15 @@ fn take(id: u32, now: u64, demand: u32, how: u32) -> Attempt {
         if warms {
             caps.connections = 1;
         }
-        match limit::take_both(&raw mut (*state).active, &raw mut (*state).load, caps) {
+        let taken = limit::take_both(&raw mut (*state).active, &raw mut (*state).load, caps);
+        if is_probe {
+            if taken.is_ok() {
+                event::probed(backend.service, id);
+            } else {
+                health::end_probe(state, now);
+            }
+        }
+        match taken {
             Ok(()) => {
                 add(&raw mut (*state).opened, 1);
                 Attempt::Taken
@@ -435,7 +447,7 @@ fn spares(
 fn is_cold(backend: &Backend, state: *const nodemesh_abi::BackendState) -> bool {
     // SAFETY: a map value; volatile because other CPUs write it.
     backend.flags & BackendFlags::COLD != 0
-        && unsafe { (&raw const (*state).warm).read_volatile() } != u64::from(backend.generation)
+        && unsafe { (&raw const (*state).warm).read_volatile() } != backend.since_ns
 }
 
 /// Counts a row that should be there and refuses: there is nowhere to send the connection.

@@ -298,10 +298,19 @@ impl ControlSource {
             self.control().is_snapshot = false;
             self.to_save.send_replace(Some(Saved {
                 version: session.version().to_owned(),
-                resources: Arc::new(self.in_force.resources.clone()),
+                resources: Arc::new(self.in_force.configured()),
             }));
         }
         self.in_force.publish();
+        is_new.then(|| self.in_force.version())
+    }
+
+    /// Follows the addresses of this node; what is desired if they are others than before.
+    pub fn follow_addresses(&mut self) -> Option<Version> {
+        let is_new = self.in_force.follow_addresses();
+        if is_new {
+            self.in_force.publish();
+        }
         is_new.then(|| self.in_force.version())
     }
 

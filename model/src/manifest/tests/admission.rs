@@ -213,6 +213,18 @@ const HEALTH: Cases = &[
         ],
     ),
     (
+        "outlierDetection: {baseEjectionTime: -1s, maxEjectionTime: 2days, maxEjectionPercent: 101}",
+        &[
+            "spec.outlierDetection.maxEjectionPercent: is 101; use 1 to 100; to eject nothing, set connectFailures, requestFailures and silence.streams to 0",
+            "spec.outlierDetection.baseEjectionTime: \"-1s\" is no duration: expected number at 0; write one such as 3h or 90s",
+            "spec.outlierDetection.maxEjectionTime: \"2days\" is out of range; use 100ms to 1day",
+        ],
+    ),
+    (
+        "outlierDetection: {silence: {streams: -2}}",
+        &["spec.outlierDetection.silence.streams: is -2; use 0 to 10000 (0: never)"],
+    ),
+    (
         "outlierDetection: {serverErrors: 5}",
         &["spec.outlierDetection.serverErrors: is the number 5; write true or false"],
     ),
