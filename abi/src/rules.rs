@@ -60,7 +60,7 @@ impl Caps {
 
     /// Whether anything is limited.
     const fn limits(self) -> bool {
-        !self.is_none() && !(self.connections == u32::MAX && self.requests == u32::MAX)
+        !(self.is_none() || self.connections == u32::MAX && self.requests == u32::MAX)
     }
 
     /// Whether there is none.

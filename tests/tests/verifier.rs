@@ -24,8 +24,8 @@ use nodemesh_e2e::topology::Topology;
 /// program that doubles is news and one that wavers is not.
 const CEILINGS: [(&str, u32, u32); 23] = [
     ("adopt", 900, 4_000),
-    ("connect4", 11_000, 210_000),
-    ("connect6", 11_000, 210_000),
+    ("connect4", 12_500, 360_000),
+    ("connect6", 12_500, 360_000),
     ("correct", 50, 40),
     ("egress", 28_000, 850_000),
     ("getpeername4", 80, 80),

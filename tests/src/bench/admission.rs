@@ -51,21 +51,13 @@ pub(super) fn run(run: &Run) -> Result<String> {
         yaml += &policy(kind);
     }
     lab.start(&yaml, true)?;
-    let [connect, release] = measure(run, &lab, &addresses)?;
-    let mut table = Table::new(&[
-        "the service has",
-        "`connect4`, ns",
-        "more than nothing, ns",
-        "`sock_release`, ns",
-        "more, ns",
-    ]);
+    let connect = measure(run, &lab, &addresses)?;
+    let mut table = Table::new(&["the service has", "`connect4`, ns", "more than nothing, ns"]);
     for (index, kind) in KINDS.into_iter().enumerate() {
         table.row(&[
             kind.to_owned(),
             connect[index].shown(1.0, 0),
             connect[index].less(&connect[0]).shown(1.0, 0),
-            release[index].shown(1.0, 0),
-            release[index].less(&release[0]).shown(1.0, 0),
         ]);
     }
     let verdict = |index: usize, limit: f64| {
@@ -104,19 +96,16 @@ spec:
     yaml + "    - {action: allow, from: [{unknown: true}]}\n"
 }
 
-/// Times of `connect4` and of `sock_release`, per address.
-fn measure(run: &Run, lab: &Lab, addresses: &[SocketAddr]) -> Result<[Vec<Series>; 2]> {
-    let mut results = ["connect4", "sock_release"].map(|_| vec![Series::default(); addresses.len()]);
+/// Time of `connect4`, per address.
+fn measure(run: &Run, lab: &Lab, addresses: &[SocketAddr]) -> Result<Vec<Series>> {
+    let mut results = vec![Series::default(); addresses.len()];
     for _ in 0..run.scaled(5, 21) {
-        for (index, address) in addresses.iter().enumerate() {
+        for (series, address) in results.iter_mut().zip(addresses) {
             run.step()?;
             let before = lab.programs()?;
             let count = run.scaled(5_000, 20_000);
             lab.bench_connect(Side::Mesh, Cpus::One, &[*address], &["--udp"], count)?;
-            let after = lab.programs()?;
-            for (series, program) in results.iter_mut().zip(["connect4", "sock_release"]) {
-                series[index].push(after.since(&before, program).per_run());
-            }
+            series.push(lab.programs()?.since(&before, "connect4").per_run());
         }
     }
     Ok(results)
