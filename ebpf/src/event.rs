@@ -122,26 +122,22 @@ extern "C" fn due(addr: u64, addr_rest: u64, place: u64, client: u64, cause: u64
     };
     let now = now();
     let next = now.wrapping_add(EVENT_INTERVAL_NS);
-    let tally = match maps::event_tallies.get_ptr_mut(key) {
-        Some(tally) => tally,
-        None => {
-            let first = EventTally {
-                due_ns: next,
-                pending: 0,
-            };
-            if maps::event_tallies
-                .insert(key, first, u64::from(BPF_NOEXIST))
-                .is_ok()
-            {
-                return 1;
-            }
-            match maps::event_tallies.get_ptr_mut(key) {
-                // Another CPU was first.
-                Some(tally) => tally,
-                // No room: told one by one, as far as the ring buffer has room.
-                None => return 1,
-            }
+    let mut found = maps::event_tallies.get_ptr_mut(key);
+    if found.is_none() {
+        let first = EventTally {
+            due_ns: next,
+            pending: 0,
+        };
+        let inserted = maps::event_tallies.insert(key, first, u64::from(BPF_NOEXIST));
+        if inserted.is_ok() {
+            return 1;
         }
+        // Another CPU may have been first.
+        found = maps::event_tallies.get_ptr_mut(key);
+    }
+    // Without room, it is told one by one, as far as the ring buffer has room.
+    let Some(tally) = found else {
+        return 1;
     };
     // SAFETY: a map value; volatile because other CPUs write it.
     unsafe {
@@ -174,7 +170,7 @@ pub fn probed(service: u32, id: u32) {
 #[inline(always)]
 pub fn readmitted(service: u32, id: u32) {
     write(EventKind::Readmitted as u16, 1, |event| {
-        backend(event, service, id)
+        backend(event, service, id);
     });
 }
 

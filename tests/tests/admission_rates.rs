@@ -68,7 +68,7 @@ fn rates_are_met_within_one_percent() {
     };
     // Both clients together, each client, and each of two replicas.
     let clients = [
-        (1, hammer(1, &unknown), 1),
+        (1_usize, hammer(1, &unknown), 1_u64),
         (2, hammer(2, &unknown), 1),
         (2, hammer(2, &one), 1),
         (3, hammer(3, &one), 2),
@@ -76,7 +76,7 @@ fn rates_are_met_within_one_percent() {
     let mut excess = [0; 4];
     for (number, client, buckets) in clients {
         let report: Report = report_of(client);
-        let expected = buckets as f64 * (report.seconds * RATE as f64 + BURST as f64);
+        let expected = report.seconds * (buckets * RATE) as f64 + (buckets * BURST) as f64;
         let ratio = report.ok as f64 / expected;
         println!(
             "{number}: {} connections in {} s: {ratio}",
@@ -84,7 +84,7 @@ fn rates_are_met_within_one_percent() {
         );
         assert!((0.99..=1.01).contains(&ratio), "{number}: {ratio}: {report:?}");
         assert_eq!(report.errors.keys().collect::<Vec<_>>(), [EXCESS], "{number}");
-        excess[number as usize] += report.errors[EXCESS];
+        excess[number] += report.errors[EXCESS];
     }
     for number in 1..=3 {
         let counted = refused(&bed, Family::V4.vip(number));

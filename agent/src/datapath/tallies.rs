@@ -36,7 +36,7 @@ impl Tallies {
     /// Takes out what has come to an end at `now`, and gives the events that it stands for.
     pub fn take_ended(&self, now: u64) -> Result<Vec<Event>, MapError> {
         let mut ended = Vec::new();
-        for element in self.map.iter() {
+        for element in &self.map {
             let (key, tally) = element?;
             if now > tally.due_ns.saturating_add(ENDED_NS) {
                 ended.push(key);
