@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Caps that are configured while connections are open: these count towards them, exactly, whoever comes and goes meanwhile.
-#![expect(clippy::unwrap_used, reason = "what a test calls panics like the test")]
 
 use std::net::SocketAddr;
 
@@ -177,6 +176,18 @@ fn sockets_of_datagrams_count_towards_a_new_cap_too() {
     assert_eq!((report.ok, &report.errors), (5, &once(EXCESS, 1)), "{report:?}");
 }
 
+/// Waits until the first replica of the scene has so many connections and requests.
+fn has_open(scene: &ModelScene, connections: u64, requests: u64) {
+    eventually(
+        "connections and requests",
+        || {
+            let backend = scene.bed.backend(scene.models[0].replica);
+            (backend.active_connections, backend.requests_in_flight)
+        },
+        |seen| *seen == (connections, Some(requests)),
+    );
+}
+
 #[test]
 fn requests_that_were_in_flight_before_count_and_idle_connections_do_not() {
     let scene = ModelScene::new(&[&["--prefill", "10ms", "--idle-timeout", "1h"]], &[]);
@@ -196,16 +207,7 @@ fn requests_that_were_in_flight_before_count_and_idle_connections_do_not() {
             "1h",
         ],
     );
-    let open = |connections: u64, requests: u64| {
-        eventually(
-            "connections and requests",
-            || {
-                let backend = scene.bed.backend(model.replica);
-                (backend.active_connections, backend.requests_in_flight)
-            },
-            |seen| *seen == (connections, Some(requests)),
-        );
-    };
+    let open = |connections, requests| has_open(&scene, connections, requests);
     open(3, 0);
     scene.control(0, &json!({"failure": "wedge"}));
     let streams = scene.client(
