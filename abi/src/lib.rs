@@ -48,7 +48,7 @@ pub use connection::{Connection, ConnectionState, Excerpt, ListedConnection, Lis
 pub use datagram::{FlowDirection, FlowKey, FlowValue};
 pub use effects::Effects;
 pub use endpoint::{Endpoint, EndpointKey};
-pub use event::{Event, EventKind};
+pub use event::{Event, EventKey, EventKind, EventTally};
 pub use exchange::Exchange;
 pub use meter::{Meter, Phase, Wire};
 pub use number::{NumberKey, NumberKind};

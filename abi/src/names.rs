@@ -57,6 +57,8 @@ pub mod map {
         CLIENTS = "clients";
         /// `NumberKey` to number.
         NUMBERS = "numbers";
+        /// `EventKey` to `EventTally`.
+        EVENT_TALLIES = "event_tallies";
         /// Ring buffer of `Event`.
         EVENTS = "events";
         /// Ring buffer of `AccessRecord`.
@@ -107,6 +109,8 @@ pub mod program {
         LIST_CONNECTIONS = "list_conns";
         /// Settles quiet exchanges and lists the connections with open requests.
         SWEEP = "sweep";
+        /// Counts open connections that nothing counted when they were opened.
+        ENLIST = "enlist";
         /// Adds a difference to a row of `traffic`: the agent's correction of a drift.
         CORRECT = "correct";
         /// Ejects or readmits a backend for the agent.

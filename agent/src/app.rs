@@ -91,7 +91,7 @@ pub fn run(config: &AgentConfig, log: LogFilter) -> Result<()> {
     let (reconciler, view) = reconciler(
         config,
         &cgroup,
-        &pins,
+        (&loaded.ebpf, &pins),
         settings,
         (feed.desired.clone(), drains.targets()),
     )?;
@@ -101,7 +101,7 @@ pub fn run(config: &AgentConfig, log: LogFilter) -> Result<()> {
     progress.reached(Step::Attached);
 
     let (meter_path, mut ebpf) = (loaded.meter_path, loaded.ebpf);
-    let readers = Readers::open(&mut ebpf)?;
+    let readers = Readers::open(&mut ebpf, &pins)?;
     let [lister, listing, open_requests] = listers(&ebpf, &pins)?;
     let adopted = adopt(&ebpf, &cgroup, &lister)?;
     let ebpf = Arc::new(Mutex::new(ebpf));
@@ -177,13 +177,14 @@ fn finish(access_log: &AccessLog, records: Option<AccessReader>) {
 fn reconciler(
     config: &AgentConfig,
     cgroup: &Path,
-    pins: &PinRoot,
+    (ebpf, pins): (&Ebpf, &PinRoot),
     settings: Settings,
     (desired, drained): (Option<Version>, Targets),
 ) -> Result<(Reconciler, watch::Receiver<Arc<View>>)> {
     let maps = MapWriter::open(pins)?;
     let excluded = config.exclude_cgroup.clone();
-    let (mut reconciler, view) = Reconciler::new(maps, settings, cgroup.into(), excluded)?;
+    let enlist = lister(ebpf, pins, program::ENLIST)?;
+    let (mut reconciler, view) = Reconciler::new(maps, enlist, settings, cgroup.into(), excluded)?;
     reconciler.drain(drained);
     let log_level = config.program_log.into();
     match desired {
@@ -201,11 +202,11 @@ struct Readers {
 }
 
 impl Readers {
-    fn open(ebpf: &mut Ebpf) -> Result<Self> {
+    fn open(ebpf: &mut Ebpf, pins: &PinRoot) -> Result<Self> {
         Ok(Self {
             logs: ProgramLog::open(ebpf).context("open the programs' log")?,
             access: AccessReader::open(ebpf).context("open the records of the access log")?,
-            events: EventReader::open(ebpf).context("open the events")?,
+            events: EventReader::open(ebpf, pins).context("open the events")?,
         })
     }
 }
@@ -303,14 +304,16 @@ fn adopt(ebpf: &Ebpf, cgroup: &Path, lister: &ConnectionLister) -> Result<u64> {
 
 /// What lists all connections, and what lists those with open requests.
 fn listers(ebpf: &Ebpf, pins: &PinRoot) -> Result<[ConnectionLister; 3]> {
-    let lister = |name| -> Result<ConnectionLister> {
-        let program = ebpf
-            .program(name)
-            .with_context(|| format!("the object lacks the iterator {name}"))?;
-        Ok(ConnectionLister::new(program.fd()?.try_clone()?, pins)?)
-    };
+    let lister = |name| lister(ebpf, pins, name);
     let all = program::LIST_CONNECTIONS;
     Ok([lister(all)?, lister(all)?, lister(program::SWEEP)?])
+}
+
+fn lister(ebpf: &Ebpf, pins: &PinRoot, name: &str) -> Result<ConnectionLister> {
+    let program = ebpf
+        .program(name)
+        .with_context(|| format!("the object lacks the iterator {name}"))?;
+    Ok(ConnectionLister::new(program.fd()?.try_clone()?, pins)?)
 }
 
 /// Serves until the agent is told to end; returns what still holds records of the access log.

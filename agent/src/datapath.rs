@@ -22,6 +22,7 @@ pub mod program_log;
 pub mod programs;
 pub mod records;
 mod sys;
+pub mod tallies;
 
 pub use maps::{MapReader, MapWriter};
 pub use pins::PinRoot;

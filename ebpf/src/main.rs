@@ -177,6 +177,13 @@ pub extern "C" fn sweep(ctx: *mut core::ffi::c_void) -> i32 {
     listing::sweep(ctx)
 }
 
+/// As `list_conns`, but writes nothing: counts connections where caps are new.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/bpf_sk_storage_map")]
+pub extern "C" fn enlist(ctx: *mut core::ffi::c_void) -> i32 {
+    listing::enlist(ctx)
+}
+
 /// One call per open file of each process, one with a null file at the end.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/task_file")]

@@ -14,9 +14,9 @@ use aya_ebpf::{
 };
 use nodemesh_abi::{
     AccessRecord, AccessWord, AffinityKey, AffinityValue, Backend, BackendState, CgroupEntry, ClientRules,
-    Connection, Effects, Endpoint, EndpointKey, Event, FlowKey, FlowValue, Held, IdentityAddr, InternalError,
-    NumberKey, Rules, Service, ServiceKey, ServiceState, Settings, Slot, SockOffsets, Streams, TableState,
-    Traffic, limits, service::TIERS,
+    Connection, Effects, Endpoint, EndpointKey, Event, EventKey, EventTally, FlowKey, FlowValue, Held,
+    IdentityAddr, InternalError, NumberKey, Rules, Service, ServiceKey, ServiceState, Settings, Slot,
+    SockOffsets, Streams, TableState, Traffic, limits, service::TIERS,
 };
 
 /// Virtual address to service. Agent writes; `connect`, `sendmsg` read. Sized by the number of service ports.
@@ -111,6 +111,10 @@ pub static clients: HashMap<ClientRules, Held, { limits::CLIENTS as usize }> = H
 /// Names to numbers. The agent's memory of what the numbers above mean; no program reads it.
 #[btf_map]
 pub static numbers: HashMap<NumberKey, u32, { limits::NUMBERS as usize }> = HashMap::new();
+
+/// What is refused over and over, to how often that was not told yet. Programs write; agent takes out what has come to an end.
+#[btf_map]
+pub static event_tallies: HashMap<EventKey, EventTally, { limits::EVENT_TALLIES as usize }> = HashMap::new();
 
 /// Decisions. Programs write; agent reads.
 #[btf_map]

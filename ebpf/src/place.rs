@@ -109,6 +109,9 @@ impl Call<'_> {
             }
             Err(refusal) => {
                 taken.give_back(service.rules, identity);
+                if let Some(rules) = maps::rules.get(service.rules) {
+                    limit::return_tokens(rules, service.rules, identity);
+                }
                 Err(refusal)
             }
         }

@@ -7,6 +7,7 @@
 //! Used by the binary `bench`. Invariant: a ratio compares what was measured in turns within one run, and stands beside the
 //! ratio of two measurements of the same thing, which is what the machine's noise makes of 1.
 
+mod admission;
 mod connect_hook;
 mod control_agents;
 mod control_fanout;
@@ -78,6 +79,8 @@ enum Case {
     Exchange,
     /// The pick among 2 and among 10,000 backends.
     PickScale,
+    /// A policy and limits beside none.
+    Admission,
     /// A node with 10,000 services: start, change, memory.
     Scale,
     /// Where connections go.
@@ -130,6 +133,7 @@ impl Case {
             Self::ConnectHook => connect_hook::run(run),
             Self::Exchange => exchange::run(run),
             Self::PickScale => pick_scale::run(run),
+            Self::Admission => admission::run(run),
             Self::Scale => scale::run(run),
             Self::Distribution => distribution::run(run),
             Self::Established => established::run(run),

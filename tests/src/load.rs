@@ -85,6 +85,7 @@ pub async fn drive(
     mut on_interval: impl FnMut(&Report) -> anyhow::Result<()>,
 ) -> anyhow::Result<Report> {
     let (duration, grace, every) = (options.duration, options.grace, options.report_interval);
+    let finish = options.finish;
     let concurrency = options.concurrency;
     let plan = Arc::new(Plan::new(options)?);
     let (phase, _) = watch::channel(Phase::Running);
@@ -97,6 +98,7 @@ pub async fn drive(
     let mut last_tick = started;
     let mut end = std::pin::pin!(tokio::time::sleep(duration.unwrap_or(Duration::MAX)));
     let mut interrupted = std::pin::pin!(interrupted);
+    let mut stopped = false;
     let period = every.unwrap_or(Duration::from_secs(u64::from(u32::MAX)));
     let mut ticks = interval_at(tokio::time::Instant::now() + period, period);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -111,7 +113,12 @@ pub async fn drive(
                 phase.send_replace(next);
                 end.as_mut().reset(tokio::time::Instant::now() + grace);
             }
-            () = &mut interrupted, if *phase.borrow() != Phase::Cut => drop(phase.send_replace(Phase::Cut)),
+            () = &mut interrupted, if !stopped => {
+                stopped = true;
+                let finishes = finish && *phase.borrow() != Phase::Cut;
+                phase.send_replace(if finishes { Phase::Finishing } else { Phase::Cut });
+                end.as_mut().reset(tokio::time::Instant::now() + grace);
+            }
             _ = ticks.tick() => {
                 let tally = plan.take();
                 on_interval(&Report::new(Kind::Interval, &tally, last_tick.elapsed(), plan.in_flight()))?;

@@ -17,8 +17,8 @@ use aya::{
 use aya_obj::btf::BtfKind;
 use nodemesh_abi::{
     AffinityKey, AffinityValue, Backend, BackendState, CgroupEntry, ClientRules, Connection, Endpoint,
-    EndpointKey, FlowKey, FlowValue, Held, IdentityAddr, MeterPath, NumberKey, Rules, Service, ServiceKey,
-    ServiceState, Settings, SockOffsets, Streams, TableState, Traffic, limits,
+    EndpointKey, EventKey, EventTally, FlowKey, FlowValue, Held, IdentityAddr, MeterPath, NumberKey, Rules,
+    Service, ServiceKey, ServiceState, Settings, SockOffsets, Streams, TableState, Traffic, limits,
     names::{self, map, program},
     service::TIERS,
 };
@@ -261,6 +261,7 @@ const SHAPES: &[Shape] = &[
     shape::<u32, Held>(map::RULE_STATES),
     shape::<ClientRules, Held>(map::CLIENTS),
     shape::<NumberKey, u32>(map::NUMBERS),
+    shape::<EventKey, EventTally>(map::EVENT_TALLIES),
 ];
 
 /// Names of the pinned maps whose fill is worth knowing.

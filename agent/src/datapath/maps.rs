@@ -229,6 +229,18 @@ impl MapWriter {
             .map_err(failed("write", map::RULES))
     }
 
+    /// The rules of a service as they are in the kernel.
+    pub fn rules(&self, number: u32) -> Result<Rules, MapOpError> {
+        self.rules.get(&number, 0).map_err(failed("read", map::RULES))
+    }
+
+    /// Returns when no program runs any more that may have read rows as they were before the call.
+    pub fn wait_for_programs(&mut self) -> Result<(), MapOpError> {
+        // The kernel waits for them wherever a map in a map is replaced. No service has the policy 0.
+        self.swap_policies(&[(0, &[AccessWord::default()])])?;
+        self.delete_policy(0)
+    }
+
     /// Every prefix with its identity.
     pub fn identities(&self) -> Result<Vec<(Prefix, u32)>, MapOpError> {
         let prefix = |key: Key<IdentityAddr>| (key.data().addr, key.prefix_len());

@@ -61,6 +61,7 @@ pub const PROGRAMS: &[ProgramSpec] = specs! {
     JUDGE: Hook::TestRun,
     LIST_CONNECTIONS: Hook::Iterator("bpf_sk_storage_map"),
     SWEEP: Hook::Iterator("bpf_sk_storage_map"),
+    ENLIST: Hook::Iterator("bpf_sk_storage_map"),
     ADOPT: Hook::Iterator("task_file"),
     SOCK_RELEASE: Hook::Cgroup(bpf_attach_type::BPF_CGROUP_INET_SOCK_RELEASE),
     SEND_LENGTH: Hook::Tracepoint("sock_send_length"),

@@ -12,7 +12,7 @@ use std::{
 };
 
 use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info, bpf_prog_info};
-use zerocopy::{Immutable, IntoBytes};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// `BPF_F_QUERY_EFFECTIVE` of `linux/bpf.h`: include programs inherited from ancestors.
 const QUERY_EFFECTIVE: u32 = 1;
@@ -137,6 +137,25 @@ pub fn map_delete<K: IntoBytes + Immutable>(map: BorrowedFd<'_>, key: &K) -> io:
     match bpf(bpf_cmd::BPF_MAP_DELETE_ELEM, &mut attr) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other.map(drop),
+    }
+}
+
+/// Takes an element out of a hash map (`BPF_MAP_LOOKUP_AND_DELETE_ELEM`, Linux 5.14): what a program adds to it until then is in what is
+/// returned. `None` if it is not there.
+pub fn map_take<K, V>(map: BorrowedFd<'_>, key: &K) -> io::Result<Option<V>>
+where
+    K: IntoBytes + Immutable,
+    V: FromBytes,
+{
+    let mut value = V::new_zeroed();
+    let mut attr = zeroed();
+    attr.__bindgen_anon_2.map_fd = raw(map);
+    attr.__bindgen_anon_2.key = std::ptr::from_ref(key) as u64;
+    attr.__bindgen_anon_2.__bindgen_anon_1.value = std::ptr::from_mut(&mut value) as u64;
+    match bpf(bpf_cmd::BPF_MAP_LOOKUP_AND_DELETE_ELEM, &mut attr) {
+        Ok(_) => Ok(Some(value)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
     }
 }
 

@@ -202,7 +202,7 @@ group! { NODE "The node"
     ACCESS_LOST: Counter "nodemesh_access_log_lost_total" ["lines"] &[],
         "Records of the access log that were lost because their reader or writer was behind.";
     EVENTS: Counter "nodemesh_events_total" ["events"] &["kind", "reason"],
-        "Events, as `nodemesh monitor` shows them, since the agent started; the reason is empty for a kind that needs none.";
+        "How often what `nodemesh monitor` tells of happened, since the agent started; the reason is empty for a kind that needs none.";
     EVENTS_LOST: Counter "nodemesh_events_lost_total" ["events"] &["stage"],
         "Events that were lost: for all readers where they were recorded or named, or for a reader that was behind.";
     CORRECTIONS: Counter "nodemesh_in_flight_corrections_total" ["corrections"] &[],

@@ -11,6 +11,7 @@
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
+    time::Instant,
 };
 
 use nodemesh_abi::{
@@ -20,10 +21,12 @@ use nodemesh_model::{
     Desired, Frontend, ResourceName,
     access::{AccessRules, Directory, Principal, PrincipalName},
 };
+use tracing::{debug, warn};
 
 use super::{demand::Demand, ids::IdPool, numbers::Numbers, shared};
 use crate::datapath::{
     MapWriter,
+    listing::ConnectionLister,
     maps::{MapOpError, Prefix},
 };
 
@@ -70,6 +73,8 @@ pub struct Admission {
     assigned: Assigned,
     principals: BTreeMap<PrincipalName, Arc<Principal>>,
     rules: BTreeMap<u32, Rules>,
+    /// Counts open connections where caps are new.
+    enlist: ConnectionLister,
     tables: HashMap<u32, Vec<AccessWord>>,
     /// Policies that several services make together, by number.
     demands: HashMap<Demand<u32>, u32>,
@@ -80,7 +85,11 @@ pub struct Admission {
 
 impl Admission {
     /// Takes over the rows in `maps`; `policies` are the ids that rows of services and endpoints name.
-    pub fn adopt(maps: &MapWriter, policies: impl IntoIterator<Item = u32>) -> Result<Self, MapOpError> {
+    pub fn adopt(
+        maps: &MapWriter,
+        enlist: ConnectionLister,
+        policies: impl IntoIterator<Item = u32>,
+    ) -> Result<Self, MapOpError> {
         let numbers = maps.numbers()?;
         let mut policy_ids = IdPool::new(limits::POLICIES);
         // 0 is no policy.
@@ -95,6 +104,7 @@ impl Admission {
             assigned: Assigned::default(),
             principals: BTreeMap::new(),
             rules: BTreeMap::new(),
+            enlist,
             tables: HashMap::new(),
             demands: HashMap::new(),
             prefixes: maps.identities()?.into_iter().collect(),
@@ -140,9 +150,7 @@ impl Admission {
     pub fn prepare(&mut self, desired: &Desired, now_ns: u64, maps: &mut MapWriter) -> Vec<MapOpError> {
         let mut errors = Errors::default();
         self.assigned.now_ns = now_ns;
-        for frontend in desired.frontends.values() {
-            self.prepare_rules(frontend, maps, &mut errors);
-        }
+        self.prepare_rules(desired, maps, &mut errors);
         let has_news = self.number_principals(desired);
         self.write_numbers(maps, &mut errors);
         self.prepare_tables(desired, has_news, maps, &mut errors);
@@ -201,19 +209,57 @@ impl Admission {
         errors.0
     }
 
-    fn prepare_rules(&mut self, frontend: &Frontend, maps: &mut MapWriter, errors: &mut Errors) {
-        let Some(number) = self.services.give(&frontend.service) else {
-            return;
-        };
-        let row = frontend.rules.kernel;
-        if self.rules.get(&number) != Some(&row) && errors.note(maps.put_rules(number, &row)) {
-            self.rules.insert(number, row);
+    fn prepare_rules(&mut self, desired: &Desired, maps: &mut MapWriter, errors: &mut Errors) {
+        let mut changed = BTreeMap::new();
+        for frontend in desired.frontends.values() {
+            let Some(number) = self.services.give(&frontend.service) else {
+                continue;
+            };
+            let row = frontend.rules.kernel;
+            if self.rules.get(&number) != Some(&row) {
+                changed.insert(number, row);
+            }
+            // The rules of a row that could not be written are those of its former owner at worst, until the next round.
+            self.assigned
+                .rules
+                .entry(frontend.service.clone())
+                .or_insert(number);
         }
-        // The rules of a row that could not be written are those of its former owner at worst, until the next round.
-        self.assigned
-            .rules
-            .entry(frontend.service.clone())
-            .or_insert(number);
+        self.count_open(&changed, maps, errors);
+        for (number, row) in changed {
+            if errors.note(maps.put_rules(number, &row)) {
+                self.rules.insert(number, row);
+            }
+        }
+    }
+
+    /// Counts open connections where `changed` rules have caps and the former ones had none, so that a cap holds for these too: first,
+    /// those that come are counted and not limited; then those that are there are.
+    fn count_open(&mut self, changed: &BTreeMap<u32, Rules>, maps: &mut MapWriter, errors: &mut Errors) {
+        let mut has_new_caps = false;
+        for (number, row) in changed {
+            let former = match self.rules.get(number) {
+                Some(former) => Ok(*former),
+                None => maps.rules(*number),
+            };
+            // What is not known is taken to have counted nothing.
+            if let Some(first) = row.counting(&former.unwrap_or_default()) {
+                has_new_caps |= errors.note(maps.put_rules(*number, &first));
+            }
+        }
+        if !has_new_caps || !errors.note(maps.wait_for_programs()) {
+            return;
+        }
+        let started = Instant::now();
+        match self.enlist.scan(|_| {}) {
+            Ok(()) => debug!(
+                elapsed_us = started.elapsed().as_micros() as u64,
+                "counted what is open where caps are new"
+            ),
+            Err(error) => {
+                warn!(%error, "connections that are open already do not count towards new caps");
+            }
+        }
     }
 
     /// Gives every principal a number; whether any of them is another than before.

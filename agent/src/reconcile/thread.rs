@@ -26,7 +26,7 @@ use super::{
     view::View,
 };
 use crate::{
-    datapath::{MapWriter, clock, maps::MapOpError},
+    datapath::{MapWriter, clock, listing::ConnectionLister, maps::MapOpError},
     drain::{Targets, overridden},
 };
 
@@ -76,9 +76,10 @@ pub struct Reconciler {
 }
 
 impl Reconciler {
-    /// Takes over the rows in `maps`, whoever wrote them. Of `settings`, what the configuration says is filled in later.
+    /// Takes over the rows in `maps`, whoever wrote them; `enlist` is the iterator that counts connections where caps are new. Of `settings`, what the configuration says is filled in later.
     pub fn new(
         maps: MapWriter,
+        enlist: ConnectionLister,
         settings: Settings,
         cgroup_root: PathBuf,
         excluded: Vec<PathBuf>,
@@ -103,7 +104,7 @@ impl Reconciler {
         let endpoints = maps.endpoints()?;
         let policies = services.iter().map(|(_, row)| row.policy);
         let policies = policies.chain(endpoints.iter().map(|(_, row)| row.policy));
-        let admission = Admission::adopt(&maps, policies)?;
+        let admission = Admission::adopt(&maps, enlist, policies)?;
         let ledger = Ledger::adopt(room, services, backends, endpoints);
         let (published, receiver) = watch::channel(Arc::default());
         let reconciler = Self {

@@ -4,18 +4,20 @@
 //! Invariant: an expectation reads only what the kernel, the clients, the servers and the control plane said.
 
 mod changes;
+mod scenes;
 
 use std::{collections::BTreeMap, fmt};
 
 use super::{
     client::Report,
+    denial::Denied,
     facts::{Facts, Seen},
     fleet::Fleet,
     kernels::Counts,
     mesh,
     roles::{FASTEST, NEWCOMER, SLOWEST},
     stage::Stage,
-    wedge::{Stream, Wedged},
+    wedge::Wedged,
 };
 
 /// One expectation.
@@ -54,7 +56,13 @@ impl fmt::Display for Verdict {
 }
 
 /// Judges what was seen.
-pub(super) fn judge(stage: &Stage, facts: &Facts, wedged: &Wedged, fleet: &Fleet) -> Verdict {
+pub(super) fn judge(
+    stage: &Stage,
+    facts: &Facts,
+    wedged: &Wedged,
+    denied: &Denied,
+    fleet: &Fleet,
+) -> Verdict {
     let reports: Vec<&Report> = stage
         .clients
         .iter()
@@ -76,7 +84,11 @@ pub(super) fn judge(stage: &Stage, facts: &Facts, wedged: &Wedged, fleet: &Fleet
         refusals_agree(&reports, facts),
         times_agree(stage, facts),
         nothing_stayed_in_flight(facts),
-        wedged_is_not_slow(wedged),
+        scenes::wedged_is_not_slow(wedged),
+        scenes::wedged_was_ejected(wedged),
+        scenes::thawed_was_readmitted(wedged),
+        scenes::only_the_denied_was_denied(denied),
+        scenes::the_denial_was_told(denied),
         changes::fleet_is_told(stage, wedged, fleet),
     ];
     Verdict { expectations }
@@ -266,36 +278,5 @@ fn nothing_stayed_in_flight(facts: &Facts) -> Expectation {
         "the kernels count no request in flight after the last one ended",
         server == 0 && client == 0,
         format!("{server} at the servers, {client} at the clients"),
-    )
-}
-
-fn wedged_is_not_slow(wedged: &Wedged) -> Expectation {
-    let silence = |streams: &[Stream]| {
-        let quiet = streams.iter().map(|stream| stream.quiet);
-        quiet.fold(0.0, f64::max)
-    };
-    let stalled = |streams: &[Stream]| streams.iter().filter(|stream| stream.stalled).count();
-    let (frozen, slow) = (&wedged.frozen, &wedged.slow);
-    let [top_frozen, top_slow] = wedged.top;
-    let (answered, all) = wedged.answered;
-    expect(
-        "nodemesh connections and top tell the frozen replica's streams from the slow one's",
-        stalled(frozen) == frozen.len()
-            && !frozen.is_empty()
-            && stalled(slow) == 0
-            && !slow.is_empty()
-            && top_frozen > 0
-            && top_slow == 0
-            && answered == all,
-        format!(
-            "frozen: {} of {} stalled, silent for up to {:.1} s; slow: {} of {}, {:.2} s; top: {top_frozen} and {top_slow} stalled; \
-             {answered} of {all} answered after the thaw",
-            stalled(frozen),
-            frozen.len(),
-            silence(frozen),
-            stalled(slow),
-            slow.len(),
-            silence(slow)
-        ),
     )
 }

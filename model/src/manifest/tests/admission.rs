@@ -177,7 +177,7 @@ const LIMITS: Cases = &[
         "limits: {perClient: {}, perBackend: {}}",
         &[
             "spec.limits.perClient: limits nothing; give at least one of connectionsPerSecond, connections and requests, or remove it",
-            "spec.limits.perBackend: limits nothing; give at least one of connections and requests, or remove it",
+            "spec.limits.perBackend: limits nothing; give at least one of connectionsPerSecond, connections and requests, or remove it",
         ],
     ),
     (
@@ -185,6 +185,27 @@ const LIMITS: Cases = &[
         &[
             "spec.limits.excess: \"drop\" is not known here; use one of again, refuse",
             "spec.limits.perBackend.requests: is 0; use 1 to 100000000, or leave it out for no limit",
+        ],
+    ),
+    (
+        "limits: {connectionsPerSecond: 5, connections: 9, requests: 9, perClient: {connectionsPerSecond: 6, connections: 10, requests: 9}}",
+        &[
+            "spec.limits.perClient.connectionsPerSecond: is 6, more than the 5 of all clients together; use at most 5, or leave it out",
+            "spec.limits.perClient.connections: is 10, more than the 9 of all clients together; use at most 9, or leave it out",
+        ],
+    ),
+    (
+        "limits: {connections: -1, perBackend: {connectionsPerSecond: 0, burst: -2}}",
+        &[
+            "spec.limits.connections: is -1; use 1 to 100000000, or leave it out for no limit",
+            "spec.limits.perBackend.connectionsPerSecond: is 0; use 1 to 1000000, or leave it out for no limit",
+            "spec.limits.perBackend.burst: is -2; use 1 to 1000000, or leave it out for as many as connectionsPerSecond",
+        ],
+    ),
+    (
+        "limits: {perBackend: {burst: 3}}",
+        &[
+            "spec.limits.perBackend.burst: a burst without connectionsPerSecond limits nothing; add connectionsPerSecond, or remove it",
         ],
     ),
     (
