@@ -107,6 +107,8 @@ pub mod program {
         LIST_CONNECTIONS = "list_conns";
         /// Settles quiet exchanges and lists the connections with open requests.
         SWEEP = "sweep";
+        /// Copies the records of a former version of the ABI.
+        CARRY = "carry";
         /// Adds a difference to a row of `traffic`: the agent's correction of a drift.
         CORRECT = "correct";
         /// Ejects or readmits a backend for the agent.
@@ -118,3 +120,7 @@ pub mod program {
 
 /// Read-only global that holds [`crate::SockOffsets`].
 pub const SOCK_OFFSETS: &str = "SOCK_OFFSETS";
+/// Read-only global: [`crate::Settings::epoch`] in which the programs at tracepoints are in force.
+pub const EPOCH: &str = "EPOCH";
+/// Read-only global: bytes of a record that the program `carry` copies.
+pub const CARRIED_BYTES: &str = "CARRIED_BYTES";

@@ -11,8 +11,13 @@
 pub mod adoption;
 pub mod attach;
 mod btf;
+pub mod carry;
 pub mod clock;
+mod doors;
+pub mod guard;
 pub mod host;
+mod kept;
+pub mod link;
 pub mod listing;
 pub mod loader;
 pub mod maps;
@@ -21,7 +26,9 @@ pub mod pins;
 pub mod program_log;
 pub mod programs;
 pub mod records;
+pub mod shapes;
 mod sys;
+pub mod verify;
 
 pub use maps::{MapReader, MapWriter};
 pub use pins::PinRoot;

@@ -152,6 +152,14 @@ impl Reconciler {
         self.sync_settings();
     }
 
+    /// Puts the programs of this epoch at tracepoints in force, in one step.
+    pub fn put_in_force(&mut self, epoch: u32) -> Result<(), String> {
+        self.settings.epoch = epoch;
+        self.sync_settings();
+        let is_written = self.settings_written.is_some();
+        is_written.then_some(()).ok_or_else(|| "the settings could not be written".to_owned())
+    }
+
     /// Serves commands until the sender is gone.
     pub fn run(mut self, commands: &mpsc::Receiver<Command>) {
         let mut next_sweep = Instant::now() + SWEEP_INTERVAL;
