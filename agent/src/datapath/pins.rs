@@ -35,6 +35,15 @@ impl PinRoot {
         }
     }
 
+    /// Those of another version below the same folder.
+    #[must_use]
+    pub fn of_version(&self, version: u32) -> Self {
+        Self {
+            root: self.root.clone(),
+            version,
+        }
+    }
+
     /// The folder that holds every version.
     pub fn path(&self) -> &Path {
         &self.root
@@ -148,11 +157,7 @@ impl PinRoot {
     fn versions(&self) -> io::Result<Vec<Self>> {
         let paths = entries(&self.root)?;
         let versions = paths.iter().filter_map(|path| parse_version(path));
-        let pins = |version| Self {
-            root: self.root.clone(),
-            version,
-        };
-        Ok(versions.map(pins).collect())
+        Ok(versions.map(|version| self.of_version(version)).collect())
     }
 
     /// Removes the pins of this version; returns how many there were. Links go first: no program may run without its maps.
