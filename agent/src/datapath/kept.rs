@@ -26,7 +26,7 @@ use super::{
 pub fn restore_maps(pins: &PinRoot) -> io::Result<()> {
     let missing = |name: &str| SHAPES.iter().any(|shape| shape.name == name) && !pins.map(name).exists();
     for spec in PROGRAMS {
-        let Some(running) = Running::of_pinned(spec, pins)? else {
+        let Some(running) = allowed(Running::of_pinned(spec, pins))? else {
             continue;
         };
         for (name, map) in maps(&running)? {
@@ -40,12 +40,20 @@ pub fn restore_maps(pins: &PinRoot) -> io::Result<()> {
     Ok(())
 }
 
+/// `None` for what only CAP_SYS_ADMIN may look at: objects by their ids. An agent without it does without.
+fn allowed<T>(looked: io::Result<Option<T>>) -> io::Result<Option<T>> {
+    match looked {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(None),
+        looked => looked,
+    }
+}
+
 /// The programs behind all links that are pinned; none if one of them is not what its name says.
 pub fn programs(pins: &PinRoot) -> io::Result<BTreeMap<&'static str, Running>> {
     let pinned = pinned_maps(pins)?;
     let mut programs = BTreeMap::new();
     for spec in PROGRAMS {
-        let Some(running) = Running::of_pinned(spec, pins)? else {
+        let Some(running) = allowed(Running::of_pinned(spec, pins))? else {
             continue;
         };
         let name = sys::object_name(&sys::program_info(running.fd())?.name);

@@ -150,7 +150,7 @@ impl Clients {
     /// Lets them finish what is open, and gives what they saw.
     pub(super) fn finish(self) -> Result<Seen> {
         for process in &self.0 {
-            process.signal(Signal::SIGTERM)?;
+            process.signal(Signal::SIGUSR1)?;
         }
         self.0.into_iter().try_fold(Seen::default(), |seen, process| {
             let (report, _): (Value, _) = process.report().context("a client's report")?;
