@@ -7,6 +7,7 @@
 //! Used by the binary `bench`. Invariant: a ratio compares what was measured in turns within one run, and stands beside the
 //! ratio of two measurements of the same thing, which is what the machine's noise makes of 1.
 
+mod chaos;
 mod connect_hook;
 mod control_agents;
 mod control_fanout;
@@ -31,6 +32,7 @@ mod pick_scale;
 mod process_use;
 mod scale;
 mod series;
+mod start;
 mod token_load;
 
 use std::{
@@ -96,6 +98,10 @@ enum Case {
     MeterMemory,
     /// A list of 200,000 connections.
     Listing,
+    /// From the agent's process to its data path: first start, upgrade, restart.
+    Start,
+    /// Kills and upgrades under 1,000 streams and 500 connects per second.
+    Chaos,
     /// From an acknowledged write to the kernel of a node, with 100 agents connected.
     ControlPush,
     /// One change to 1,000 agents.
@@ -139,6 +145,8 @@ impl Case {
             Self::MeterStreams => meter_streams::run(run),
             Self::MeterMemory => meter_memory::run(run),
             Self::Listing => listing::run(run),
+            Self::Start => start::run(run),
+            Self::Chaos => chaos::run(run),
             Self::ControlPush => control_push::run(run),
             Self::ControlFanout => control_fanout::run(run),
             Self::ControlScale => control_scale::run(run),

@@ -21,7 +21,7 @@ pub(crate) struct Build {
 impl Build {
     pub(crate) fn run(self) -> Result<ExitCode> {
         if self.next {
-            println!("agent to come    {}", next::build()?.display());
+            println!("agent to come    {}", next::build(self.release)?.display());
         }
         let object = ebpf::build_object()?;
         let mut cargo = workspace::cargo_host("build")?;

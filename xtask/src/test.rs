@@ -81,7 +81,7 @@ impl Test {
 
     fn e2e_tests(&self, tally: &mut Tally) -> Result<()> {
         setup::ensure(Scope::Tests)?;
-        next::build()?;
+        next::build(false)?;
         ebpf::build_object()?;
         process::run(workspace::cargo_host("build")?.arg("--bins"))?;
         let mut cargo = workspace::cargo("test")?;

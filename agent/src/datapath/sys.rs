@@ -16,7 +16,7 @@ use std::{
 };
 
 use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info, bpf_map_info, bpf_prog_info};
-use zerocopy::{Immutable, IntoBytes};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// `BPF_F_QUERY_EFFECTIVE` of `linux/bpf.h`: include programs inherited from ancestors.
 const QUERY_EFFECTIVE: u32 = 1;
@@ -198,6 +198,37 @@ where
             // SAFETY: the kernel wrote the number of updated elements back.
             (unsafe { attr.batch.count } as usize, error)
         })
+}
+
+/// Rows of an array read by one call: bounds the kernel's buffers.
+const READ_BATCH: usize = 4_096;
+
+/// The first `count` rows of an array (`BPF_MAP_LOOKUP_BATCH`, Linux 5.6).
+pub fn map_rows<V: FromBytes + Clone>(map: BorrowedFd<'_>, count: u32) -> io::Result<Vec<V>> {
+    let mut rows = vec![V::new_zeroed(); count as usize];
+    let (mut done, mut last) = (0, 0_u32);
+    let mut keys = vec![0_u32; READ_BATCH];
+    while done < rows.len() {
+        let mut attr = zeroed();
+        attr.batch.in_batch = if done == 0 { 0 } else { std::ptr::from_ref(&last) as u64 };
+        let mut next = 0_u32;
+        attr.batch.out_batch = std::ptr::from_mut(&mut next) as u64;
+        attr.batch.keys = keys.as_mut_ptr() as u64;
+        attr.batch.values = rows[done..].as_mut_ptr() as u64;
+        attr.batch.count = READ_BATCH.min(rows.len() - done) as u32;
+        attr.batch.map_fd = raw(map);
+        let result = bpf(bpf_cmd::BPF_MAP_LOOKUP_BATCH, &mut attr);
+        // SAFETY: the kernel wrote the number of rows that it read.
+        done += unsafe { attr.batch.count } as usize;
+        last = next;
+        match result {
+            Ok(_) => {}
+            // The end of the map.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => break,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(rows)
 }
 
 /// Starts an iterator program over the elements of `map` and opens its output.

@@ -83,10 +83,7 @@ impl Reconciler {
         cgroup_root: PathBuf,
         excluded: Vec<PathBuf>,
     ) -> Result<(Self, watch::Receiver<Arc<View>>), MapOpError> {
-        let backends = (0..maps.backend_capacity())
-            .map(|id| maps.backend(id).map(|row| (id, row)))
-            .filter(|row| !matches!(row, Ok((_, row)) if row.generation == 0))
-            .collect::<Result<Vec<_>, _>>()?;
+        let backends = maps.backends()?;
         let services = maps.services()?;
         if !services.is_empty() {
             info!(
