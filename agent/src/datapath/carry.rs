@@ -169,7 +169,7 @@ fn copy_rows(
     while let Some(at) = key {
         // A program may have removed it in between.
         if let Some(value) = former.get(&at)? {
-            let is_zero = to.is_array() && value.iter().all(|byte| *byte == 0);
+            let is_zero = to.form.is_array() && value.iter().all(|byte| *byte == 0);
             let done = match translate(&value) {
                 _ if is_zero => None,
                 Some(value) => Some(to.put(&at, &value)?),

@@ -12,7 +12,7 @@ use tracing::{info, warn};
 use crate::datapath::{
     pins::PinRoot,
     shapes::{COUNTS_OF_CONNECTIONS, Door, Layout, SHAPES, Shape},
-    sys::rows::Rows,
+    sys::rows::{Form, Rows},
 };
 
 /// What becomes of a map.
@@ -73,7 +73,7 @@ impl Plan {
                     .get(shape.name)
                     .copied()
                     .or_else(|| untold(shape, former.version()));
-                choices.insert(shape.name, choose(shape, &rows, layout));
+                choices.insert(shape.name, choose(shape, rows.form, layout));
             }
         }
         Ok(Self {
@@ -120,7 +120,7 @@ fn untold(shape: &Shape, version: u32) -> Option<Layout> {
     })
 }
 
-fn choose(shape: &Shape, rows: &Rows, former: Option<Layout>) -> Choice {
+fn choose(shape: &Shape, rows: Form, former: Option<Layout>) -> Choice {
     let Some(former) = former else {
         return Choice::Anew;
     };

@@ -14,16 +14,40 @@ use nix::errno::Errno;
 
 use super::{bpf, map_info, object_get, raw, zeroed};
 
-/// A map, of which only the shape is known.
-#[derive(Debug)]
-pub struct Rows {
-    map: OwnedFd,
+/// What the kernel says of a map.
+#[derive(Clone, Copy, Debug)]
+pub struct Form {
     /// A `bpf_map_type`.
     pub kind: u32,
     /// Bytes of a key.
     pub key: usize,
     /// Bytes of a value.
     pub value: usize,
+}
+
+impl Form {
+    /// Whether rows are numbered from 0, and so all there from the beginning.
+    pub fn is_array(self) -> bool {
+        self.kind == bpf_map_type::BPF_MAP_TYPE_ARRAY as u32
+    }
+
+    /// Whether rows can be read and written from outside, one value each.
+    pub fn is_readable(self) -> bool {
+        let hashes = [
+            bpf_map_type::BPF_MAP_TYPE_HASH,
+            bpf_map_type::BPF_MAP_TYPE_LRU_HASH,
+            bpf_map_type::BPF_MAP_TYPE_LPM_TRIE,
+        ];
+        self.is_array() || hashes.iter().any(|kind| *kind as u32 == self.kind)
+    }
+}
+
+/// A map, of which only the form is known.
+#[derive(Debug)]
+pub struct Rows {
+    map: OwnedFd,
+    /// Its form.
+    pub form: Form,
 }
 
 impl Rows {
@@ -34,32 +58,17 @@ impl Rows {
             map => map?,
         };
         let info = map_info(map.as_fd())?;
-        Ok(Some(Self {
+        let form = Form {
             kind: info.type_,
             key: info.key_size as usize,
             value: info.value_size as usize,
-            map,
-        }))
-    }
-
-    /// Whether rows are numbered from 0, and so all there from the beginning.
-    pub fn is_array(&self) -> bool {
-        self.kind == bpf_map_type::BPF_MAP_TYPE_ARRAY as u32
-    }
-
-    /// Whether rows can be read and written from outside, one value each.
-    pub fn is_readable(&self) -> bool {
-        let hashes = [
-            bpf_map_type::BPF_MAP_TYPE_HASH,
-            bpf_map_type::BPF_MAP_TYPE_LRU_HASH,
-            bpf_map_type::BPF_MAP_TYPE_LPM_TRIE,
-        ];
-        self.is_array() || hashes.iter().any(|kind| *kind as u32 == self.kind)
+        };
+        Ok(Some(Self { map, form }))
     }
 
     /// The key after `key`, the first one without; `None` after the last.
     pub fn next_key(&self, key: Option<&[u8]>) -> io::Result<Option<Vec<u8>>> {
-        let mut next = vec![0; self.key];
+        let mut next = vec![0; self.form.key];
         let mut attr = zeroed();
         attr.__bindgen_anon_2.map_fd = raw(&self.map);
         attr.__bindgen_anon_2.key = key.map_or(0, |key| self.checked(key).as_ptr() as u64);
@@ -73,7 +82,7 @@ impl Rows {
 
     /// The value of `key`; `None` if it has none.
     pub fn get(&self, key: &[u8]) -> io::Result<Option<Vec<u8>>> {
-        let mut value = vec![0; self.value];
+        let mut value = vec![0; self.form.value];
         let mut attr = zeroed();
         attr.__bindgen_anon_2.map_fd = raw(&self.map);
         attr.__bindgen_anon_2.key = self.checked(key).as_ptr() as u64;
@@ -87,7 +96,7 @@ impl Rows {
 
     /// Makes the value of `key` `value`; false if there is no room for it.
     pub fn put(&self, key: &[u8], value: &[u8]) -> io::Result<bool> {
-        assert_eq!(value.len(), self.value, "a value of this map");
+        assert_eq!(value.len(), self.form.value, "a value of this map");
         let mut attr = zeroed();
         attr.__bindgen_anon_2.map_fd = raw(&self.map);
         attr.__bindgen_anon_2.key = self.checked(key).as_ptr() as u64;
@@ -101,7 +110,7 @@ impl Rows {
     }
 
     fn checked<'k>(&self, key: &'k [u8]) -> &'k [u8] {
-        assert_eq!(key.len(), self.key, "a key of this map");
+        assert_eq!(key.len(), self.form.key, "a key of this map");
         key
     }
 }
