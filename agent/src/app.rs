@@ -106,8 +106,8 @@ pub fn run(config: &AgentConfig, log: LogFilter) -> Result<()> {
     let links = takeover::attach(&loaded, &cgroup, &pins, former, &mut reconciler, progress)?;
     progress.reached(Step::Attached);
 
-    let (guard, attachment) = Guard::new(cgroup.clone(), pins.clone(), loaded.running, links)
-        .context("open what is attached")?;
+    let (guard, attachment) =
+        Guard::new(cgroup.clone(), pins.clone(), loaded.running, links).context("open what is attached")?;
     let (meter_path, mut ebpf) = (loaded.meter_path, loaded.ebpf);
     let readers = Readers::open(&mut ebpf)?;
     let [lister, listing, open_requests] = listers(&ebpf, &pins)?;

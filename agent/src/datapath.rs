@@ -2,7 +2,8 @@
 //! The kernel side as the agent sees it: loading and attaching the programs, typed maps, and the listing of connections.
 //!
 //! ```text
-//! host (cgroup, bpffs) ─► pins ─► loader ─► attach ─► adoption    at start, in this order
+//! host (cgroup, bpffs) ─► pins ─► carry ─► loader ─► attach ─► adoption    at start, in this order
+//! guard ─► [ links, pins ]                                                 all the time
 //! reconcile ─► MapWriter ─► [ maps ] ─► MapReader ─► metrics, admin
 //! ```
 //!

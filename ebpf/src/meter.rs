@@ -9,7 +9,12 @@ use core::ffi::c_void;
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use nodemesh_abi::{MeterPath, Vantage};
 
-use crate::{count::Subject, kernel_sock::KernelSock, place::{current_settings, is_in_force}, record::Record};
+use crate::{
+    count::Subject,
+    kernel_sock::KernelSock,
+    place::{current_settings, is_in_force},
+    record::Record,
+};
 
 /// Which way bytes went through a socket of this node.
 #[derive(Clone, Copy, PartialEq, Eq)]

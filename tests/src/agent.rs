@@ -40,7 +40,11 @@ impl Build {
             Self::Own => Ok(binary("nodemesh-agent")),
             Self::Next => {
                 let next = binary("nodemesh-agent-next");
-                ensure!(next.exists(), "there is no {}: run `cargo xtask build --next`", next.display());
+                ensure!(
+                    next.exists(),
+                    "there is no {}: run `cargo xtask build --next`",
+                    next.display()
+                );
                 Ok(next)
             }
         }

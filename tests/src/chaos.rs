@@ -82,22 +82,43 @@ impl Outcome {
             }
         };
         let (seen, counted) = (&self.seen, &self.counted);
-        must(seen.failed == 0, format!("{} requests failed: {:?}", seen.failed, seen.failures));
+        must(
+            seen.failed == 0,
+            format!("{} requests failed: {:?}", seen.failed, seen.failures),
+        );
         must(seen.cut == 0, format!("{} streams did not end in time", seen.cut));
         must(
             (counted.opened, counted.closed) == (seen.connections, seen.connections),
-            format!("of {} connections {} were counted, {} to their end", seen.connections, counted.opened, counted.closed),
+            format!(
+                "of {} connections {} were counted, {} to their end",
+                seen.connections, counted.opened, counted.closed
+            ),
         );
-        must(counted.failed == 0, format!("{} connections are counted as failed", counted.failed));
+        must(
+            counted.failed == 0,
+            format!("{} connections are counted as failed", counted.failed),
+        );
         must(
             counted.requests == seen.ok,
-            format!("of {} requests {} were counted as successful", seen.ok, counted.requests),
+            format!(
+                "of {} requests {} were counted as successful",
+                seen.ok, counted.requests
+            ),
         );
-        must(counted.other_requests == 0, format!("{} requests are counted as failed", counted.other_requests));
-        must(counted.in_flight == 0, format!("{} requests are left in flight", counted.in_flight));
+        must(
+            counted.other_requests == 0,
+            format!("{} requests are counted as failed", counted.other_requests),
+        );
+        must(
+            counted.in_flight == 0,
+            format!("{} requests are left in flight", counted.in_flight),
+        );
         must(
             (0.66..0.84).contains(&self.heavy_share),
-            format!("{:.3} of the connections went to the replica with three quarters of the weight", self.heavy_share),
+            format!(
+                "{:.3} of the connections went to the replica with three quarters of the weight",
+                self.heavy_share
+            ),
         );
         faults
     }

@@ -24,6 +24,7 @@ mod squatters;
 mod stage;
 mod story;
 mod summary;
+mod upheaval;
 mod verdict;
 mod watch;
 mod wedge;
@@ -77,7 +78,8 @@ fn perform(options: &Options, interrupt: &Interrupt, screen: &mut Screen) -> Res
     screen.say(&summary::text(&stage, &facts));
     let wedged = wedge::play(&stage, interrupt, screen)?;
     let fleet = fleet::show(&stage.control, interrupt, screen)?;
-    let verdict = verdict::judge(&stage, &facts, &wedged, &fleet);
+    let upheaval = upheaval::play(interrupt, screen)?;
+    let verdict = verdict::judge(&stage, &facts, &wedged, &fleet, &upheaval);
     screen.say(&verdict.to_string());
     Ok(verdict.all_hold())
 }

@@ -81,7 +81,10 @@ fn sixty_four_megabytes_are_enough_to_restart_and_too_little_to_load_without_har
     let (status, log) = agent.finish().unwrap();
     assert!(!status.success(), "{status}: {log}");
     assert!(scene.is_answered_by(8000, "r1"));
-    assert_eq!(attachment::links(&scene.node.pins()).unwrap(), attachment::complete());
+    assert_eq!(
+        attachment::links(&scene.node.pins()).unwrap(),
+        attachment::complete()
+    );
     scene.agent.start(&[]).unwrap();
     assert_eq!(scene.agent.connections().unwrap().len(), 2);
     drop(held);
@@ -99,7 +102,10 @@ fn a_first_start_without_memory_for_the_maps_fails_and_leaves_connections_alone(
     assert_eq!(answers.len(), 1, "all go where they are addressed: {answers:?}");
     scene.agent.start(&[]).unwrap();
     assert!(scene.is_answered_by(8000, "r0"));
-    assert_eq!(attachment::links(&scene.node.pins()).unwrap(), attachment::complete());
+    assert_eq!(
+        attachment::links(&scene.node.pins()).unwrap(),
+        attachment::complete()
+    );
 }
 
 #[test]
@@ -114,7 +120,10 @@ fn pins_that_cannot_be_written_are_told_and_what_runs_goes_on() {
     assert_eq!(status.code(), Some(1), "{log}");
     assert!(log.contains("Read-only file system"), "{log}");
     assert!(scene.is_answered_by(8000, "r0"));
-    assert_eq!(attachment::links(&scene.node.pins()).unwrap(), attachment::complete());
+    assert_eq!(
+        attachment::links(&scene.node.pins()).unwrap(),
+        attachment::complete()
+    );
     scene.agent.start(&[]).unwrap();
     assert_eq!(scene.agent.connections().unwrap().len(), 2);
     drop(held);
@@ -140,7 +149,10 @@ fn a_socket_of_somebody_else_is_replaced_and_a_folder_in_its_place_is_named() {
     fs::create_dir(&socket).unwrap();
     let (status, log) = scene.agent.launch(&[]).unwrap().finish().unwrap();
     assert_eq!(status.code(), Some(1), "{log}");
-    assert!(log.contains("agent.sock: Is a directory") && log.contains("--run-dir"), "{log}");
+    assert!(
+        log.contains("agent.sock: Is a directory") && log.contains("--run-dir"),
+        "{log}"
+    );
     assert!(scene.is_answered_by(8000, "r0"));
 }
 

@@ -316,11 +316,16 @@ fn probes_tell_whether_the_kernel_runs_the_programs() {
     );
     let status = scene.agent.status().unwrap();
     assert!(!status.datapath.programs["connect4"], "{status:?}");
-    assert!(scene.is_answered_by(8000, "r0"), "it is held open as long as the agent runs");
+    assert!(
+        scene.is_answered_by(8000, "r0"),
+        "it is held open as long as the agent runs"
+    );
     fs::create_dir(links).unwrap();
     let ready = || get("/readyz").0;
     eventually("readiness", ready, |code| *code == 200);
-    let repairs = scene.scrape().sum("nodemesh_attachment_repairs_total", &[("fault", "unpinned")]);
+    let repairs = scene
+        .scrape()
+        .sum("nodemesh_attachment_repairs_total", &[("fault", "unpinned")]);
     assert!(repairs >= attachment::complete().len() as f64, "{repairs}");
 }
 

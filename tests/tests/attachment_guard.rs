@@ -31,7 +31,11 @@ fn wait_for_repairs(scene: &SingleNode, fault: &str, count: u64) {
     let labels = [("fault", fault)];
     let scrape = scene.scrape();
     assert!(scrape.count("nodemesh_attachment_repairs_total", &labels) >= count);
-    assert!(scrape.samples("nodemesh_attached_programs").all(|(_, value)| value > 0.0));
+    assert!(
+        scrape
+            .samples("nodemesh_attached_programs")
+            .all(|(_, value)| value > 0.0)
+    );
     eventually(
         "one link per program",
         || attachment::links(&scene.node.pins()).unwrap(),
@@ -55,7 +59,10 @@ fn pins_that_vanish_come_back_and_no_program_was_missing() {
     assert!(scene.is_answered_by(8000, "r0"), "the agent holds them");
     wait_for_repairs(&scene, "unpinned", 5);
     let text = said(&scene.agent.cli(&["status"]).unwrap());
-    assert!(text.contains("put right 5 times what another tool had done"), "{text}");
+    assert!(
+        text.contains("put right 5 times what another tool had done"),
+        "{text}"
+    );
     assert!(pins.map("services").exists() && pins.link("connect4").exists());
 }
 
@@ -64,7 +71,9 @@ fn a_program_that_was_replaced_is_put_back() {
     let [ours, theirs] = [started(), started()];
     for name in ["connect4", "egress"] {
         // Another tool's program of the same type.
-        let other = Running::of_pinned(spec(name), &theirs.node.pins()).unwrap().unwrap();
+        let other = Running::of_pinned(spec(name), &theirs.node.pins())
+            .unwrap()
+            .unwrap();
         let link = Link::pinned(&ours.node.pins().link(name)).unwrap().unwrap();
         link.update(&other).unwrap();
     }
@@ -86,7 +95,10 @@ fn the_programs_follow_the_cgroup_that_is_configured() {
         let repairs = scene.agent.status().unwrap().datapath.attachment.repairs;
         repairs["detached"] + repairs["moved"]
     };
-    let of_cgroup = PROGRAMS.iter().filter(|spec| matches!(spec.hook, Hook::Cgroup(_))).count() as u64;
+    let of_cgroup = PROGRAMS
+        .iter()
+        .filter(|spec| matches!(spec.hook, Hook::Cgroup(_)))
+        .count() as u64;
     eventually("the repairs", repairs, |repairs| *repairs >= of_cgroup);
     let place = Place {
         cgroup: mesh.path().into(),
@@ -104,7 +116,13 @@ fn maps_that_were_unpinned_while_no_agent_ran_are_found_again() {
     let mut scene = started();
     let held = scene.hold(8000, 2);
     scene.agent.kill().unwrap();
-    for map in ["services", "backends", "backend_states", "slot_tables", "settings"] {
+    for map in [
+        "services",
+        "backends",
+        "backend_states",
+        "slot_tables",
+        "settings",
+    ] {
         fs::remove_file(scene.node.pins().map(map)).unwrap();
     }
     assert!(scene.is_answered_by(8000, "r0"));
@@ -162,7 +180,11 @@ fn programs_of_others_before_and_after_ours_change_nothing() {
         assert!(theirs.stop().unwrap().success());
         let theirs = nodemesh_agent::datapath::PinRoot::new(flags[1]);
         theirs.remove_all().unwrap();
-        eventually("its end", || scene.answers(8001), |answers| answers.contains(DIRECT) && answers.len() == 1);
+        eventually(
+            "its end",
+            || scene.answers(8001),
+            |answers| answers.contains(DIRECT) && answers.len() == 1,
+        );
         assert!(scene.is_answered_by(8000, "r0"), "before: {is_before}");
     }
     let repairs = scene.agent.status().unwrap().datapath.attachment.repairs;

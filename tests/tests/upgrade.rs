@@ -44,7 +44,11 @@ impl Scene {
     /// Who answers this many connections; it must be one.
     fn answer(&self, count: u64) -> String {
         let count_text = count.to_string();
-        let report = connect(&self.bed.client.place(), Family::V4.vip(1), &["--count", &count_text]);
+        let report = connect(
+            &self.bed.client.place(),
+            Family::V4.vip(1),
+            &["--count", &count_text],
+        );
         report.only_replica(count).to_owned()
     }
 
@@ -84,11 +88,17 @@ fn connections_counters_and_affinity_survive_an_upgrade_and_a_downgrade_of_the_a
     scene.assert_version(NEXT);
     let agent = scene.bed.agent.process();
     agent
-        .wait_for_log(|line| line.contains("taking over from an agent of another ABI") && line.contains("to=1000"))
+        .wait_for_log(|line| {
+            line.contains("taking over from an agent of another ABI") && line.contains("to=1000")
+        })
         .unwrap();
     assert!(!agent.stderr().iter().any(|line| line.contains("begins anew")));
     assert_eq!(scene.bed.counted(), before);
-    assert_eq!(scene.bed.agent.connections().unwrap().len(), 3, "the records were copied");
+    assert_eq!(
+        scene.bed.agent.connections().unwrap().len(),
+        3,
+        "the records were copied"
+    );
     assert_eq!(scene.answer(7), sticky, "the affinity came through the door");
     held.release();
     let counted = scene.bed.at_rest();
@@ -101,8 +111,15 @@ fn connections_counters_and_affinity_survive_an_upgrade_and_a_downgrade_of_the_a
     let warning = agent
         .wait_for_log(|line| line.contains("from the future of this agent"))
         .unwrap();
-    assert!(warning.contains("ABI 1000") && warning.contains("maps=\"affinity\""), "{warning}");
-    assert_eq!(scene.bed.agent.connections().unwrap().len(), 2, "their beginning is known");
+    assert!(
+        warning.contains("ABI 1000") && warning.contains("maps=\"affinity\""),
+        "{warning}"
+    );
+    assert_eq!(
+        scene.bed.agent.connections().unwrap().len(),
+        2,
+        "their beginning is known"
+    );
     held.release();
     let counted = scene.bed.at_rest();
     assert_eq!((counted.opened, counted.closed), (13, 13), "{counted:?}");
@@ -125,7 +142,9 @@ fn an_abi_of_which_nothing_is_known_is_named_and_replaced() {
     scene.bed.agent.start_build(Build::Own, &[]).unwrap();
     let agent = scene.bed.agent.process();
     agent
-        .wait_for_log(|line| line.contains("of ABI 1000, from the future") && line.contains("Open connections live on"))
+        .wait_for_log(|line| {
+            line.contains("of ABI 1000, from the future") && line.contains("Open connections live on")
+        })
         .unwrap();
     scene.assert_version(ABI_VERSION);
     held.release();
@@ -155,7 +174,11 @@ fn an_upgrade_and_a_downgrade_of_the_abi_may_be_killed_after_any_step() {
         scene.bed.agent.start_build(build, &[]).unwrap();
         scene.assert_version(if build == Build::Next { NEXT } else { ABI_VERSION });
         let counted = scene.bed.counted();
-        assert_eq!((counted.opened, counted.failed), (opened, 0), "{build:?}: {counted:?}");
+        assert_eq!(
+            (counted.opened, counted.failed),
+            (opened, 0),
+            "{build:?}: {counted:?}"
+        );
         assert_eq!(scene.bed.agent.connections().unwrap().len(), 3, "{build:?}");
     }
     held.release();
@@ -187,17 +210,30 @@ fn programs_that_the_kernel_refuses_leave_those_that_run() {
     scene.bed.agent.disown_programs().unwrap();
     // Without CAP_PERFMON the verifier forbids what these programs do with pointers.
     let drop = "exec setpriv --bounding-set=-perfmon,-sys_admin --inh-caps=-perfmon,-sys_admin \"$@\"";
-    let (status, log) = scene.bed.agent.launch_through(drop, &[]).unwrap().finish().unwrap();
+    let (status, log) = scene
+        .bed
+        .agent
+        .launch_through(drop, &[])
+        .unwrap()
+        .finish()
+        .unwrap();
     assert_eq!(status.code(), Some(1), "{log}");
     let kernel = nix::sys::utsname::uname().unwrap();
     let release = kernel.release().to_str().unwrap().to_owned();
     assert!(log.contains(&format!("on kernel {release}")), "{log}");
     assert!(log.contains("the verifier's last lines:"), "{log}");
     scene.answer(4);
-    assert_eq!(attachment::links(&scene.bed.a.pins()).unwrap(), attachment::complete());
+    assert_eq!(
+        attachment::links(&scene.bed.a.pins()).unwrap(),
+        attachment::complete()
+    );
     scene.bed.agent.start(&[]).unwrap();
     let counted = scene.bed.counted();
-    assert_eq!((counted.opened, counted.active, counted.failed), (6, 2, 0), "{counted:?}");
+    assert_eq!(
+        (counted.opened, counted.active, counted.failed),
+        (6, 2, 0),
+        "{counted:?}"
+    );
     held.release();
     scene.bed.at_rest();
 }

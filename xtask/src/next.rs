@@ -13,7 +13,14 @@ use crate::{ebpf, process, workspace};
 pub(crate) fn build(release: bool) -> Result<PathBuf> {
     let object = ebpf::build_next_object()?;
     let mut cargo = workspace::cargo("build")?;
-    let agent = ["--package", "nodemesh-agent", "--bin", "nodemesh-agent", "--features", "next"];
+    let agent = [
+        "--package",
+        "nodemesh-agent",
+        "--bin",
+        "nodemesh-agent",
+        "--features",
+        "next",
+    ];
     let profile = if release {
         cargo.arg("--release");
         "release"

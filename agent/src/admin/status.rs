@@ -184,7 +184,9 @@ impl Node {
 
 fn programs_in_force(attachment: &Attachment) -> BTreeMap<String, bool> {
     let programs = attachment.programs.iter();
-    programs.map(|(name, in_force)| ((*name).to_owned(), *in_force)).collect()
+    programs
+        .map(|(name, in_force)| ((*name).to_owned(), *in_force))
+        .collect()
 }
 
 fn attachment_status(attachment: &Attachment) -> api::AttachmentStatus {

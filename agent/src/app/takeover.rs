@@ -3,10 +3,7 @@
 //!
 //! Invariant: whatever fails here, the former agent's programs and maps are in force as they were.
 
-use std::{
-    collections::BTreeMap,
-    path::Path,
-};
+use std::{collections::BTreeMap, path::Path};
 
 use anyhow::{Context as _, Result};
 use nodemesh_abi::names::program;
@@ -109,9 +106,15 @@ fn copy_records(loaded: &Loaded, former: Option<&Former>) {
     let Some(former) = former.filter(|former| former.record_bytes().is_some()) else {
         return;
     };
-    let program = loaded.ebpf.program(program::CARRY).context("the object lacks the iterator that copies records");
+    let program = loaded
+        .ebpf
+        .program(program::CARRY)
+        .context("the object lacks the iterator that copies records");
     let copied = program.and_then(|program| Ok(former.records(program.fd()?)?));
     if let Err(error) = copied {
-        warn!(error = format!("{error:#}"), "connections that are open are not metered any more");
+        warn!(
+            error = format!("{error:#}"),
+            "connections that are open are not metered any more"
+        );
     }
 }

@@ -142,7 +142,10 @@ struct Attaching<'a> {
 
 impl Attaching<'_> {
     /// The programs that are used at hooks of a kind, in the order of the table.
-    fn programs(&self, is_hook: impl Fn(Hook) -> bool) -> impl Iterator<Item = (&'static ProgramSpec, &Running)> {
+    fn programs(
+        &self,
+        is_hook: impl Fn(Hook) -> bool,
+    ) -> impl Iterator<Item = (&'static ProgramSpec, &Running)> {
         PROGRAMS
             .iter()
             .filter(move |spec| is_hook(spec.hook) && spec.is_used(self.used()))
@@ -184,7 +187,10 @@ impl Attaching<'_> {
                 && let Some(link) = self.kept(spec, running)?
             {
                 links.insert(spec.name, link);
-                debug!(program = spec.name, "kept the program of a pinned link, which is the same");
+                debug!(
+                    program = spec.name,
+                    "kept the program of a pinned link, which is the same"
+                );
             } else {
                 let path = self.next(spec, epoch);
                 found(fs::remove_file(&path)).map_err(self.refused(spec))?;
@@ -255,17 +261,23 @@ impl Attaching<'_> {
             info!(program = spec.name, cgroup = %self.place.cgroup.display(), "attached");
             return Ok(link);
         };
-        let fault = link.fault(spec, running, self.target).map_err(failed("inspect"))?;
-        let link = match fault {
-            Some(fault) => {
-                debug!(program = spec.name, fault = fault.word(), "replaced the program of a pinned link");
-                link.mend(fault, spec, running, self.target)
-                    .map_err(|(_, cause)| failed("update")(cause))?
-            }
-            None => {
-                debug!(program = spec.name, "kept the program of a pinned link, which is the same");
-                link
-            }
+        let fault = link
+            .fault(spec, running, self.target)
+            .map_err(failed("inspect"))?;
+        let link = if let Some(fault) = fault {
+            debug!(
+                program = spec.name,
+                fault = fault.word(),
+                "replaced the program of a pinned link"
+            );
+            link.mend(fault, spec, running, self.target)
+                .map_err(|(_, cause)| failed("update")(cause))?
+        } else {
+            debug!(
+                program = spec.name,
+                "kept the program of a pinned link, which is the same"
+            );
+            link
         };
         if !is_own {
             link.pin(spec, self.place.pins).map_err(failed("pin"))?;

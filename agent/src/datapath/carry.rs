@@ -43,6 +43,8 @@ pub struct CarryError {
 pub struct Former {
     pins: PinRoot,
     plan: Plan,
+    /// Whether some of this version's programs are attached already: the switch was begun by an agent that did not live to end it.
+    is_begun: bool,
 }
 
 impl Former {
@@ -63,13 +65,14 @@ impl Former {
         let Some((_, pins)) = attached.into_iter().max_by_key(|(links, _)| *links) else {
             return Ok(None);
         };
-        if own.links()? == 0 {
+        let is_begun = own.links()? > 0;
+        if !is_begun {
             // An upgrade that ended before it attached anything: its rows are old by now.
             own.remove()?;
         }
         let plan = Plan::new(&pins)?;
         plan.tell(pins.version());
-        Ok(Some(Self { pins, plan }))
+        Ok(Some(Self { pins, plan, is_begun }))
     }
 
     /// The other version's pins.
@@ -87,7 +90,10 @@ impl Former {
 
     /// Pins the maps whose layout is the same as this version's too: the programs of both use them until the switch.
     pub fn share(&self, own: &PinRoot) -> Result<(), CarryError> {
-        for shape in SHAPES.iter().filter(|shape| self.plan.choice(shape.name) == Some(Choice::Share)) {
+        for shape in SHAPES
+            .iter()
+            .filter(|shape| self.plan.choice(shape.name) == Some(Choice::Share))
+        {
             let pin = || -> io::Result<()> {
                 let path = own.map(shape.name);
                 if path.exists() {
@@ -101,7 +107,12 @@ impl Former {
     }
 
     /// Translates the rows of the maps whose layout is another one. What programs count in these from now to the switch is not carried.
+    ///
+    /// Not once this version's programs have begun to write there: what they wrote is newer.
     pub fn rows(&self, own: &PinRoot) -> Result<(), CarryError> {
+        if self.is_begun {
+            return Ok(());
+        }
         for shape in SHAPES {
             let Some(Choice::Rows(translate)) = self.plan.choice(shape.name) else {
                 continue;
@@ -113,7 +124,13 @@ impl Former {
                 copy_rows(&former, &to, |value| translate.apply(shape, value))
             })();
             let (rows, lost) = carried.map_err(|cause| self.failed("translate", shape.name, cause))?;
-            info!(map = shape.name, rows, lost, elapsed_us = started.elapsed().as_micros() as u64, "carried");
+            info!(
+                map = shape.name,
+                rows,
+                lost,
+                elapsed_us = started.elapsed().as_micros() as u64,
+                "carried"
+            );
         }
         Ok(())
     }

@@ -159,7 +159,11 @@ impl Guard {
         let problem = match outcome {
             Ok(None) => None,
             Ok(Some(fault)) => {
-                warn!(object = name, fault = fault.word(), "another tool touched what is attached; put right");
+                warn!(
+                    object = name,
+                    fault = fault.word(),
+                    "another tool touched what is attached; put right"
+                );
                 self.attachment.repaired(name, fault);
                 None
             }

@@ -33,14 +33,17 @@ pub fn restore_maps(pins: &PinRoot) -> io::Result<()> {
             if missing(&name) {
                 fs::create_dir_all(pins.map(""))?;
                 sys::object_pin(map.as_fd(), &pins.map(&name))?;
-                warn!(map = name, "the pin of a map was gone while its programs ran; pinned it again");
+                warn!(
+                    map = name,
+                    "the pin of a map was gone while its programs ran; pinned it again"
+                );
             }
         }
     }
     Ok(())
 }
 
-/// `None` for what only CAP_SYS_ADMIN may look at: objects by their ids. An agent without it does without.
+/// `None` for what only `CAP_SYS_ADMIN` may look at: objects by their ids. An agent without it does without.
 fn allowed<T>(looked: io::Result<Option<T>>) -> io::Result<Option<T>> {
     match looked {
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(None),
@@ -62,7 +65,11 @@ pub fn programs(pins: &PinRoot) -> io::Result<BTreeMap<&'static str, Running>> {
             None => true,
         };
         if name != spec.name || !maps(&running)?.iter().all(is_ours) {
-            info!(program = spec.name, found = name, "a pinned link runs something else; loading every program again");
+            info!(
+                program = spec.name,
+                found = name,
+                "a pinned link runs something else; loading every program again"
+            );
             return Ok(BTreeMap::new());
         }
         programs.insert(spec.name, running);

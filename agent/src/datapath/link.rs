@@ -175,7 +175,12 @@ impl Link {
     }
 
     /// What is wrong with it, if it is to run `running` at `target`.
-    pub fn fault(&self, spec: &ProgramSpec, running: &Running, target: Target<'_>) -> io::Result<Option<Fault>> {
+    pub fn fault(
+        &self,
+        spec: &ProgramSpec,
+        running: &Running,
+        target: Target<'_>,
+    ) -> io::Result<Option<Fault>> {
         let info = sys::link_info(self.fd.as_fd())?;
         if let Hook::Cgroup(kind) = spec.hook {
             if info.type_ != bpf_link_type::BPF_LINK_TYPE_CGROUP as u32 {
@@ -193,7 +198,8 @@ impl Link {
         if info.prog_id != running.id() {
             return Ok(Some(Fault::Replaced));
         }
-        let is_pinned = Self::pinned(&target.pins.link(spec.name))?.is_some_and(|pinned| pinned.id == self.id);
+        let is_pinned =
+            Self::pinned(&target.pins.link(spec.name))?.is_some_and(|pinned| pinned.id == self.id);
         if !is_pinned {
             return Ok(Some(Fault::Unpinned));
         }

@@ -172,7 +172,11 @@ pub fn load(pins: &PinRoot, wanted: Wanted) -> Result<Loaded, LoadError> {
     };
     let is_kept = !running.is_empty();
     let in_force = kept::epoch(pins).map_err(look)?;
-    let epoch = if is_kept { in_force } else { in_force.wrapping_add(1) };
+    let epoch = if is_kept {
+        in_force
+    } else {
+        in_force.wrapping_add(1)
+    };
     let globals = Globals {
         offsets,
         epoch,

@@ -88,7 +88,11 @@ impl PinRoot {
     pub fn remove_links_but(&self, is_used: impl Fn(&str) -> bool) -> io::Result<Vec<String>> {
         let mut removed = Vec::new();
         for path in entries(&self.link(""))? {
-            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let name = path
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned();
             if !is_used(&name) {
                 fs::remove_file(path)?;
                 removed.push(name);

@@ -55,7 +55,15 @@ pub struct Use {
 }
 
 /// The programs that the kernel verifies for longest, in this order. Only the duration of a start depends on it.
-pub const SLOWEST: &[&str] = &[program::EGRESS, program::INGRESS, program::SWEEP, program::SEND_LENGTH, program::RECV_LENGTH, program::CONNECT6, program::CONNECT4];
+pub const SLOWEST: &[&str] = &[
+    program::EGRESS,
+    program::INGRESS,
+    program::SWEEP,
+    program::SEND_LENGTH,
+    program::RECV_LENGTH,
+    program::CONNECT6,
+    program::CONNECT4,
+];
 
 /// Programs that see the meter's byte events at tracepoints of their own.
 const BYTE_EVENTS: [&str; 2] = [program::SEND_LENGTH, program::RECV_LENGTH];

@@ -7,9 +7,9 @@
 
 use aya::maps::MapData;
 use nodemesh_abi::{
-    ABI_VERSION, AffinityKey, AffinityValue, Backend, BackendState, CgroupEntry, ClientRules, Connection, Endpoint,
-    EndpointKey, FlowKey, FlowValue, Held, IdentityAddr, NumberKey, Rules, Service, ServiceKey, ServiceState,
-    Settings, Streams, TableState, Traffic, names::map,
+    ABI_VERSION, AffinityKey, AffinityValue, Backend, BackendState, CgroupEntry, ClientRules, Connection,
+    Endpoint, EndpointKey, FlowKey, FlowValue, Held, IdentityAddr, NumberKey, Rules, Service, ServiceKey,
+    ServiceState, Settings, Streams, TableState, Traffic, names::map,
 };
 
 use super::{doors, loader::LoadError, pins::PinRoot};
@@ -113,7 +113,10 @@ pub const SHAPES: &[Shape] = &[
     shape::<u32, BackendState>(map::BACKEND_STATES),
     next_grown(shape::<u32, Connection>(map::CONNECTIONS)),
     shape::<FlowKey, FlowValue>(map::FLOWS),
-    next_changed(shape::<AffinityKey, AffinityValue>(map::AFFINITY), doors::affinity),
+    next_changed(
+        shape::<AffinityKey, AffinityValue>(map::AFFINITY),
+        doors::affinity,
+    ),
     shape::<u64, CgroupEntry>(map::CGROUPS),
     shape::<u32, Settings>(map::SETTINGS).grown(4),
     shape::<u32, u64>(map::ERRORS),
@@ -144,10 +147,7 @@ pub const COUNTS_OF_CONNECTIONS: [&str; 5] = [
 
 /// Refuses pins whose keys and values have other sizes than this build's.
 pub fn check(pins: &PinRoot) -> Result<(), LoadError> {
-    for &Shape {
-        name, key, value, ..
-    } in SHAPES
-    {
+    for &Shape { name, key, value, .. } in SHAPES {
         let info = MapData::from_pin(pins.map(name))
             .and_then(|data| data.info())
             .map_err(|cause| LoadError::Map { name, cause })?;

@@ -210,7 +210,11 @@ pub fn map_rows<V: FromBytes + Clone>(map: BorrowedFd<'_>, count: u32) -> io::Re
     let mut keys = vec![0_u32; READ_BATCH];
     while done < rows.len() {
         let mut attr = zeroed();
-        attr.batch.in_batch = if done == 0 { 0 } else { std::ptr::from_ref(&last) as u64 };
+        attr.batch.in_batch = if done == 0 {
+            0
+        } else {
+            std::ptr::from_ref(&last) as u64
+        };
         let mut next = 0_u32;
         attr.batch.out_batch = std::ptr::from_mut(&mut next) as u64;
         attr.batch.keys = keys.as_mut_ptr() as u64;
@@ -299,7 +303,11 @@ pub fn map_by_id(id: u32) -> io::Result<OwnedFd> {
 
 /// A name as the kernel gives it.
 pub fn object_name(name: &[std::ffi::c_char]) -> String {
-    let bytes: Vec<u8> = name.iter().map(|byte| byte.cast_unsigned()).take_while(|byte| *byte != 0).collect();
+    let bytes: Vec<u8> = name
+        .iter()
+        .map(|byte| byte.cast_unsigned())
+        .take_while(|byte| *byte != 0)
+        .collect();
     String::from_utf8_lossy(&bytes).into_owned()
 }
 

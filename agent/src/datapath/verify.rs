@@ -51,7 +51,9 @@ pub fn load_programs(
     using: Use,
     running: &mut BTreeMap<&'static str, Running>,
 ) -> Result<BTreeMap<&'static str, ProgramCost>, LoadError> {
-    let jobs = jobs(ebpf, |spec| spec.is_used(using) && !running.contains_key(spec.name))?;
+    let jobs = jobs(ebpf, |spec| {
+        spec.is_used(using) && !running.contains_key(spec.name)
+    })?;
     let mut outcomes = run(jobs, btf);
     outcomes.sort_by_key(|(spec, _)| PROGRAMS.iter().position(|other| other.name == spec.name));
     // The verifier's words, of whatever program, say more than that a capability is missing.
@@ -85,14 +87,17 @@ fn jobs(ebpf: &mut Ebpf, is_wanted: impl Fn(&ProgramSpec) -> bool) -> Result<Vec
 
 /// Works through `jobs` from the end, on as many threads as there are CPUs.
 fn run(jobs: Vec<Job<'_>>, btf: &Btf) -> Vec<Outcome> {
-    let threads = thread::available_parallelism().map_or(1, usize::from).min(jobs.len());
+    let threads = thread::available_parallelism()
+        .map_or(1, usize::from)
+        .min(jobs.len());
     let (jobs, outcomes) = (Mutex::new(jobs), Mutex::new(Vec::new()));
     let work = || {
         loop {
             let Some(job) = jobs.lock().expect("no holder panics").pop() else {
                 return;
             };
-            let outcome = (job.spec, load(job, btf));
+            let Job { spec, program } = job;
+            let outcome = (spec, load(spec, program, btf));
             outcomes.lock().expect("no holder panics").push(outcome);
         }
     };
@@ -105,17 +110,21 @@ fn run(jobs: Vec<Job<'_>>, btf: &Btf) -> Vec<Outcome> {
     outcomes.into_inner().expect("no holder panics")
 }
 
-fn load(job: Job<'_>, btf: &Btf) -> Result<(ProgramCost, Running), ProgramError> {
+fn load(
+    spec: &ProgramSpec,
+    program: &mut Program,
+    btf: &Btf,
+) -> Result<(ProgramCost, Running), ProgramError> {
     let started = Instant::now();
-    load_program(job.program, job.spec.hook, btf)?;
+    load_program(program, spec.hook, btf)?;
     let load_time = started.elapsed();
-    let info = job.program.info()?;
+    let info = program.info()?;
     let cost = ProgramCost {
         verified_instructions: info.verified_instruction_count().unwrap_or_default(),
         instructions: info.size_translated().unwrap_or_default() / 8,
         load_time,
     };
-    let fd = job.program.fd()?.as_fd().try_clone_to_owned();
+    let fd = program.fd()?.as_fd().try_clone_to_owned();
     let running = fd.and_then(Running::new).map_err(ProgramError::IOError)?;
     Ok((cost, running))
 }

@@ -98,15 +98,16 @@ impl<R: KernelRows> Run<'_, R> {
         // One at a time only where it has to be found out whose write was refused.
         let is_written = new.len() > 1 && self.rows.put_new_backends(&new).is_ok_and(|done| done);
         for put in &plan.backends {
-            let done = is_written && put.fresh || self.write(&put.frontend, |rows| {
-                if put.fresh {
-                    rows.reset_backend(put.id)?;
-                }
-                if put.fresh_traffic {
-                    rows.reset_traffic(put.row.traffic)?;
-                }
-                rows.put_backend(put.id, &put.row)
-            });
+            let done = is_written && put.fresh
+                || self.write(&put.frontend, |rows| {
+                    if put.fresh {
+                        rows.reset_backend(put.id)?;
+                    }
+                    if put.fresh_traffic {
+                        rows.reset_traffic(put.row.traffic)?;
+                    }
+                    rows.put_backend(put.id, &put.row)
+                });
             if done {
                 self.ledger.unwritten_backends.remove(&put.id);
                 self.ledger.pairs.mark_written(put.row.traffic);
@@ -130,7 +131,8 @@ impl<R: KernelRows> Run<'_, R> {
             ..
         } = &*self.ledger;
         // Those of a frontend that failed are tried again with it.
-        let is_ready = |row: &Endpoint| !unwritten_backends.contains(&row.backend) && !pairs.is_unwritten(row.traffic);
+        let is_ready =
+            |row: &Endpoint| !unwritten_backends.contains(&row.backend) && !pairs.is_unwritten(row.traffic);
         let ready = plan.endpoints.put.iter().filter(|(_, row)| is_ready(row));
         let ready: Vec<(EndpointKey, Endpoint)> = ready.map(|(key, row)| (*key, *row)).collect();
         let is_written = ready.len() > 1 && self.rows.put_endpoints(&ready).is_ok_and(|done| done);

@@ -154,7 +154,9 @@ impl Reconciler {
         self.settings.epoch = epoch;
         self.sync_settings();
         let is_written = self.settings_written.is_some();
-        is_written.then_some(()).ok_or_else(|| "the settings could not be written".to_owned())
+        is_written
+            .then_some(())
+            .ok_or_else(|| "the settings could not be written".to_owned())
     }
 
     /// Serves commands until the sender is gone.

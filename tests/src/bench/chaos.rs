@@ -24,18 +24,39 @@ pub(super) fn run(run: &Run) -> Result<String> {
     let outcome = chaos::run(&plan, |act| eprintln!("{act}"))?;
     let (seen, counted) = (&outcome.seen, &outcome.counted);
     let seconds = outcome.duration.as_secs_f64();
-    let title = format!("{} streams and {} connects/s for {seconds:.0} s", plan.streams, plan.connects_per_second);
+    let title = format!(
+        "{} streams and {} connects/s for {seconds:.0} s",
+        plan.streams, plan.connects_per_second
+    );
     let mut table = Table::new(&[&title, ""]);
     let mut fact = |what: &str, value: String| table.row(&[what.to_owned(), value]);
     let [same, other] = outcome.upgrades;
-    fact("agent killed while it started, at a random moment", outcome.kills.to_string());
-    fact("agent replaced by another build of the same ABI, of another ABI", format!("{same}, {other}"));
+    fact(
+        "agent killed while it started, at a random moment",
+        outcome.kills.to_string(),
+    );
+    fact(
+        "agent replaced by another build of the same ABI, of another ABI",
+        format!("{same}, {other}"),
+    );
     fact("connections, as clients count them", seen.connections.to_string());
-    fact("requests that failed", format!("{} {:?}", seen.failed, seen.failures));
+    fact(
+        "requests that failed",
+        format!("{} {:?}", seen.failed, seen.failures),
+    );
     fact("streams that broke or did not end", seen.cut.to_string());
-    fact("connections counted by the agent: opened, closed, failed", format!("{}, {}, {}", counted.opened, counted.closed, counted.failed));
-    fact("successful requests: by the clients, by the agent", format!("{}, {}", seen.ok, counted.requests));
-    fact("share of the replica with 75 % of the weight while no agent ran", format!("{:.1} %", outcome.heavy_share * 100.0));
+    fact(
+        "connections counted by the agent: opened, closed, failed",
+        format!("{}, {}, {}", counted.opened, counted.closed, counted.failed),
+    );
+    fact(
+        "successful requests: by the clients, by the agent",
+        format!("{}, {}", seen.ok, counted.requests),
+    );
+    fact(
+        "share of the replica with 75 % of the weight while no agent ran",
+        format!("{:.1} %", outcome.heavy_share * 100.0),
+    );
     let faults = outcome.faults();
     let verdict = if faults.is_empty() {
         "Target: 0 failed connects, 0 broken streams, 0 lost counts, weights followed while no agent runs: met.\n".to_owned()

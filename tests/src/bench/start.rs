@@ -31,7 +31,10 @@ pub(super) fn run(run: &Run) -> Result<String> {
     for (services, backends, target) in SIZES {
         let measured = measure(run, services, backends)?;
         is_met &= measured.times.iter().all(|times| times.median() <= target);
-        let what = format!("{services} services, {} backends (target {target} s)", services * backends);
+        let what = format!(
+            "{services} services, {} backends (target {target} s)",
+            services * backends
+        );
         let [first, other, same] = measured.times.each_ref().map(|times| times.shown(1.0, 2));
         let idle = format!("{:.2} %", measured.idle * 100.0);
         table.row(&[what, first, other, same, measured.resident, idle]);
@@ -71,7 +74,11 @@ fn measure(run: &Run, services: u32, backends: u32) -> Result<Measured> {
         }
         lab.agent.stop()?;
         let cleaned = lab.agent.cleanup()?;
-        ensure!(cleaned.status.success(), "{}", String::from_utf8_lossy(&cleaned.stderr));
+        ensure!(
+            cleaned.status.success(),
+            "{}",
+            String::from_utf8_lossy(&cleaned.stderr)
+        );
     }
     lab.start_agent(false)?;
     lab.agent.kill()?;
@@ -82,7 +89,11 @@ fn measure(run: &Run, services: u32, backends: u32) -> Result<Measured> {
     let (resident, peak) = process_use::resident(pid)?;
     Ok(Measured {
         times,
-        resident: format!("{:.1} MiB (peak {:.1})", resident as f64 / 1024.0, peak as f64 / 1024.0),
+        resident: format!(
+            "{:.1} MiB (peak {:.1})",
+            resident as f64 / 1024.0,
+            peak as f64 / 1024.0
+        ),
         idle,
     })
 }
@@ -99,7 +110,12 @@ fn text(file: u32, backends: u32) -> String {
         );
         for replica in 0..backends {
             let backend = SocketAddr::from((Ipv4Addr::from(0x0a80_0000 + index * backends + replica), 8000));
-            let _ = writeln!(text, "  - {{address: {}, port: {}}}", backend.ip(), backend.port());
+            let _ = writeln!(
+                text,
+                "  - {{address: {}, port: {}}}",
+                backend.ip(),
+                backend.port()
+            );
         }
     }
     text

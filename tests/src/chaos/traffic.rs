@@ -31,7 +31,10 @@ impl Servers {
         let mut replicas = Vec::new();
         let mut processes = Vec::new();
         for number in 0..REPLICAS {
-            let (name, address) = (format!("m{number}"), SocketAddr::new(bed.server.v4(), 9_000 + number));
+            let (name, address) = (
+                format!("m{number}"),
+                SocketAddr::new(bed.server.v4(), 9_000 + number),
+            );
             let listen = address.to_string();
             let flags = ["--listen", &listen, "--name", &name, "--prefill", "10ms"];
             let pace = ["--inter-token", "200ms", "--max-num-seqs", "100000"];
@@ -51,10 +54,14 @@ impl Servers {
 
     pub(super) fn manifest(&self) -> Manifest {
         let service = Service::new("chat", address());
-        let weighted = (0..).zip(&self.replicas).fold(service, |service, (number, (_, at))| {
-            service.weighted(*at, if number == 0 { HEAVY_WEIGHT } else { 1 })
-        });
-        Manifest::default().and(weighted).and(Policy::of("chat").algorithm("random"))
+        let weighted = (0..)
+            .zip(&self.replicas)
+            .fold(service, |service, (number, (_, at))| {
+                service.weighted(*at, if number == 0 { HEAVY_WEIGHT } else { 1 })
+            });
+        Manifest::default()
+            .and(weighted)
+            .and(Policy::of("chat").algorithm("random"))
     }
 }
 
@@ -143,7 +150,16 @@ impl Clients {
         );
         // Both go on until they are told to end; what is open then is waited for.
         let streaming = ["--concurrency", &streams, "--max-tokens", &tokens, "--ramp", "2s"];
-        let connecting = ["--rate", &rate, "--concurrency", "512", "--max-tokens", "1", "--stream", "false"];
+        let connecting = [
+            "--rate",
+            &rate,
+            "--concurrency",
+            "512",
+            "--max-tokens",
+            "1",
+            "--stream",
+            "false",
+        ];
         Ok(Self(vec![client(bed, &streaming)?, client(bed, &connecting)?]))
     }
 
@@ -168,7 +184,16 @@ fn client(bed: &Bed, flags: &[&str]) -> Result<Process> {
 /// So many requests on connections of their own, and where they led.
 pub(super) fn place(bed: &Bed, count: u32) -> Result<Seen> {
     let count = count.to_string();
-    let flags = ["--requests", &count, "--concurrency", "8", "--max-tokens", "1", "--stream", "false"];
+    let flags = [
+        "--requests",
+        &count,
+        "--concurrency",
+        "8",
+        "--max-tokens",
+        "1",
+        "--stream",
+        "false",
+    ];
     let (report, _): (Value, _) = client(bed, &flags)?.report()?;
     Ok(Seen::of(&report))
 }

@@ -17,6 +17,7 @@ use super::{
     stage::Stage,
     wedge::{Stream, Wedged},
 };
+use crate::chaos::Outcome;
 
 /// One expectation.
 struct Expectation {
@@ -54,7 +55,13 @@ impl fmt::Display for Verdict {
 }
 
 /// Judges what was seen.
-pub(super) fn judge(stage: &Stage, facts: &Facts, wedged: &Wedged, fleet: &Fleet) -> Verdict {
+pub(super) fn judge(
+    stage: &Stage,
+    facts: &Facts,
+    wedged: &Wedged,
+    fleet: &Fleet,
+    upheaval: &Outcome,
+) -> Verdict {
     let reports: Vec<&Report> = stage
         .clients
         .iter()
@@ -78,6 +85,7 @@ pub(super) fn judge(stage: &Stage, facts: &Facts, wedged: &Wedged, fleet: &Fleet
         nothing_stayed_in_flight(facts),
         wedged_is_not_slow(wedged),
         changes::fleet_is_told(stage, wedged, fleet),
+        nobody_noticed_the_upheaval(upheaval),
     ];
     Verdict { expectations }
 }
@@ -266,6 +274,28 @@ fn nothing_stayed_in_flight(facts: &Facts) -> Expectation {
         "the kernels count no request in flight after the last one ended",
         server == 0 && client == 0,
         format!("{server} at the servers, {client} at the clients"),
+    )
+}
+
+fn nobody_noticed_the_upheaval(upheaval: &Outcome) -> Expectation {
+    let faults = upheaval.faults();
+    let [same, other] = upheaval.upgrades;
+    expect(
+        format!(
+            "{} kills of an agent, {same} upgrades of the same ABI and {other} of another cost no connect, no stream and no count, and \
+             weights were followed while no agent ran",
+            upheaval.kills
+        ),
+        faults.is_empty(),
+        match faults.as_slice() {
+            [] => format!(
+                "{} connections and {} requests, all counted once; {:.0} % of those without an agent on the replica with 75 % of the weight",
+                upheaval.seen.connections,
+                upheaval.seen.ok,
+                upheaval.heavy_share * 100.0
+            ),
+            faults => faults.join("; "),
+        },
     )
 }
 

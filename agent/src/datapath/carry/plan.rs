@@ -45,14 +45,12 @@ impl PartialEq for Translation {
 impl Translation {
     /// The value of this version, of the length that `shape` has.
     pub fn apply(&self, shape: &Shape, value: &[u8]) -> Option<Vec<u8>> {
-        match self.door {
-            Some(door) => door(self.former, value).filter(|value| value.len() == shape.value),
-            None => {
-                let mut value = value.to_vec();
-                value.resize(shape.value, 0);
-                Some(value)
-            }
+        if let Some(door) = self.door {
+            return door(self.former, value).filter(|value| value.len() == shape.value);
         }
+        let mut value = value.to_vec();
+        value.resize(shape.value, 0);
+        Some(value)
     }
 }
 
@@ -94,7 +92,13 @@ impl Plan {
         };
         let shared = of(|choice| *choice == Choice::Share);
         let translated = of(|choice| matches!(choice, Choice::Rows(_) | Choice::Records(_)));
-        info!(from = version, to = ABI_VERSION, shared, translated, "taking over from an agent of another ABI");
+        info!(
+            from = version,
+            to = ABI_VERSION,
+            shared,
+            translated,
+            "taking over from an agent of another ABI"
+        );
         let anew = of(|choice| *choice == Choice::Anew);
         if anew.is_empty() {
             return;
@@ -106,7 +110,10 @@ impl Plan {
                  these maps: what is in them begins anew. Open connections live on"
             );
         } else {
-            warn!(maps = anew, "maps of ABI {version} cannot be read by this agent, of ABI {ABI_VERSION}: what is in them begins anew");
+            warn!(
+                maps = anew,
+                "maps of ABI {version} cannot be read by this agent, of ABI {ABI_VERSION}: what is in them begins anew"
+            );
         }
     }
 }
@@ -154,7 +161,10 @@ fn choose(shape: &Shape, rows: Form, former: Option<Layout>) -> Choice {
 
 /// Lets the records and what counts them begin anew if one of them does.
 fn together(mut choices: BTreeMap<&'static str, Choice>) -> BTreeMap<&'static str, Choice> {
-    let group: Vec<&str> = COUNTS_OF_CONNECTIONS.into_iter().chain([map::CONNECTIONS]).collect();
+    let group: Vec<&str> = COUNTS_OF_CONNECTIONS
+        .into_iter()
+        .chain([map::CONNECTIONS])
+        .collect();
     let is_broken = group
         .iter()
         .any(|name| matches!(choices.get(name), None | Some(Choice::Anew)));

@@ -80,7 +80,10 @@ mod tests {
         let mut attachment = Attachment::of(["connect4", "connect6"].into_iter());
         attachment.repaired("connect4", Fault::Detached);
         attachment.broken("connect6", "connect6 is moved");
-        assert_eq!(attachment.programs, [("connect4", true), ("connect6", false)].into());
+        assert_eq!(
+            attachment.programs,
+            [("connect4", true), ("connect6", false)].into()
+        );
         assert_eq!((attachment.repaired_in_all(), attachment.problems.len()), (1, 1));
         attachment.begin();
         assert!(attachment.problems.is_empty() && attachment.programs["connect6"]);

@@ -104,7 +104,13 @@ impl Rows {
         let full = [Errno::E2BIG, Errno::ENOSPC, Errno::ENOMEM];
         match bpf(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut attr) {
             Ok(_) => Ok(true),
-            Err(error) if full.iter().any(|errno| error.raw_os_error() == Some(*errno as i32)) => Ok(false),
+            Err(error)
+                if full
+                    .iter()
+                    .any(|errno| error.raw_os_error() == Some(*errno as i32)) =>
+            {
+                Ok(false)
+            }
             Err(error) => Err(error),
         }
     }

@@ -32,22 +32,90 @@ fn backwards(_: Layout, value: &[u8]) -> Option<Vec<u8>> {
 #[test]
 fn a_map_is_shared_translated_or_begins_anew() {
     let door: Option<Door> = Some(backwards);
-    let rows = |former: Option<Layout>, door| Choice::Rows(Translation {
-        former: former.unwrap(),
-        door,
-    });
+    let rows = |former: Option<Layout>, door| {
+        Choice::Rows(Translation {
+            former: former.unwrap(),
+            door,
+        })
+    };
     let cases: [(&str, Shape, Form, Option<Layout>, Choice); 11] = [
-        ("the same", shape("m", 3, 5, None), form(ARRAY, 16), layout(3, 5), Choice::Share),
-        ("a ring buffer", shape("m", 3, 3, None), form(RING, 16), layout(3, 3), Choice::Share),
-        ("of another size than it says", shape("m", 3, 5, None), form(ARRAY, 8), layout(3, 5), Choice::Anew),
-        ("grown since", shape("m", 3, 5, None), form(ARRAY, 8), layout(3, 3), rows(layout(3, 3), None)),
-        ("shrunk again", shape("m", 3, 3, None), form(ARRAY, 24), layout(3, 9), rows(layout(3, 9), None)),
-        ("changed, with a door", shape("m", 5, 5, door), form(ARRAY, 8), layout(3, 3), rows(layout(3, 3), door)),
-        ("changed, without", shape("m", 5, 5, None), form(ARRAY, 8), layout(3, 3), Choice::Anew),
-        ("from the future", shape("m", 5, 5, door), form(ARRAY, 16), layout(9, 9), Choice::Anew),
-        ("nobody told", shape("m", 3, 3, None), form(ARRAY, 16), None, Choice::Anew),
-        ("records", shape(map::CONNECTIONS, 3, 5, None), form(STORAGE, 8), layout(3, 3), Choice::Records(8)),
-        ("records of another kind", shape("m", 3, 5, None), form(STORAGE, 8), layout(3, 3), Choice::Anew),
+        (
+            "the same",
+            shape("m", 3, 5, None),
+            form(ARRAY, 16),
+            layout(3, 5),
+            Choice::Share,
+        ),
+        (
+            "a ring buffer",
+            shape("m", 3, 3, None),
+            form(RING, 16),
+            layout(3, 3),
+            Choice::Share,
+        ),
+        (
+            "of another size than it says",
+            shape("m", 3, 5, None),
+            form(ARRAY, 8),
+            layout(3, 5),
+            Choice::Anew,
+        ),
+        (
+            "grown since",
+            shape("m", 3, 5, None),
+            form(ARRAY, 8),
+            layout(3, 3),
+            rows(layout(3, 3), None),
+        ),
+        (
+            "shrunk again",
+            shape("m", 3, 3, None),
+            form(ARRAY, 24),
+            layout(3, 9),
+            rows(layout(3, 9), None),
+        ),
+        (
+            "changed, with a door",
+            shape("m", 5, 5, door),
+            form(ARRAY, 8),
+            layout(3, 3),
+            rows(layout(3, 3), door),
+        ),
+        (
+            "changed, without",
+            shape("m", 5, 5, None),
+            form(ARRAY, 8),
+            layout(3, 3),
+            Choice::Anew,
+        ),
+        (
+            "from the future",
+            shape("m", 5, 5, door),
+            form(ARRAY, 16),
+            layout(9, 9),
+            Choice::Anew,
+        ),
+        (
+            "nobody told",
+            shape("m", 3, 3, None),
+            form(ARRAY, 16),
+            None,
+            Choice::Anew,
+        ),
+        (
+            "records",
+            shape(map::CONNECTIONS, 3, 5, None),
+            form(STORAGE, 8),
+            layout(3, 3),
+            Choice::Records(8),
+        ),
+        (
+            "records of another kind",
+            shape("m", 3, 5, None),
+            form(STORAGE, 8),
+            layout(3, 3),
+            Choice::Anew,
+        ),
     ];
     for (name, shape, form, former, expected) in cases {
         assert_eq!(choose(&shape, form, former), expected, "{name}");
@@ -83,7 +151,9 @@ fn values_are_filled_up_cut_off_or_go_through_the_door() {
 
 #[test]
 fn connections_and_their_counts_go_together() {
-    let all = COUNTS_OF_CONNECTIONS.into_iter().chain([map::CONNECTIONS, map::AFFINITY]);
+    let all = COUNTS_OF_CONNECTIONS
+        .into_iter()
+        .chain([map::CONNECTIONS, map::AFFINITY]);
     let shared: BTreeMap<&'static str, Choice> = all.map(|name| (name, Choice::Share)).collect();
     assert_eq!(together(shared.clone()), shared);
     for broken in [map::CONNECTIONS, map::TRAFFIC] {
@@ -91,6 +161,10 @@ fn connections_and_their_counts_go_together() {
         choices.insert(broken, Choice::Anew);
         let choices = together(choices);
         let kept = choices.iter().filter(|(_, choice)| **choice == Choice::Share);
-        assert_eq!(kept.map(|(name, _)| *name).collect::<Vec<_>>(), [map::AFFINITY], "without {broken}");
+        assert_eq!(
+            kept.map(|(name, _)| *name).collect::<Vec<_>>(),
+            [map::AFFINITY],
+            "without {broken}"
+        );
     }
 }
