@@ -32,6 +32,8 @@ pub struct Plan {
     pub kills: u32,
     /// How often it is upgraded.
     pub upgrades: u32,
+    /// Whether every other upgrade is to another ABI, whose records of connections have another layout.
+    pub other_abi: bool,
     /// Connections that are made while no agent runs, to see whom they are given to.
     pub placed_alone: u32,
     /// Of everything that is random.
@@ -82,31 +84,34 @@ impl Outcome {
             }
         };
         let (seen, counted) = (&self.seen, &self.counted);
+        // Where records are copied to another layout, what happens to one within the milliseconds of the switch may be missed.
+        let most_missed = u64::from(self.upgrades[1]) * (10 + seen.connections / 1_000);
+        let is_near = |one: u64, other: u64| one.abs_diff(other) <= most_missed;
         must(
             seen.failed == 0,
             format!("{} requests failed: {:?}", seen.failed, seen.failures),
         );
         must(seen.cut == 0, format!("{} streams did not end in time", seen.cut));
         must(
-            (counted.opened, counted.closed) == (seen.connections, seen.connections),
+            counted.opened == seen.connections && is_near(counted.closed, seen.connections),
             format!(
                 "of {} connections {} were counted, {} to their end",
                 seen.connections, counted.opened, counted.closed
             ),
         );
         must(
-            counted.failed == 0,
+            is_near(counted.failed, 0),
             format!("{} connections are counted as failed", counted.failed),
         );
         must(
-            counted.requests == seen.ok,
+            is_near(counted.requests, seen.ok),
             format!(
                 "of {} requests {} were counted as successful",
                 seen.ok, counted.requests
             ),
         );
         must(
-            counted.other_requests == 0,
+            is_near(counted.other_requests, 0),
             format!("{} requests are counted as failed", counted.other_requests),
         );
         must(
@@ -176,7 +181,7 @@ impl<F: FnMut(&str)> Chaos<F> {
             // Upgrades are spread evenly between the kills.
             let is_upgrade = (act + 1) * plan.upgrades / acts > act * plan.upgrades / acts;
             if is_upgrade {
-                self.upgrade()?;
+                self.upgrade(plan.other_abi)?;
             } else {
                 self.kill()?;
             }
@@ -212,8 +217,8 @@ impl<F: FnMut(&str)> Chaos<F> {
     }
 
     /// Puts another build in the place of the one that runs: of the same ABI, then of the other one.
-    fn upgrade(&mut self) -> Result<()> {
-        let is_same_abi = self.upgrades[0] <= self.upgrades[1];
+    fn upgrade(&mut self, is_other_abi: bool) -> Result<()> {
+        let is_same_abi = !is_other_abi || self.upgrades[0] <= self.upgrades[1];
         if is_same_abi {
             self.bed.agent.kill()?;
             self.bed.agent.disown_programs()?;

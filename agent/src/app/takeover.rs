@@ -77,7 +77,6 @@ pub(super) fn attach(
     reconciler: &mut Reconciler,
     progress: Progress,
 ) -> Result<BTreeMap<&'static str, Link>> {
-    copy_records(loaded, former.as_ref());
     let mut first = true;
     let links = attach::attach(
         loaded,
@@ -86,7 +85,13 @@ pub(super) fn attach(
             pins,
             former: former.as_ref().map(Former::pins),
         },
-        |epoch| reconciler.put_in_force(epoch),
+        |epoch| {
+            // As near to the switch as it can be: what happens to a record in between is lost with it.
+            copy_records(loaded, former.as_ref());
+            reconciler.put_in_force(epoch)?;
+            copy_records(loaded, former.as_ref());
+            Ok(())
+        },
         |_| {
             if std::mem::take(&mut first) {
                 progress.reached(Step::FirstAttached);

@@ -19,6 +19,7 @@ const PLAN: Plan = Plan {
     connects_per_second: 50,
     kills: 4,
     upgrades: 4,
+    other_abi: true,
     placed_alone: 600,
     seed: 7,
 };
