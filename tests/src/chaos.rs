@@ -266,7 +266,15 @@ fn counted(bed: &Bed) -> Result<Counted> {
     anyhow::ensure!(code == 200, "{text}");
     let scrape = Scrape::parse(&text).context("the agent's metrics")?;
     let client = [("vantage", "client")];
-    let whole = |family: &str, labels: &[(&str, &str)]| scrape.sum(family, labels).max(0.0) as u64;
+    let whole = |family: &str, labels: &[(&str, &str)]| -> u64 {
+        let counts = scrape.samples(family).filter(|(found, _)| {
+            let has = |(key, value): &(&str, &str)| found.get(*key).is_some_and(|found| found == value);
+            labels.iter().all(has)
+        });
+        counts
+            .map(|(_, value)| format!("{value:.0}").parse().unwrap_or(0))
+            .sum()
+    };
     let all = whole("nodemesh_requests_total", &client);
     let requests = whole("nodemesh_requests_total", &[client[0], ("outcome", "success")]);
     Ok(Counted {

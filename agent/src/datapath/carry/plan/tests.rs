@@ -21,113 +21,77 @@ fn form(kind: u32, value: usize) -> Form {
     Form { kind, key: 4, value }
 }
 
-const fn layout(base: u32, since: u32) -> Option<Layout> {
-    Some(Layout { base, since })
+/// Turns a value around, unless it is empty.
+fn backwards(_: Layout, value: &[u8]) -> Option<Vec<u8>> {
+    (!value.is_empty()).then(|| value.iter().rev().copied().collect())
 }
 
-fn backwards(_: Layout, value: &[u8]) -> Option<Vec<u8>> {
-    Some(value.iter().rev().copied().collect())
+/// What becomes of a map `name` with the layout `own`, of which the other version has `former`: (base, since).
+fn chosen(
+    name: &'static str,
+    own: (u32, u32),
+    door: Option<Door>,
+    form: Form,
+    former: Option<(u32, u32)>,
+) -> Choice {
+    let former = former.map(|(base, since)| Layout { base, since });
+    choose(&shape(name, own.0, own.1, door), form, former)
+}
+
+fn rows(base: u32, since: u32, door: Option<Door>) -> Choice {
+    Choice::Rows(Translation {
+        former: Layout { base, since },
+        door,
+    })
 }
 
 #[test]
-fn a_map_is_shared_translated_or_begins_anew() {
+fn a_map_is_shared_where_both_versions_have_it_alike() {
+    let of = |own, form, former| chosen("m", own, None, form, former);
+    assert_eq!(of((3, 5), form(ARRAY, 16), Some((3, 5))), Choice::Share);
+    assert_eq!(of((3, 3), form(RING, 16), Some((3, 3))), Choice::Share);
+    // Of another size than it says, or of which nobody told.
+    assert_eq!(of((3, 5), form(ARRAY, 8), Some((3, 5))), Choice::Anew);
+    assert_eq!(of((3, 3), form(ARRAY, 16), None), Choice::Anew);
+}
+
+#[test]
+fn rows_are_translated_where_one_layout_is_known_from_the_other() {
     let door: Option<Door> = Some(backwards);
-    let rows = |former: Option<Layout>, door| {
-        Choice::Rows(Translation {
-            former: former.unwrap(),
-            door,
-        })
-    };
-    let cases: [(&str, Shape, Form, Option<Layout>, Choice); 11] = [
-        (
-            "the same",
-            shape("m", 3, 5, None),
-            form(ARRAY, 16),
-            layout(3, 5),
-            Choice::Share,
-        ),
-        (
-            "a ring buffer",
-            shape("m", 3, 3, None),
-            form(RING, 16),
-            layout(3, 3),
-            Choice::Share,
-        ),
-        (
-            "of another size than it says",
-            shape("m", 3, 5, None),
-            form(ARRAY, 8),
-            layout(3, 5),
-            Choice::Anew,
-        ),
-        (
-            "grown since",
-            shape("m", 3, 5, None),
-            form(ARRAY, 8),
-            layout(3, 3),
-            rows(layout(3, 3), None),
-        ),
-        (
-            "shrunk again",
-            shape("m", 3, 3, None),
-            form(ARRAY, 24),
-            layout(3, 9),
-            rows(layout(3, 9), None),
-        ),
-        (
-            "changed, with a door",
-            shape("m", 5, 5, door),
-            form(ARRAY, 8),
-            layout(3, 3),
-            rows(layout(3, 3), door),
-        ),
-        (
-            "changed, without",
-            shape("m", 5, 5, None),
-            form(ARRAY, 8),
-            layout(3, 3),
-            Choice::Anew,
-        ),
-        (
-            "from the future",
-            shape("m", 5, 5, door),
-            form(ARRAY, 16),
-            layout(9, 9),
-            Choice::Anew,
-        ),
-        (
-            "nobody told",
-            shape("m", 3, 3, None),
-            form(ARRAY, 16),
-            None,
-            Choice::Anew,
-        ),
-        (
-            "records",
-            shape(map::CONNECTIONS, 3, 5, None),
-            form(STORAGE, 8),
-            layout(3, 3),
-            Choice::Records(8),
-        ),
-        (
-            "records of another kind",
-            shape("m", 3, 5, None),
-            form(STORAGE, 8),
-            layout(3, 3),
-            Choice::Anew,
-        ),
-    ];
-    for (name, shape, form, former, expected) in cases {
-        assert_eq!(choose(&shape, form, former), expected, "{name}");
-    }
+    let of = |own, door, form, former| chosen("m", own, door, form, Some(former));
+    assert_eq!(
+        of((3, 5), None, form(ARRAY, 8), (3, 3)),
+        rows(3, 3, None),
+        "grown"
+    );
+    assert_eq!(
+        of((3, 3), None, form(ARRAY, 24), (3, 9)),
+        rows(3, 9, None),
+        "shrunk"
+    );
+    assert_eq!(of((5, 5), door, form(ARRAY, 8), (3, 3)), rows(3, 3, door));
+    assert_eq!(of((5, 5), None, form(ARRAY, 8), (3, 3)), Choice::Anew, "no door");
+    assert_eq!(
+        of((5, 5), door, form(ARRAY, 16), (9, 9)),
+        Choice::Anew,
+        "the future"
+    );
+}
+
+#[test]
+fn only_records_of_connections_are_copied() {
+    let of = |name| chosen(name, (3, 5), None, form(STORAGE, 8), Some((3, 3)));
+    assert_eq!(of(map::CONNECTIONS), Choice::Records(8));
+    assert_eq!(of(map::STREAMS), Choice::Anew);
 }
 
 #[test]
 fn an_older_version_that_did_not_tell_has_what_ours_says_of_its_time() {
     let of = |base, since, version| untold(&shape("m", base, since, None), version);
-    assert_eq!(of(3, 3, 3), layout(3, 3));
-    assert_eq!(of(3, ABI_VERSION, 3), layout(3, 3), "before it grew");
-    assert_eq!(of(ABI_VERSION, ABI_VERSION, 3), layout(3, 3), "before it changed");
+    let at_3 = Some(Layout { base: 3, since: 3 });
+    assert_eq!(of(3, 3, 3), at_3);
+    assert_eq!(of(3, ABI_VERSION, 3), at_3, "before it grew");
+    assert_eq!(of(ABI_VERSION, ABI_VERSION, 3), at_3, "before it changed");
     assert_eq!(of(3, 3, ABI_VERSION + 1), None);
 }
 
