@@ -61,5 +61,6 @@ pub use stream::{Stream, Streams};
 pub use traffic::{Cancel, Outcome, Traffic, Vantage};
 pub use verdict::{InternalError, Refusal};
 
-/// Version of every layout and meaning in this crate; part of the pin path (`v<ABI_VERSION>`).
-pub const ABI_VERSION: u32 = 3;
+/// Version of every layout and meaning in this crate; part of the pin path (`v<ABI_VERSION>`). What of a former version is taken
+/// over says the agent's table of map layouts.
+pub const ABI_VERSION: u32 = if cfg!(feature = "next") { 1_000 } else { 4 };

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Wires the parts together and owns the order of start and stop.
 //!
-//! Start: lock, configuration, bpf file system, maps and programs, rows, attachment, adoption, listeners. What can fail for the
+//! Start: lock, configuration, bpf file system, maps and programs, what another ABI left, rows, attachment, adoption, listeners. What can fail for the
 //! operator's sake comes before the kernel is touched, and the rows before the programs that read them. Stop: listeners,
 //! then the reconciler; maps and links stay, so that no connection notices.
 
 mod feed;
+mod takeover;
 
 use std::{
     fs,
@@ -36,7 +37,9 @@ use crate::{
     admission::Watch,
     config::{AgentConfig, VERSION},
     datapath::{
-        MapReader, MapWriter, PinRoot, adoption, attach, host,
+        MapReader, MapWriter, PinRoot, adoption,
+        guard::Guard,
+        host,
         listing::ConnectionLister,
         loader::{self, Loaded},
         program_log::ProgramLog,
@@ -80,15 +83,18 @@ pub fn run(config: &AgentConfig, log: LogFilter) -> Result<()> {
     let pins = prepare_pins(&config.pin_dir)?;
     progress.reached(Step::PinsReady);
 
-    let mut loaded = load(config, &pins)?;
+    let former = takeover::find(&pins)?;
+    let loaded = takeover::load(config, &pins, former.as_ref())?;
     progress.reached(Step::Loaded);
+    takeover::carry(former.as_ref(), &pins)?;
+    progress.reached(Step::Carried);
 
     // Kept open: the kernel measures while this descriptor is.
     let _stats = config.program_stats.then(program_stats).flatten();
 
     let settings = settings(config, &loaded)?;
     let drains = Drains::open(&config.run_dir);
-    let (reconciler, view) = reconciler(
+    let (mut reconciler, view) = reconciler(
         config,
         &cgroup,
         (&loaded.ebpf, &pins),
@@ -97,9 +103,11 @@ pub fn run(config: &AgentConfig, log: LogFilter) -> Result<()> {
     )?;
     progress.reached(Step::Reconciled);
 
-    attach_programs(&mut loaded, &cgroup, &pins, progress)?;
+    let links = takeover::attach(&loaded, &cgroup, &pins, former, &mut reconciler, progress)?;
     progress.reached(Step::Attached);
 
+    let (guard, attachment) =
+        Guard::new(cgroup.clone(), pins.clone(), loaded.running, links).context("open what is attached")?;
     let (meter_path, mut ebpf) = (loaded.meter_path, loaded.ebpf);
     let readers = Readers::open(&mut ebpf, &pins)?;
     let [lister, listing, open_requests] = listers(&ebpf, &pins)?;
@@ -134,6 +142,7 @@ pub fn run(config: &AgentConfig, log: LogFilter) -> Result<()> {
         maps: MapReader::open(&pins)?,
         lister,
         ebpf,
+        attachment,
         source: feed.source.clone(),
         events: Arc::clone(&events),
         drains,
@@ -152,12 +161,15 @@ pub fn run(config: &AgentConfig, log: LogFilter) -> Result<()> {
     let reconciler = spawn("reconcile", move || reconciler.run(&inbox))?;
     let (stop, stopped) = mpsc::channel();
     let sweeper = spawn("sweep", move || sweeper.run(&stopped))?;
+    let (end_guard, guard_ended) = mpsc::channel();
+    let guard = spawn("guard", move || guard.run(&guard_ended))?;
     let (end_watch, ended) = mpsc::channel();
     let watch = spawn("admission", move || watch.run(&ended))?;
     // Its end drops the tasks and with them every sender of commands, which ends the reconciler.
     let records = feed.run(node, |node, changes| serve(node, changes, readers, progress))?;
-    drop((stop, end_watch));
+    drop((stop, end_watch, end_guard));
     join(sweeper)?;
+    join(guard)?;
     join(watch)?;
     join(reconciler)?;
     finish(&access_log, records);
@@ -231,32 +243,13 @@ fn prepare_pins(pin_dir: &Path) -> Result<PinRoot> {
     Ok(pins)
 }
 
-fn load(config: &AgentConfig, pins: &PinRoot) -> Result<Loaded> {
-    let capacities = loader::Capacities {
-        services: config.max_services,
-        backends: config.max_backends,
-        metered_backends: config.max_metered_backends,
-    };
-    let loaded = loader::load(pins, capacities, config.meter_path.into())?;
-    info!(path = loaded.meter_path.label(), "the meter sees bytes");
-    for (name, cost) in &loaded.costs {
-        tracing::debug!(
-            program = name,
-            instructions = cost.instructions,
-            verified = cost.verified_instructions,
-            load_us = cost.load_time.as_micros() as u64,
-            "loaded"
-        );
-    }
-    Ok(loaded)
-}
-
 /// What the programs are told for as long as this agent runs.
 fn settings(config: &AgentConfig, loaded: &Loaded) -> Result<Settings> {
     Ok(Settings {
         agent_tgid: loader::own_tgid(&loaded.ebpf).context("ask the kernel for the agent's process id")?,
         meter_path: loaded.meter_path as u32,
         connection_limit: config.connection_limit(host::memory()),
+        epoch: loaded.epochs[0],
         ..Settings::default()
     })
 }
@@ -266,27 +259,6 @@ fn program_stats() -> Option<OwnedFd> {
     enable_stats(Stats::RunTime)
         .inspect_err(|error| warn!(%error, "no statistics of the programs; they need CAP_SYS_ADMIN"))
         .ok()
-}
-
-fn attach_programs(loaded: &mut Loaded, cgroup: &Path, pins: &PinRoot, progress: Progress) -> Result<()> {
-    let mut first = true;
-    attach::attach(loaded, cgroup, pins, |_| {
-        if std::mem::take(&mut first) {
-            progress.reached(Step::FirstAttached);
-        }
-    })?;
-    // Not before ours are attached, so that an upgrade leaves no gap.
-    match pins.remove_other_versions() {
-        Ok(0) => {}
-        Ok(removed) => info!(
-            removed,
-            "removed the programs and maps of an agent of another version"
-        ),
-        Err(error) => {
-            warn!(%error, "could not remove what an agent of another version left; `nodemesh cleanup` does it while no agent runs");
-        }
-    }
-    Ok(())
 }
 
 /// Gives connections that this node's backends had accepted before the programs were attached their records; returns how many.

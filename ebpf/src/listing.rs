@@ -16,16 +16,18 @@ use crate::{count::Subject, kernel_sock::KernelSock, limit, maps, record::Record
 
 /// `struct bpf_iter__bpf_sk_storage_map` of the kernel: each pointer takes 8 bytes.
 #[repr(C)]
-struct IterContext {
+pub struct IterContext {
     meta: *mut IterMeta,
     map: *mut c_void,
-    sk: *mut c_void,
-    value: *mut Connection,
+    /// The socket, null after the last one.
+    pub sk: *mut c_void,
+    /// Its value in the map, null after the last one.
+    pub value: *mut Connection,
 }
 
 /// `struct bpf_iter_meta`.
 #[repr(C)]
-struct IterMeta {
+pub struct IterMeta {
     seq: *mut c_void,
 }
 

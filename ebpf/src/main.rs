@@ -30,6 +30,7 @@
 mod access;
 mod adopt;
 mod atomic;
+mod carry;
 mod client;
 mod correct;
 mod count;
@@ -182,6 +183,13 @@ pub extern "C" fn sweep(ctx: *mut core::ffi::c_void) -> i32 {
 #[unsafe(link_section = "iter/bpf_sk_storage_map")]
 pub extern "C" fn enlist(ctx: *mut core::ffi::c_void) -> i32 {
     listing::enlist(ctx)
+}
+
+/// As `list_conns`, over the map of another version: copies each record.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/bpf_sk_storage_map")]
+pub extern "C" fn carry(ctx: *mut core::ffi::c_void) -> i32 {
+    carry::record(ctx)
 }
 
 /// One call per open file of each process, one with a null file at the end.

@@ -132,6 +132,14 @@ pub static settings: Array<Settings, 1> = Array::new();
 #[btf_map]
 pub static errors: PerCpuArray<u64, { InternalError::COUNT }> = PerCpuArray::new();
 
+/// Epoch in which the programs at tracepoints are in force. Set by the loader.
+#[unsafe(no_mangle)]
+pub static EPOCH: Global<u32> = Global::new(0);
+
+/// Bytes of a record of another version that mean the same in this one. Set by the loader.
+#[unsafe(no_mangle)]
+pub static CARRIED_BYTES: Global<u32> = Global::new(size_of::<Connection>() as u32);
+
 /// Where the fields of `struct sock` are on the running kernel. Set by the loader.
 #[unsafe(no_mangle)]
 pub static SOCK_OFFSETS: Global<SockOffsets> = Global::new(SockOffsets {

@@ -143,6 +143,12 @@ pub fn current_settings() -> Settings {
     maps::settings.get(0).copied().unwrap_or_default()
 }
 
+/// Whether this program, at a tracepoint, is the one that counts: while an upgrade lasts, its predecessor is attached too.
+#[inline(always)]
+pub fn is_in_force(settings: &Settings) -> bool {
+    settings.epoch == maps::EPOCH.load()
+}
+
 /// Nanoseconds of `CLOCK_MONOTONIC`.
 #[inline(always)]
 pub fn now() -> u64 {

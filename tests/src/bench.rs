@@ -8,6 +8,7 @@
 //! ratio of two measurements of the same thing, which is what the machine's noise makes of 1.
 
 mod admission;
+mod chaos;
 mod connect_hook;
 mod control_agents;
 mod control_fanout;
@@ -32,6 +33,7 @@ mod pick_scale;
 mod process_use;
 mod scale;
 mod series;
+mod start;
 mod token_load;
 
 use std::{
@@ -99,6 +101,10 @@ enum Case {
     MeterMemory,
     /// A list of 200,000 connections.
     Listing,
+    /// From the agent's process to its data path: first start, upgrade, restart.
+    Start,
+    /// Kills and upgrades under 1,000 streams and 500 connects per second.
+    Chaos,
     /// From an acknowledged write to the kernel of a node, with 100 agents connected.
     ControlPush,
     /// One change to 1,000 agents.
@@ -143,6 +149,8 @@ impl Case {
             Self::MeterStreams => meter_streams::run(run),
             Self::MeterMemory => meter_memory::run(run),
             Self::Listing => listing::run(run),
+            Self::Start => start::run(run),
+            Self::Chaos => chaos::run(run),
             Self::ControlPush => control_push::run(run),
             Self::ControlFanout => control_fanout::run(run),
             Self::ControlScale => control_scale::run(run),

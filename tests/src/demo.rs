@@ -27,6 +27,7 @@ mod squatters;
 mod stage;
 mod story;
 mod summary;
+mod upheaval;
 mod verdict;
 mod watch;
 mod wedge;
@@ -81,7 +82,8 @@ fn perform(options: &Options, interrupt: &Interrupt, screen: &mut Screen) -> Res
     let wedged = wedge::play(&stage, interrupt, screen)?;
     let denied = denial::play(&stage, interrupt, screen)?;
     let fleet = fleet::show(&stage.control, interrupt, screen)?;
-    let verdict = verdict::judge(&stage, &facts, &wedged, &denied, &fleet);
+    let upheaval = upheaval::play(interrupt, screen)?;
+    let verdict = verdict::judge(&stage, &facts, &wedged, &denied, &fleet, &upheaval);
     screen.say(&verdict.to_string());
     Ok(verdict.all_hold())
 }

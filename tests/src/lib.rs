@@ -12,6 +12,7 @@ pub mod bed;
 pub mod bench;
 pub mod certificate;
 pub mod cgroup;
+pub mod chaos;
 pub mod control;
 pub mod demo;
 mod errno;

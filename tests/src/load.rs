@@ -57,9 +57,13 @@ pub async fn run(options: Options) -> anyhow::Result<ExitCode> {
     crate::file_limit::raise()?;
     let mut terminate = signal(SignalKind::terminate()).context("watch SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("watch SIGINT")?;
+    let mut enough = signal(SignalKind::user_defined1())?;
     let allow_failures = options.allow_failures;
-    let report = drive(
+    let report = drive_to_end(
         options,
+        async {
+            enough.recv().await;
+        },
         async {
             tokio::select! {
                 _ = terminate.recv() => (),
@@ -82,6 +86,16 @@ pub async fn run(options: Options) -> anyhow::Result<ExitCode> {
 pub async fn drive(
     options: Options,
     interrupted: impl Future<Output = ()>,
+    on_interval: impl FnMut(&Report) -> anyhow::Result<()>,
+) -> anyhow::Result<Report> {
+    drive_to_end(options, std::future::pending(), interrupted, on_interval).await
+}
+
+/// The same, but when `enough` resolves, no request is started any more, and those that are open get their `--grace`.
+async fn drive_to_end(
+    options: Options,
+    enough: impl Future<Output = ()>,
+    interrupted: impl Future<Output = ()>,
     mut on_interval: impl FnMut(&Report) -> anyhow::Result<()>,
 ) -> anyhow::Result<Report> {
     let (duration, grace, every) = (options.duration, options.grace, options.report_interval);
@@ -97,6 +111,7 @@ pub async fn drive(
     let mut total = Tally::default();
     let mut last_tick = started;
     let mut end = std::pin::pin!(tokio::time::sleep(duration.unwrap_or(Duration::MAX)));
+    let mut enough = std::pin::pin!(enough);
     let mut interrupted = std::pin::pin!(interrupted);
     let mut stopped = false;
     let period = every.unwrap_or(Duration::from_secs(u64::from(u32::MAX)));
@@ -111,6 +126,10 @@ pub async fn drive(
             () = &mut end, if *phase.borrow() != Phase::Cut => {
                 let next = if *phase.borrow() == Phase::Running { Phase::Finishing } else { Phase::Cut };
                 phase.send_replace(next);
+                end.as_mut().reset(tokio::time::Instant::now() + grace);
+            }
+            () = &mut enough, if *phase.borrow() == Phase::Running => {
+                phase.send_replace(Phase::Finishing);
                 end.as_mut().reset(tokio::time::Instant::now() + grace);
             }
             () = &mut interrupted, if !stopped => {

@@ -217,6 +217,10 @@ group! { NODE "The node"
         "Addresses of services that are not in the kernel as configured.";
     INTERNAL_ERRORS: Counter "nodemesh_datapath_errors_total" ["errors"] &["reason"],
         "Internal errors of the kernel programs.";
+    ATTACHED_PROGRAMS: Gauge "nodemesh_attached_programs" ["1"] &["program"],
+        "1 if the kernel runs a program at its hook, 0 if it does not and the agent cannot put that right.";
+    ATTACHMENT_REPAIRS: Counter "nodemesh_attachment_repairs_total" ["repairs"] &["fault"],
+        "What was put right of what is attached and pinned, by what another tool had done to it.";
     PROGRAM_RUNS: Counter "nodemesh_program_runs_total" ["runs"] &["program"],
         "Runs of a kernel program while statistics are on.";
     PROGRAM_TIME: Counter "nodemesh_program_run_seconds_total" ["seconds"] &["program"],

@@ -84,10 +84,7 @@ impl Reconciler {
         cgroup_root: PathBuf,
         excluded: Vec<PathBuf>,
     ) -> Result<(Self, watch::Receiver<Arc<View>>), MapOpError> {
-        let backends = (0..maps.backend_capacity())
-            .map(|id| maps.backend(id).map(|row| (id, row)))
-            .filter(|row| !matches!(row, Ok((_, row)) if row.generation == 0))
-            .collect::<Result<Vec<_>, _>>()?;
+        let backends = maps.backends()?;
         let services = maps.services()?;
         if !services.is_empty() {
             info!(
@@ -151,6 +148,16 @@ impl Reconciler {
             Err(error) => warn!(%error, "could not read the settings of a former agent"),
         }
         self.sync_settings();
+    }
+
+    /// Puts the programs of this epoch at tracepoints in force, in one step.
+    pub fn put_in_force(&mut self, epoch: u32) -> Result<(), String> {
+        self.settings.epoch = epoch;
+        self.sync_settings();
+        let is_written = self.settings_written.is_some();
+        is_written
+            .then_some(())
+            .ok_or_else(|| "the settings could not be written".to_owned())
     }
 
     /// Serves commands until the sender is gone.

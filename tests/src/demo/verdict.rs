@@ -19,6 +19,7 @@ use super::{
     stage::Stage,
     wedge::Wedged,
 };
+use crate::chaos::Outcome;
 
 /// One expectation.
 struct Expectation {
@@ -62,6 +63,7 @@ pub(super) fn judge(
     wedged: &Wedged,
     denied: &Denied,
     fleet: &Fleet,
+    upheaval: &Outcome,
 ) -> Verdict {
     let reports: Vec<&Report> = stage
         .clients
@@ -90,6 +92,7 @@ pub(super) fn judge(
         scenes::only_the_denied_was_denied(denied),
         scenes::the_denial_was_told(denied),
         changes::fleet_is_told(stage, wedged, fleet),
+        nobody_noticed_the_upheaval(upheaval),
     ];
     Verdict { expectations }
 }
@@ -278,5 +281,27 @@ fn nothing_stayed_in_flight(facts: &Facts) -> Expectation {
         "the kernels count no request in flight after the last one ended",
         server == 0 && client == 0,
         format!("{server} at the servers, {client} at the clients"),
+    )
+}
+
+fn nobody_noticed_the_upheaval(upheaval: &Outcome) -> Expectation {
+    let faults = upheaval.faults();
+    let [same, other] = upheaval.upgrades;
+    expect(
+        format!(
+            "{} kills of an agent, {same} upgrades of the same ABI and {other} of another cost no connect, no stream and no count, and \
+             weights were followed while no agent ran",
+            upheaval.kills
+        ),
+        faults.is_empty(),
+        match faults.as_slice() {
+            [] => format!(
+                "{} connections and {} requests, all counted once; {:.0} % of those without an agent on the replica with 75 % of the weight",
+                upheaval.seen.connections,
+                upheaval.seen.ok,
+                upheaval.heavy_share * 100.0
+            ),
+            faults => faults.join("; "),
+        },
     )
 }

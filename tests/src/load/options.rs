@@ -16,7 +16,7 @@ use crate::tls::Versions;
 
 /// Sends requests to model servers and reports what a client sees, as JSON lines.
 ///
-/// Without --requests and --duration it runs until SIGTERM or SIGINT.
+/// Without --requests and --duration it runs until SIGTERM or SIGINT, which cut what is open, or SIGUSR1, which gives it --grace.
 #[derive(Clone, Debug, clap::Parser)]
 #[command(name = "load-client", version)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
