@@ -28,7 +28,9 @@ pub const NUMBERS: u32 = MAX_IDENTITIES + MAX_SERVICES as u32;
 pub const POLICIES: u32 = 4_096;
 /// Capacity of `clients`.
 pub const CLIENTS: u32 = 65_536;
-/// Bytes of the ring buffer `events`: room for 3,000 records.
+/// Capacity of `event_tallies`: clients and services that are refused within a few seconds.
+pub const EVENT_TALLIES: u32 = 16_384;
+/// Bytes of the ring buffer `events`: room for 2,700 records.
 pub const EVENT_BYTES: u32 = 1 << 18;
 /// Bytes of the ring buffer `access`: room for 5,000 records.
 pub const ACCESS_BYTES: u32 = 1 << 20;

@@ -6,7 +6,7 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::layout::abi_struct;
+use crate::{ABI_VERSION, layout::abi_struct};
 
 /// The only value of `settings`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -26,13 +26,30 @@ pub struct Settings {
     pub meter_path: u32,
     /// Most connections that are tracked at once; 0 for no limit.
     pub connection_limit: u32,
-    /// 1 if messages may take the shortcut, else 0.
+    /// Which programs at tracepoints are in force: those that were loaded with this number. Two may be attached during an upgrade,
+    /// since a link to a tracepoint cannot be updated in place.
+    pub epoch: u32,
+    /// The version of the ABI whose programs may let messages take the shortcut; 0 for none. Those of another version, which sockets
+    /// that were enrolled by it run until they are closed, leave everything to TCP.
     pub shortcut: u32,
 }
-abi_struct!(Settings: 32 {
+abi_struct!(Settings: 36 {
     agent_tgid: 0, log_level: 4, cgroup_depths: 8, udp_services: 12, access_sample: 16, meter_path: 20, connection_limit: 24,
-    shortcut: 28,
+    epoch: 28, shortcut: 32,
 });
+
+impl Settings {
+    /// What [`Self::shortcut`] says of programs of this version.
+    pub const fn shortcut(enabled: bool) -> u32 {
+        if enabled { ABI_VERSION } else { 0 }
+    }
+
+    /// Whether programs of this version may let messages take the shortcut.
+    #[inline(always)]
+    pub const fn has_shortcut(&self) -> bool {
+        self.shortcut == ABI_VERSION
+    }
+}
 
 /// Where the meter's byte events come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -26,6 +26,8 @@ pub const BULK_FORGIVEN: u32 = 1 << 17;
 /// How often an application must have read all that there was before anything is handed to it: proxies read the beginning of a
 /// connection and splice the rest, which is seen only if they are given the chance.
 pub const PROVEN: u32 = 3;
+/// Largest beginning of an HTTP message that takes the shortcut unproven: what a proxy reads at once, before it splices the rest.
+pub const START_BYTES: u32 = 8_192;
 /// Facts that may wait to be read at one end.
 pub const FACTS: usize = 8;
 
@@ -75,13 +77,23 @@ impl EndFlags {
     pub const LEAVING: u32 = 1;
     /// Its application took bytes that no read returned (`splice()`, `TCP_ZEROCOPY_RECEIVE`): it would not find what is handed to it.
     pub const SPLICES: u32 = 1 << 1;
-    /// Its application waits for several bytes at once (`MSG_WAITALL`, `SO_RCVLOWAT`), which the shortcut does not.
+    /// Its application waits inside of a read, or for several bytes at once (`SO_RCVLOWAT`), which the shortcut does not serve.
     pub const WAITS: u32 = 1 << 2;
     /// It sends bulk.
     pub const BULK: u32 = 1 << 3;
 
     /// Of what keeps a peer from handing it anything.
     pub const CLOSED: u32 = Self::LEAVING | Self::SPLICES | Self::WAITS;
+}
+
+/// A part of an HTTP message that does not begin with its head: proxies may splice it, even those that have read every head by `recv()`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Apart {
+    /// Of any body but a stream of events.
+    Body = 1,
+    /// Of a stream of events.
+    Events = 2,
 }
 
 /// What a message shows that its reader has not read yet.
@@ -133,14 +145,23 @@ pub struct End {
     pub taken: u32,
     /// Index into `rules`, of the service that the client dialled.
     pub rules: u32,
+    /// Version of the ABI of the program that runs when its socket sends.
+    pub version: u32,
+    /// How often the peer's application has read a part of an HTTP body that came when it had read all before, and did not splice it.
+    /// Written by its own sends, as are the next two.
+    pub bodies: u32,
+    /// The same of streams of events.
+    pub events: u32,
+    /// An [`Apart`] that TCP was given last; 0 for none.
+    pub apart: u32,
     /// Zero.
     pub pad: u32,
     /// Facts about what waits to be read, a ring.
     pub facts: [Fact; FACTS],
 }
-abi_struct!(End: 200 {
+abi_struct!(End: 216 {
     peer: 0, read: 8, inbound: 16, outbound: 24, first: 32, read_seq: 36, room: 40, flags: 44, emptied: 48, bulk: 52, put: 56,
-    taken: 60, rules: 64, pad: 68, facts: 72,
+    taken: 60, rules: 64, version: 68, bodies: 72, events: 76, apart: 80, pad: 84, facts: 88,
 });
 
 /// Why a message went by TCP; an index into `short_counts`.
@@ -161,11 +182,13 @@ pub enum Route {
     Wire = 5,
     /// Its service or the node has the shortcut switched off, or an end is leaving.
     Off = 6,
+    /// It is a part of an HTTP body, and the peer has not shown yet that it would read it: see [`Apart`].
+    Apart = 7,
 }
 
 impl Route {
     /// All, in the order of their numbers.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Short,
         Self::Large,
         Self::Undrained,
@@ -173,6 +196,7 @@ impl Route {
         Self::Reader,
         Self::Wire,
         Self::Off,
+        Self::Apart,
     ];
     /// How many there are.
     pub const COUNT: usize = Self::ALL.len();
@@ -187,6 +211,7 @@ impl Route {
             Self::Reader => "reader",
             Self::Wire => "wire",
             Self::Off => "off",
+            Self::Apart => "apart",
         }
     }
 }

@@ -13,12 +13,13 @@
 pub mod gate;
 pub mod keeper;
 mod lab;
+pub mod leave;
 pub mod others;
 mod pause;
 pub mod report;
 
 pub use self::{
-    keeper::Keeper,
+    keeper::{Keeper, assess},
     lab::{LabArgs, run as run_lab},
     report::{Effect, Finding, Report, State},
 };

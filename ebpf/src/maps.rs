@@ -14,9 +14,9 @@ use aya_ebpf::{
 };
 use nodemesh_abi::{
     AccessRecord, AccessWord, AffinityKey, AffinityValue, Backend, BackendState, CgroupEntry, ClientRules,
-    Connection, Effects, Endpoint, EndpointKey, Event, FlowKey, FlowValue, Held, IdentityAddr, InternalError,
-    NumberKey, Rules, Service, ServiceKey, ServiceState, Settings, Slot, SockOffsets, Streams, TableState,
-    Traffic, limits,
+    Connection, Effects, Endpoint, EndpointKey, Event, EventKey, EventTally, FlowKey, FlowValue, Held,
+    IdentityAddr, InternalError, NumberKey, Rules, Service, ServiceKey, ServiceState, Settings, Slot,
+    SockOffsets, Streams, TableState, Traffic, limits,
     service::TIERS,
     shortcut::{End, Offer, OfferKey, Route, RouteCount},
 };
@@ -114,6 +114,10 @@ pub static clients: HashMap<ClientRules, Held, { limits::CLIENTS as usize }> = H
 #[btf_map]
 pub static numbers: HashMap<NumberKey, u32, { limits::NUMBERS as usize }> = HashMap::new();
 
+/// What is refused over and over, to how often that was not told yet. Programs write; agent takes out what has come to an end.
+#[btf_map]
+pub static event_tallies: HashMap<EventKey, EventTally, { limits::EVENT_TALLIES as usize }> = HashMap::new();
+
 /// Decisions. Programs write; agent reads.
 #[btf_map]
 pub static events: RingBuf<Event, { limits::EVENT_BYTES as usize }> = RingBuf::new();
@@ -146,6 +150,14 @@ pub static short_offers: LruHashMap<OfferKey, Offer, { limits::SHORT_OFFERS as u
 /// What became of messages of such sockets. Programs write; agent reads.
 #[btf_map]
 pub static short_counts: PerCpuArray<RouteCount, { Route::COUNT }> = PerCpuArray::new();
+
+/// Epoch in which the programs at tracepoints are in force. Set by the loader.
+#[unsafe(no_mangle)]
+pub static EPOCH: Global<u32> = Global::new(0);
+
+/// Bytes of a record of another version that mean the same in this one. Set by the loader.
+#[unsafe(no_mangle)]
+pub static CARRIED_BYTES: Global<u32> = Global::new(size_of::<Connection>() as u32);
 
 /// Where the fields of `struct sock` are on the running kernel. Set by the loader.
 #[unsafe(no_mangle)]

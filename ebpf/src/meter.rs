@@ -10,7 +10,11 @@ use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use nodemesh_abi::{MeterPath, Vantage, connection::Counted};
 
 use crate::{
-    count::Subject, kernel_sock::KernelSock, place::current_settings, record::Record, shortcut::read,
+    count::Subject,
+    kernel_sock::KernelSock,
+    place::{current_settings, is_in_force},
+    record::Record,
+    shortcut::read,
 };
 
 /// Which way bytes went through a socket of this node.
@@ -30,16 +34,20 @@ impl Way {
     }
 }
 
-/// An application sent or received; `length` is what its call returned.
+/// Flag of `recv()`: what is returned stays to be read.
+const MSG_PEEK: i32 = 2;
+
+/// An application sent or received; `length` is what its call returned, `flags` how it received.
 #[inline(always)]
 pub fn transferred(sk: *const c_void, length: i32, flags: i32, way: Way) {
-    if length <= 0 {
+    if length <= 0 || way == Way::Received && flags & MSG_PEEK != 0 {
         return;
     }
     let Some(record) = Record::of(sk.cast_mut()) else {
         return;
     };
-    if current_settings().meter_path != MeterPath::Tracepoint as u32 {
+    let settings = current_settings();
+    if !is_in_force(&settings) || settings.meter_path != MeterPath::Tracepoint as u32 {
         return;
     }
     // SAFETY: a live record.
@@ -76,7 +84,9 @@ pub fn bytes(record: Record, sk: KernelSock, length: u32, way: Way) {
 /// A segment is sent again.
 #[inline(always)]
 pub fn retransmitted(sk: *const c_void) {
-    if let Some(subject) = Record::of(sk.cast_mut()).and_then(Subject::of) {
+    if let Some(subject) = Record::of(sk.cast_mut()).and_then(Subject::of)
+        && is_in_force(&current_settings())
+    {
         subject.retransmit();
     }
 }

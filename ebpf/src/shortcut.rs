@@ -25,7 +25,7 @@ use aya_ebpf::{
     },
 };
 use nodemesh_abi::{
-    Connection, Ip16, Port,
+    ABI_VERSION, Connection, Ip16, Port,
     connection::Counted,
     limits::MAX_CGROUP_DEPTH,
     shortcut::{End, EndFlags, Offer, OfferKey, Progress, room},
@@ -46,7 +46,7 @@ pub fn event(ops: *mut bpf_sock_ops, op: u32) {
         return sampled(ops);
     }
     let settings = current_settings();
-    if settings.shortcut == 0 {
+    if !settings.has_shortcut() {
         return;
     }
     match op {
@@ -272,6 +272,10 @@ fn accepted(ops: *mut bpf_sock_ops, depths: u32) {
     let Some(client) = maps::short_ends.get_ptr_mut(offer.cookie) else {
         return;
     };
+    // SAFETY: a map value.
+    if unsafe { (*client).version } != ABI_VERSION {
+        return;
+    }
     let cookie = enrol(ops, socket, offer.cookie, offer.rules);
     // SAFETY: a map value. The client learns of its peer when this one is in the map.
     unsafe { (&raw mut (*client).peer).write_volatile(cookie) };
@@ -286,6 +290,7 @@ fn enrol(ops: *mut bpf_sock_ops, socket: Socket, peer: u64, rules: u32) -> u64 {
     let end = End {
         peer,
         rules,
+        version: ABI_VERSION,
         first: next,
         read_seq: next,
         room: room(socket.sk.receive_buffer()),
@@ -304,9 +309,9 @@ fn enrol(ops: *mut bpf_sock_ops, socket: Socket, peer: u64, rules: u32) -> u64 {
         let _gone = maps::short_ends.remove(cookie);
         return 0;
     }
-    // SAFETY: a live record of a socket whose lock is held.
+    socket.record.enrol();
+    // SAFETY: the kernel's context.
     unsafe {
-        (*socket.record.0).counted |= Counted::SHORT;
         // Programs of others have set theirs.
         let flags = field!(ops, bpf_sock_ops_cb_flags) | BPF_SOCK_OPS_RTT_CB_FLAG;
         bpf_sock_ops_cb_flags_set(ops, flags.cast_signed());

@@ -7,6 +7,8 @@
 //! Used by the binary `bench`. Invariant: a ratio compares what was measured in turns within one run, and stands beside the
 //! ratio of two measurements of the same thing, which is what the machine's noise makes of 1.
 
+mod admission;
+mod chaos;
 mod connect_hook;
 mod control_agents;
 mod control_fanout;
@@ -33,6 +35,7 @@ mod scale;
 mod series;
 mod short_talk;
 mod shortcut;
+mod start;
 mod token_load;
 
 use std::{
@@ -80,6 +83,8 @@ enum Case {
     Exchange,
     /// The pick among 2 and among 10,000 backends.
     PickScale,
+    /// A policy and limits beside none.
+    Admission,
     /// A node with 10,000 services: start, change, memory.
     Scale,
     /// Where connections go.
@@ -100,6 +105,10 @@ enum Case {
     Shortcut,
     /// A list of 200,000 connections.
     Listing,
+    /// From the agent's process to its data path: first start, upgrade, restart.
+    Start,
+    /// Kills and upgrades under 1,000 streams and 500 connects per second.
+    Chaos,
     /// From an acknowledged write to the kernel of a node, with 100 agents connected.
     ControlPush,
     /// One change to 1,000 agents.
@@ -134,6 +143,7 @@ impl Case {
             Self::ConnectHook => connect_hook::run(run),
             Self::Exchange => exchange::run(run),
             Self::PickScale => pick_scale::run(run),
+            Self::Admission => admission::run(run),
             Self::Scale => scale::run(run),
             Self::Distribution => distribution::run(run),
             Self::Established => established::run(run),
@@ -144,6 +154,8 @@ impl Case {
             Self::MeterMemory => meter_memory::run(run),
             Self::Shortcut => shortcut::run(run),
             Self::Listing => listing::run(run),
+            Self::Start => start::run(run),
+            Self::Chaos => chaos::run(run),
             Self::ControlPush => control_push::run(run),
             Self::ControlFanout => control_fanout::run(run),
             Self::ControlScale => control_scale::run(run),

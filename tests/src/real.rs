@@ -14,6 +14,7 @@ mod nghttp2;
 mod scene;
 mod server;
 pub mod short;
+pub mod stream;
 pub mod tool;
 pub mod truth;
 pub mod xds;

@@ -5,7 +5,7 @@
 use std::net::SocketAddr;
 
 use nodemesh_e2e::{
-    bed::{Bed, Family, Replica, Talk, talk},
+    bed::{Bed, Family, Replica, Talk, talk_polling},
     eventually::eventually,
     manifest::{Manifest, Policy, Service},
     scrape::Scrape,
@@ -44,7 +44,7 @@ fn sockets_of_one_node_hand_over_what_they_say() {
     bed.start(&manifest(&replica, true), &["--shortcut", "force"]);
     for family in Family::BOTH {
         let before = messages(&bed, "shortcut");
-        let mut talk = talk(&bed.client.place(), family.vip(1));
+        let mut talk = talk_polling(&bed.client.place(), family.vip(1));
         for _ in 0..20 {
             talk.goes_on();
         }
@@ -110,7 +110,7 @@ fn nobody_is_enrolled_who_did_not_ask_or_whose_peer_is_elsewhere() {
         .and(policy("remote", true));
     bed.start(&manifest, &FORCE);
     for number in 1..=3 {
-        let mut talk = talk(&bed.client.place(), Family::V4.vip(number));
+        let mut talk = talk_polling(&bed.client.place(), Family::V4.vip(number));
         assert_eq!(
             (handed(&bed, &mut talk, 10), enrolled(&bed)),
             (0, 0),
@@ -142,9 +142,9 @@ fn a_cgroup_that_is_opted_out_is_left_to_tcp_at_either_end() {
     .concat();
     let (_cgroup, quiet) = bed.nested(&bed.client, "quiet");
     bed.start(&manifest(&replica, true), &flags);
-    let mut out = talk(&quiet, VIP());
+    let mut out = talk_polling(&quiet, VIP());
     assert_eq!((handed(&bed, &mut out, 10), enrolled(&bed)), (0, 0));
-    let mut same_pod = talk(&bed.client.place(), VIP());
+    let mut same_pod = talk_polling(&bed.client.place(), VIP());
     assert!(
         handed(&bed, &mut same_pod, 20) >= 30,
         "the rest of the pod is not opted out"
@@ -154,8 +154,8 @@ fn a_cgroup_that_is_opted_out_is_left_to_tcp_at_either_end() {
 #[test]
 fn it_is_switched_off_and_on_while_connections_live() {
     let (bed, replica, _pod) = pair(true, &FORCE);
-    let mut lively = talk(&bed.client.place(), VIP());
-    let mut silent = talk(&bed.client.place(), VIP());
+    let mut lively = talk_polling(&bed.client.place(), VIP());
+    let mut silent = talk_polling(&bed.client.place(), VIP());
     assert!(handed(&bed, &mut lively, 20) >= 30);
     assert!(handed(&bed, &mut silent, 20) >= 30);
     assert_eq!(enrolled(&bed), 4);
@@ -168,7 +168,7 @@ fn it_is_switched_off_and_on_while_connections_live() {
     }
 
     bed.apply(&manifest(&replica, true));
-    let mut new = talk(&bed.client.place(), VIP());
+    let mut new = talk_polling(&bed.client.place(), VIP());
     assert!(handed(&bed, &mut new, 20) >= 30);
     drop((lively, silent, new));
     bed.at_rest();
@@ -178,13 +178,13 @@ fn it_is_switched_off_and_on_while_connections_live() {
 #[test]
 fn it_goes_on_while_the_agent_is_gone_and_after_it_is_back() {
     let (mut bed, replica, _pod) = pair(true, &FORCE);
-    let mut old = talk(&bed.client.place(), VIP());
+    let mut old = talk_polling(&bed.client.place(), VIP());
     assert!(handed(&bed, &mut old, 20) >= 30);
     bed.agent.kill().unwrap();
     for _ in 0..20 {
         old.goes_on();
     }
-    let mut orphan = talk(&bed.client.place(), VIP());
+    let mut orphan = talk_polling(&bed.client.place(), VIP());
     for _ in 0..20 {
         orphan.goes_on();
     }
@@ -216,6 +216,7 @@ fn the_self_test_decides_unless_it_is_forced() {
         "fionread_tcp",
         "close_unread",
         "waitall_later",
+        "waiting_read_later",
         "splice_from_later",
     ];
     assert!(
@@ -224,7 +225,7 @@ fn the_self_test_decides_unless_it_is_forced() {
     );
     assert!(!failed.is_empty(), "nothing differs from TCP: {decided:#?}");
     assert_eq!(decided.enabled, decided.objections.is_empty(), "{decided:#?}");
-    let mut talk = talk(&bed.client.place(), VIP());
+    let mut talk = talk_polling(&bed.client.place(), VIP());
     let handed = handed(&bed, &mut talk, 20);
     assert_eq!(handed > 0, decided.enabled, "{handed} messages");
     let (_, text) = bed.agent.http(&bed.a, "/metrics").unwrap();

@@ -3,15 +3,16 @@
 //!
 //! Invariant: a socket is taken out only when nothing that was handed to it waits to be read.
 
-use std::os::fd::AsFd as _;
+use std::{io, os::fd::AsFd as _};
 
 use aya::maps::{Array, HashMap, MapData, SockHash};
-use nodemesh_abi::{Rules, names::map, shortcut::End};
+use nodemesh_abi::{Rules, Settings, names::map, shortcut::End};
+use zerocopy::{FromBytes as _, IntoBytes as _};
 
 use super::{
     maps::{MapOpError, failed, open},
     pins::PinRoot,
-    sys,
+    sys::{self, rows::Rows},
 };
 
 /// Handles on the maps.
@@ -62,4 +63,15 @@ impl Ends {
             .map(|()| true)
             .map_err(|error| failed("delete from", map::SHORT_SOCKS)(aya::maps::MapError::IoError(error)))
     }
+}
+
+/// Lets everything that is sent from now on go by TCP, where no agent runs that would say otherwise.
+pub fn switch_off(pins: &PinRoot) -> io::Result<()> {
+    let rows = Rows::pinned(&pins.map(map::SETTINGS))?.ok_or(io::ErrorKind::NotFound)?;
+    let key = 0_u32.to_ne_bytes();
+    let value = rows.get(&key)?.unwrap_or_default();
+    let mut settings = Settings::read_from_bytes(&value)
+        .map_err(|_| io::Error::other("the settings are those of another build"))?;
+    settings.shortcut = Settings::shortcut(false);
+    rows.put(&key, settings.as_bytes()).map(drop)
 }

@@ -25,6 +25,13 @@ pub enum Hook {
     TestRun,
 }
 
+impl Hook {
+    /// Whether a program stays attached there.
+    pub fn stays(self) -> bool {
+        matches!(self, Self::Cgroup(_) | Self::Tracepoint(_) | Self::Sockets(_))
+    }
+}
+
 /// One program.
 #[derive(Clone, Copy, Debug)]
 pub struct ProgramSpec {
@@ -35,14 +42,40 @@ pub struct ProgramSpec {
 }
 
 impl ProgramSpec {
-    /// Whether it is loaded and attached where the meter's byte events take `path`.
-    pub fn is_used(&self, path: MeterPath) -> bool {
-        match path {
-            MeterPath::Tracepoint => true,
-            MeterPath::Packet => !BYTE_EVENTS.contains(&self.name),
+    /// Whether it is loaded, and attached if it has a hook.
+    pub fn is_used(&self, using: Use) -> bool {
+        match self.name {
+            program::CARRY => using.carries,
+            name if BYTE_EVENTS.contains(&name) => using.meter_path == MeterPath::Tracepoint,
+            _ => true,
         }
     }
+
+    /// Whether it stays attached to a hook.
+    pub fn is_attached(&self) -> bool {
+        self.hook.stays()
+    }
 }
+
+/// What decides which programs are used.
+#[derive(Clone, Copy, Debug)]
+pub struct Use {
+    /// Where the meter's byte events come from.
+    pub meter_path: MeterPath,
+    /// Whether records of another version of the ABI are to be copied.
+    pub carries: bool,
+}
+
+/// The programs that the kernel verifies for longest, in this order. Only the duration of a start depends on it.
+pub const SLOWEST: &[&str] = &[
+    program::EGRESS,
+    program::INGRESS,
+    program::SWEEP,
+    program::SEND_LENGTH,
+    program::RECV_LENGTH,
+    program::CONNECT6,
+    program::CONNECT4,
+];
 
 /// Programs that see the meter's byte events at tracepoints of their own.
 const BYTE_EVENTS: [&str; 2] = [program::SEND_LENGTH, program::RECV_LENGTH];
@@ -66,6 +99,8 @@ pub const PROGRAMS: &[ProgramSpec] = specs! {
     JUDGE: Hook::TestRun,
     LIST_CONNECTIONS: Hook::Iterator("bpf_sk_storage_map"),
     SWEEP: Hook::Iterator("bpf_sk_storage_map"),
+    ENLIST: Hook::Iterator("bpf_sk_storage_map"),
+    CARRY: Hook::Iterator("bpf_sk_storage_map"),
     ADOPT: Hook::Iterator("task_file"),
     SOCK_RELEASE: Hook::Cgroup(bpf_attach_type::BPF_CGROUP_INET_SOCK_RELEASE),
     SEND_LENGTH: Hook::Tracepoint("sock_send_length"),

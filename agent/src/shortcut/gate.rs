@@ -20,7 +20,7 @@ use crate::datapath::PinRoot;
 /// Longest that the self-test may take: about two seconds on an idle machine.
 const LONGEST: Duration = Duration::from_secs(90);
 /// Name of the file with the last report, in the run directory.
-const FILE: &str = "shortcut.json";
+pub const FILE: &str = "shortcut.json";
 
 /// What the self-test is to be done with.
 #[derive(Clone, Debug)]

@@ -2,7 +2,7 @@
 //! The keeper's thread: switches the shortcut on and off, and takes the sockets out that shall leave.
 //!
 //! Bulk and unusual readers leave by themselves (`ebpf/src/shortcut.rs`); the keeper takes out those of a service, or of a node, that was
-//! switched off. Invariant: a socket is taken out a second or more after the programs were told, so that nothing is on its way to it.
+//! switched off, and those that an agent of another ABI enrolled. Invariant: a socket is taken out a second or more after the programs were told, so that nothing is on its way to it.
 
 use std::{
     collections::HashSet,
@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use nodemesh_abi::MeterPath;
+use nodemesh_abi::{ABI_VERSION, MeterPath};
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
@@ -41,9 +41,10 @@ pub struct Keeper {
     leaving: HashSet<u64>,
 }
 
-/// Whether the shortcut may be taken from the start on, before the keeper has looked: what a former agent left goes on.
-pub fn initially(choice: ShortcutChoice, gate: &Gate, meter_path: MeterPath) -> bool {
-    decide(choice, meter_path, || gate.kept(), others).enabled
+/// Whether the shortcut may be taken on this node and why, as far as it is known without doing the self-test: `testing` if none of this
+/// kernel and build is kept. What a start begins with, so that what a former agent left goes on; for whoever asks without an agent too.
+pub fn assess(choice: ShortcutChoice, gate: &Gate, meter_path: MeterPath) -> State {
+    decide(choice, meter_path, || gate.kept(), others)
 }
 
 /// What the operator, the kernel's tracepoints, other users and the self-test say together, asked in this order.
@@ -184,7 +185,7 @@ impl Keeper {
         let state = self.state.borrow().clone();
         let enabled = state.enabled || state.reason == "unused";
         let shall_leave = |cookie: &u64| match self.ends.end(*cookie) {
-            Some(end) => !enabled || !self.ends.is_on(&end),
+            Some(end) => !enabled || !self.ends.is_on(&end) || end.version != ABI_VERSION,
             None => false,
         };
         let leaving: HashSet<u64> = self.ends.enrolled().into_iter().filter(shall_leave).collect();

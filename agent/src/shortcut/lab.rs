@@ -25,15 +25,17 @@ use nix::{
     sched::{CloneFlags, unshare},
     sys::memfd::{MFdFlags, memfd_create},
 };
-use nodemesh_abi::{LogLevel, MeterPath, Settings, shortcut::Route};
+use nodemesh_abi::{LogLevel, MeterPath, Settings, names::program, shortcut::Route};
 use nodemesh_model::Locality;
 
 use super::report::{Finding, Report};
 use crate::{
     datapath::{
-        MapReader, MapWriter, PinRoot, attach,
+        MapReader, MapWriter, PinRoot,
+        attach::{self, Place},
         ends::Ends,
-        loader::{self, Capacities, Loaded},
+        listing::ConnectionLister,
+        loader::{self, Capacities, Loaded, Wanted},
         netns,
     },
     reconcile::{clients::Excluded, thread::Reconciler},
@@ -93,20 +95,36 @@ impl Lab {
             .with_context(|| format!("enter the cgroup {}", args.cgroup.display()))?;
         let pins = PinRoot::new(&args.pin_dir);
         pins.create().context("create folders for pins")?;
-        let few = Capacities {
-            services: 8,
-            backends: 8,
-            metered_backends: 2,
+        let few = Wanted {
+            capacities: Capacities {
+                services: 8,
+                backends: 8,
+                metered_backends: 2,
+            },
+            meter_path: Some(MeterPath::Tracepoint),
+            carried_bytes: None,
         };
-        let mut loaded = loader::load(&pins, few, Some(MeterPath::Tracepoint))?;
+        let loaded = loader::load(&pins, few)?;
         let listener = TcpListener::bind("127.0.0.1:0").context("listen")?;
         let settings = Settings {
             meter_path: MeterPath::Tracepoint as u32,
-            shortcut: 1,
+            shortcut: Settings::shortcut(true),
+            epoch: loaded.epochs[1],
             ..Settings::default()
         };
-        configure(args, &pins, settings, listener.local_addr()?)?;
-        attach::attach(&mut loaded, &args.cgroup, &pins, |_| {})?;
+        let lister = {
+            let enlist = loaded.ebpf.program(program::ENLIST);
+            let enlist = enlist.context("the object lacks the iterator that counts connections")?;
+            ConnectionLister::new(enlist.fd()?.try_clone()?, &pins)?
+        };
+        configure(args, (&pins, lister), settings, listener.local_addr()?)?;
+        let place = Place {
+            cgroup: &args.cgroup,
+            pins: &pins,
+            former: None,
+        };
+        // Nobody else is attached with these maps: the programs are in force from the first moment on.
+        attach::attach(&loaded, place, |_| Ok(()), |_| {})?;
         Ok(Self {
             listener,
             service: SocketAddr::new(SERVICE.parse()?, PORT),
@@ -140,7 +158,7 @@ impl Lab {
 
     /// Switches the shortcut on or off for all that is sent from now on.
     fn switch(&mut self, on: bool) -> Result<(), String> {
-        self.settings.shortcut = on.into();
+        self.settings.shortcut = Settings::shortcut(on);
         self.writer
             .put_settings(&self.settings)
             .map_err(|error| error.to_string())
@@ -153,7 +171,12 @@ fn memory_file(name: &str) -> io::Result<File> {
 }
 
 /// One service with the shortcut switched on.
-fn configure(args: &LabArgs, pins: &PinRoot, settings: Settings, backend: SocketAddr) -> Result<()> {
+fn configure(
+    args: &LabArgs,
+    (pins, enlist): (&PinRoot, ConnectionLister),
+    settings: Settings,
+    backend: SocketAddr,
+) -> Result<()> {
     let mut file = memory_file("mesh.yaml").context("make a file for the configuration")?;
     let (address, port) = (backend.ip(), backend.port());
     file.write_all(
@@ -171,7 +194,8 @@ fn configure(args: &LabArgs, pins: &PinRoot, settings: Settings, backend: Socket
         FileSource::load(&path, Locality::default()).map_err(|errors| anyhow::anyhow!(errors.join("; ")))?;
     let (desired, generation) = source.desired();
     let maps = MapWriter::open(pins)?;
-    let (mut reconciler, _view) = Reconciler::new(maps, settings, args.cgroup.clone(), Excluded::default())?;
+    let (mut reconciler, _view) =
+        Reconciler::new(maps, enlist, settings, args.cgroup.clone(), Excluded::default())?;
     reconciler.start(Arc::clone(&desired), generation, LogLevel::Off);
     Ok(())
 }

@@ -178,7 +178,7 @@ fn tail(segment: &Segment<impl Bytes>, at: u32) -> DownFacts {
 /// What is known of the present response before this packet: from its head in one that the application has not reached, or from
 /// what it has. With `TOKEN` once its first token has come, and `MARKER` while one waits to be read.
 #[inline(always)]
-fn known(record: Record) -> DownFacts {
+pub fn known(record: Record) -> DownFacts {
     // SAFETY: a live record; volatile because other programs write it.
     let (flags, pending, token_ns) = unsafe {
         let meter = &raw const (*record.0).meter;

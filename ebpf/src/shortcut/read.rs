@@ -24,8 +24,8 @@ use crate::{
     shortcut::progress,
 };
 
-/// Flag of `recv()`: wait until all is there that was asked for.
-const MSG_WAITALL: i32 = 0x100;
+/// Flag of `recv()`: do not wait. The kernel adds it where the file is non-blocking.
+const MSG_DONTWAIT: i32 = 0x40;
 
 /// A read of the socket returned `length` bytes.
 #[inline(always)]
@@ -35,7 +35,9 @@ pub fn completed(record: Record, sk: *const c_void, length: u32, flags: i32) {
         return;
     };
     let socket = KernelSock::new(sk);
-    let waits = flags & MSG_WAITALL != 0 || socket.low_water() > 1 || socket.has_upper_protocol();
+    // A read that waits, `MSG_WAITALL` among them: one of a socket in a map of sockets returns EAGAIN when it is woken for another reason
+    // than data (`tcp_bpf_recvmsg()`, Linux 6.18): a signal, a reset, room for a writer.
+    let waits = flags & MSG_DONTWAIT == 0 || socket.low_water() > 1 || socket.has_upper_protocol();
     // SAFETY: a map value; other CPUs read it.
     unsafe {
         atomic::add(&raw mut (*end).read, u64::from(length));

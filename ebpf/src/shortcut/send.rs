@@ -14,7 +14,11 @@ use aya_ebpf::{
 };
 use nodemesh_abi::{
     Wire,
-    shortcut::{BULK_BYTES, BULK_FORGIVEN, End, EndFlags, FACTS, Fact, MESSAGE_BYTES, Route},
+    meter::DownFacts,
+    shortcut::{
+        Apart, BULK_BYTES, BULK_FORGIVEN, End, EndFlags, FACTS, Fact, MESSAGE_BYTES, PROVEN, Route,
+        START_BYTES,
+    },
 };
 
 use crate::{
@@ -152,6 +156,9 @@ impl Sending {
         if wire == Wire::Http1 && !self.parse(&segment, up, &mut fact) {
             return Route::Wire;
         }
+        if wire == Wire::Http1 && !self.is_proven(up, fact.facts) {
+            return Route::Apart;
+        }
         // SAFETY: that is the byte there.
         unsafe {
             forget(
@@ -162,6 +169,45 @@ impl Sending {
             )
         };
         self.hand_over(&segment, &fact)
+    }
+
+    /// Whether the peer's application would read this part of an HTTP message, as far as that is known. If it is not, TCP is about to be
+    /// given the part while the peer has read all before: what it does with it will show.
+    #[inline(always)]
+    fn is_proven(self, up: bool, facts: u16) -> bool {
+        let begins = if up {
+            facts != 0
+        } else {
+            DownFacts(facts).has(DownFacts::HEADERS)
+        };
+        if begins && self.size <= START_BYTES {
+            return true;
+        }
+        let events = !up && http1::known(self.record).has(DownFacts::EVENTS);
+        // SAFETY: a map value, of which only this socket's sends write these fields.
+        unsafe {
+            let (proofs, apart) = if events {
+                ((*self.own).events, Apart::Events)
+            } else {
+                ((*self.own).bodies, Apart::Body)
+            };
+            if proofs < PROVEN {
+                (*self.own).apart = apart as u32;
+            }
+            proofs >= PROVEN
+        }
+    }
+
+    /// The peer has read all that TCP carried, by reads.
+    #[inline(always)]
+    fn prove(self) {
+        // SAFETY: as in `is_proven`.
+        unsafe {
+            let apart = (*self.own).apart;
+            (*self.own).bodies += u32::from(apart == Apart::Body as u32);
+            (*self.own).events += u32::from(apart == Apart::Events as u32);
+            (*self.own).apart = 0;
+        }
     }
 
     /// Counts large messages.
@@ -199,7 +245,7 @@ impl Sending {
             return Err(Route::Reader);
         }
         let is_off = (own | peer) & (EndFlags::LEAVING | EndFlags::BULK) != 0
-            || current_settings().shortcut == 0
+            || !current_settings().has_shortcut()
             || maps::rules.get(rules).is_none_or(|rules| rules.shortcut == 0);
         if is_off || KernelSock::new(self.tcp).has_upper_protocol() {
             return Err(Route::Off);
@@ -220,6 +266,7 @@ impl Sending {
             if !seen.is_drained(written) {
                 return Some(Route::Undrained);
             }
+            self.prove();
             let room = (&raw const (*peer).room).read_volatile();
             (seen.unread() + u64::from(self.size) > u64::from(room)).then_some(Route::Full)
         }

@@ -6,11 +6,15 @@
 use std::{
     io::{self, Read},
     net::TcpStream,
-    os::fd::AsFd,
+    os::fd::{AsFd, AsRawFd as _},
     time::{Duration, Instant},
 };
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::socket::{MsgFlags, recv},
+};
 
 use crate::shortcut::pause::pause;
 
@@ -25,17 +29,48 @@ pub(super) fn said(what: &str) -> impl Fn(io::Error) -> String {
     }
 }
 
+/// An application that waits by `poll()` and reads without waiting.
+struct Polled<'a>(&'a TcpStream);
+
+impl Read for Polled<'_> {
+    fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
+        let deadline = Instant::now() + STALL;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if !is_readable(self.0, left) {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            match recv(self.0.as_raw_fd(), to, MsgFlags::MSG_DONTWAIT) {
+                Err(Errno::EAGAIN) => {}
+                result => return Ok(result?),
+            }
+        }
+    }
+}
+
+/// Reads some bytes, as soon as there are any.
+pub(super) fn read(stream: &TcpStream, to: &mut [u8]) -> io::Result<usize> {
+    Polled(stream).read(to)
+}
+
 /// Reads `length` bytes.
 pub(super) fn take(stream: &mut TcpStream, length: usize) -> Result<Vec<u8>, String> {
     let mut bytes = vec![0; length];
-    stream.read_exact(&mut bytes).map_err(said("a read"))?;
+    Polled(stream).read_exact(&mut bytes).map_err(said("a read"))?;
+    Ok(bytes)
+}
+
+/// The same by reads that wait.
+pub(super) fn wait_for(stream: &mut TcpStream, length: usize) -> Result<Vec<u8>, String> {
+    let mut bytes = vec![0; length];
+    stream.read_exact(&mut bytes).map_err(said("a read that waits"))?;
     Ok(bytes)
 }
 
 /// Reads until the end.
 pub(super) fn rest(stream: &mut TcpStream) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::new();
-    stream
+    Polled(stream)
         .read_to_end(&mut bytes)
         .map_err(said("a read to the end"))?;
     Ok(bytes)

@@ -35,6 +35,8 @@ pub(super) const ALL: &[Property] = properties! {
     "peek" Disables readers::peek;
     "waitall" Disables readers::waitall;
     "waitall_later" Narrows readers::waitall_later;
+    "waiting_read" Disables readers::waiting_read;
+    "waiting_read_later" Narrows readers::waiting_read_later;
     "sendfile" Disables routes::sendfile;
     "splice_to" Disables routes::splice_to;
     "splice_from" Disables readers::splice_from;

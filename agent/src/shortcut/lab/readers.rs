@@ -10,7 +10,7 @@ use nix::{
     fcntl::{SpliceFFlags, splice},
     sys::{
         epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout},
-        socket::{MsgFlags, recv},
+        socket::{MsgFlags, recv, send},
     },
     unistd::{pipe, read},
 };
@@ -19,7 +19,7 @@ use std::os::fd::AsRawFd as _;
 use super::{
     Lab,
     pair::{Pair, Path, pattern},
-    patience::{STALL, is_readable, same, take, until},
+    patience::{STALL, is_readable, same, take, until, wait_for},
 };
 use crate::{datapath::netns::readable_bytes, shortcut::pause::pause};
 
@@ -157,6 +157,39 @@ pub(super) fn waitall_later(lab: &mut Lab) -> Result<(), String> {
         &wait_for_all(&mut pair)?,
         &100,
     )
+}
+
+/// A read waits while its own application fills the way to the peer, and the peer makes room there: that is no reason to return.
+fn wait_while_written(pair: &mut Pair) -> Result<(), String> {
+    let message = pattern(0, 4096);
+    while send(pair.client.as_raw_fd(), &message, MsgFlags::MSG_DONTWAIT).is_ok() {}
+    let mut reader = pair.client.try_clone().map_err(|error| error.to_string())?;
+    let waiting = std::thread::spawn(move || wait_for(&mut reader, 100));
+    pause(Duration::from_millis(20));
+    let mut bytes = vec![0; 64 << 10];
+    while recv(pair.server.as_raw_fd(), &mut bytes, MsgFlags::MSG_DONTWAIT).is_ok() {
+        pause(Duration::from_millis(1));
+    }
+    pair.down(&pattern(0, 100))?;
+    let seen = waiting.join().map_err(|_| "the reader panicked")??;
+    same("what was read", &seen, &pattern(0, 100))
+}
+
+/// An application that always waits inside of reads.
+pub(super) fn waiting_read(lab: &mut Lab) -> Result<(), String> {
+    let mut pair = Pair::fresh(lab)?;
+    for _ in 0..10 {
+        pair.up(b"ping")?;
+        wait_for(&mut pair.server, 4)?;
+        pair.down(b"pong")?;
+        wait_for(&mut pair.client, 4)?;
+    }
+    wait_while_written(&mut pair)
+}
+
+/// One that begins to after it has read otherwise.
+pub(super) fn waiting_read_later(lab: &mut Lab) -> Result<(), String> {
+    wait_while_written(&mut Pair::short(lab)?)
 }
 
 /// Reads `length` bytes by `splice()`.

@@ -5,7 +5,7 @@
 
 use std::{
     fs::File,
-    io::{self, Read as _, Seek as _, Write as _},
+    io::{self, Seek as _, Write as _},
     net::TcpStream,
     os::fd::AsFd as _,
     thread,
@@ -21,7 +21,7 @@ use socket2::{Domain, Socket, Type};
 use super::{
     Lab, memory_file,
     pair::{Pair, pattern},
-    patience::{STALL, is_readable, rest, said, same, take, until},
+    patience::{STALL, is_readable, read, rest, said, same, take, until, wait_for},
 };
 
 use crate::shortcut::pause::pause;
@@ -161,7 +161,7 @@ pub(super) fn close_unread(lab: &mut Lab) -> Result<(), String> {
     pair.up(&pattern(0, 500))?;
     drop(pair.server);
     is_readable(&pair.client, STALL);
-    match pair.client.read(&mut [0; 16]) {
+    match read(&pair.client, &mut [0; 16]) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ok(()),
         other => Err(format!("the client reads {other:?} instead of a reset")),
     }
@@ -225,7 +225,7 @@ pub(super) fn splice_to(lab: &mut Lab) -> Result<(), String> {
 
 /// Writes `length` bytes in messages of all sizes against a reader that pauses.
 fn transfer(lab: &Lab, length: usize) -> Result<(), String> {
-    let mut pair = Pair::short(lab)?;
+    let pair = Pair::short(lab)?;
     let server = pair.server;
     let sending = thread::spawn(move || -> Result<(), String> {
         let mut server = server;
@@ -246,7 +246,7 @@ fn transfer(lab: &Lab, length: usize) -> Result<(), String> {
     let (mut at, mut round) = (0, 0_usize);
     let mut bytes = vec![0; 64 << 10];
     loop {
-        let count = pair.client.read(&mut bytes).map_err(said("a read"))?;
+        let count = read(&pair.client, &mut bytes).map_err(said("a read"))?;
         if count == 0 {
             break;
         }
@@ -341,7 +341,7 @@ fn leave(lab: &mut Lab, pair: &mut Pair) -> Result<(), String> {
         &pattern(0, 6000),
     )?;
     let mut reader = pair.client.try_clone().map_err(said("a socket"))?;
-    let waiting = thread::spawn(move || take(&mut reader, 1000));
+    let waiting = thread::spawn(move || wait_for(&mut reader, 1000));
     for cookie in enrolled {
         lab.ends.take_out(cookie).map_err(|error| error.to_string())?;
     }
