@@ -7,7 +7,7 @@
 //! RTT ─► bulk, unusual readers and sockets without a peer leave
 //! ```
 //!
-//! Called by `lifecycle` for events of sock_ops. Invariant: a socket enters the map only if its SYN has met a listener of this node, its
+//! Called by `lifecycle` for events of `sock_ops`. Invariant: a socket enters the map only if its SYN has met a listener of this node, its
 //! service opted in, and neither its port nor the cgroup that made it opted out.
 
 pub mod read;
@@ -232,20 +232,20 @@ fn met(ops: *mut bpf_sock_ops) {
 fn connected(ops: *mut bpf_sock_ops) {
     let (own, peer) = ends(ops);
     let key = key(ops, own, peer);
-    let Some(offer) = maps::short_offers.get_ptr_mut(&key) else {
+    let Some(offer) = maps::short_offers.get_ptr_mut(key) else {
         return;
     };
     // SAFETY: a map value.
     let is_met = unsafe { (&raw const (*offer).met).read_volatile() } != 0;
     let socket = Socket::of(ops);
     let (true, Some(socket)) = (is_met, socket) else {
-        let _gone = maps::short_offers.remove(&key);
+        let _gone = maps::short_offers.remove(key);
         return;
     };
     // SAFETY: a map value.
     let rules = unsafe { (*offer).rules };
     if enrol(ops, socket, 0, rules) == 0 {
-        let _gone = maps::short_offers.remove(&key);
+        let _gone = maps::short_offers.remove(key);
         return;
     }
     // SAFETY: a map value.
@@ -258,10 +258,10 @@ fn accepted(ops: *mut bpf_sock_ops, depths: u32) {
     let (own, peer) = ends(ops);
     let key = key(ops, peer, own);
     // SAFETY: copied at once.
-    let Some(offer) = (unsafe { maps::short_offers.get(&key) }).copied() else {
+    let Some(offer) = (unsafe { maps::short_offers.get(key) }).copied() else {
         return;
     };
-    let _gone = maps::short_offers.remove(&key);
+    let _gone = maps::short_offers.remove(key);
     let Some(socket) = Socket::of(ops) else {
         return;
     };

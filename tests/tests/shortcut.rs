@@ -2,8 +2,10 @@
 //! The shortcut: who takes it, what it carries, and how it is left.
 #![expect(clippy::unwrap_used, reason = "what a test calls panics like the test")]
 
-use std::net::SocketAddr;
+use std::{fs, net::SocketAddr};
 
+use aya::maps::MapData;
+use nodemesh_agent::shortcut::{Report, State};
 use nodemesh_e2e::{
     bed::{Bed, Family, Replica, Talk, talk_polling},
     eventually::eventually,
@@ -197,15 +199,26 @@ fn it_goes_on_while_the_agent_is_gone_and_after_it_is_back() {
     bed.at_rest();
 }
 
-#[test]
-fn the_self_test_decides_unless_it_is_forced() {
-    let (bed, _replica, _pod) = pair(true, &[]);
+/// What the agent says of the shortcut, once it has decided.
+fn decided(bed: &Bed) -> State {
     let status = || bed.agent.status().unwrap().datapath.shortcut;
-    let decided = eventually("a verdict", status, |state| {
-        !["unused", "testing"].contains(&&*state.reason)
-    });
+    let is_decided = |state: &State| !["unused", "testing"].contains(&&*state.reason);
+    eventually("a verdict", status, is_decided)
+}
+
+/// A map of sockets such as other tools have; the kernel frees it when it is dropped.
+fn foreign_map() -> MapData {
+    let kind = aya_obj::generated::bpf_map_type::BPF_MAP_TYPE_SOCKMAP as u32;
+    let map = aya_obj::Map::new_from_params(kind, 4, 4, 1, 0);
+    MapData::create(map, "foreign", None).unwrap()
+}
+
+#[test]
+fn the_self_test_decides_and_others_and_another_kernel_are_seen() {
+    let (mut bed, _replica, _pod) = pair(true, &[]);
+    let first = decided(&bed);
     let failed: Vec<&str> = {
-        let findings = decided.report.iter().flat_map(|report| &report.findings);
+        let findings = first.report.iter().flat_map(|report| &report.findings);
         findings
             .filter(|finding| finding.failure.is_some())
             .map(|finding| &*finding.property)
@@ -221,17 +234,58 @@ fn the_self_test_decides_unless_it_is_forced() {
     ];
     assert!(
         failed.iter().all(|property| may_fail.contains(property)),
-        "{decided:#?}"
+        "{first:#?}"
     );
-    assert!(!failed.is_empty(), "nothing differs from TCP: {decided:#?}");
-    assert_eq!(decided.enabled, decided.objections.is_empty(), "{decided:#?}");
+    assert!(!failed.is_empty(), "nothing differs from TCP: {first:#?}");
+    assert_eq!(first.enabled, first.objections.is_empty(), "{first:#?}");
     let mut talk = talk_polling(&bed.client.place(), VIP());
     let handed = handed(&bed, &mut talk, 20);
-    assert_eq!(handed > 0, decided.enabled, "{handed} messages");
+    assert_eq!(handed > 0, first.enabled, "{handed} messages");
     let (_, text) = bed.agent.http(&bed.a, "/metrics").unwrap();
     let scrape = Scrape::parse(&text).unwrap();
     assert_eq!(
         scrape.count("nodemesh_shortcut_property", &[("property", "peek")]),
         1
     );
+
+    // What is kept of this kernel and build is believed, what is of another kernel is not.
+    let file = bed.agent.run_dir().join("shortcut.json");
+    let mut kept: Report = serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
+    let kernel = kept.kernel.clone();
+    kept.findings.truncate(1);
+    let restart = |bed: &mut Bed, report: &Report| {
+        bed.agent.kill().unwrap();
+        fs::write(&file, serde_json::to_string(report).unwrap()).unwrap();
+        bed.agent.start(&[]).unwrap();
+    };
+    restart(&mut bed, &kept);
+    let believed = decided(&bed);
+    assert_eq!(
+        (believed.enabled, &*believed.reason),
+        (true, "tested"),
+        "{believed:#?}"
+    );
+    assert_eq!(believed.report.as_ref(), Some(&kept));
+    assert!(self::handed(&bed, &mut talk_polling(&bed.client.place(), VIP()), 20) > 0);
+
+    let mut lively = talk_polling(&bed.client.place(), VIP());
+    assert!(self::handed(&bed, &mut lively, 20) > 0);
+    let foreign = foreign_map();
+    let is_off = |state: &State| !state.enabled && state.reason == "others";
+    let state = eventually("others are seen", || decided(&bed), is_off);
+    assert!(
+        state.objections[0].starts_with("sockmap \"foreign\""),
+        "{state:?}"
+    );
+    assert_eq!(self::handed(&bed, &mut lively, 10), 0);
+    drop(foreign);
+    eventually("they are gone", || decided(&bed), |state| state.enabled);
+
+    kept.kernel = "5.0.0 elsewhere".into();
+    restart(&mut bed, &kept);
+    let status = || bed.agent.status().unwrap().datapath.shortcut;
+    let is_new = |report: &Report| report.kernel == kernel && report.findings.len() > 1;
+    eventually("it is tested again", status, |state| {
+        state.reason == "testing" || state.report.as_ref().is_some_and(is_new)
+    });
 }

@@ -166,8 +166,8 @@ impl Sending {
                 offset_of!(Fact, is_up),
                 u8::from(up),
                 self.record.zero(),
-            )
-        };
+            );
+        }
         self.hand_over(&segment, &fact)
     }
 
