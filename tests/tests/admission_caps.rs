@@ -8,6 +8,7 @@ use nodemesh_e2e::{
     eventually::eventually,
     manifest::{Manifest, Policy, Service, workload},
     model_scene::ModelScene,
+    process::Process,
 };
 use serde_json::{Value, json};
 
@@ -176,6 +177,15 @@ fn sockets_of_datagrams_count_towards_a_new_cap_too() {
     assert_eq!((report.ok, &report.errors), (5, &once(EXCESS, 1)), "{report:?}");
 }
 
+/// Requests that a client which reports intervals has had answered.
+fn answered(client: &Process) -> u64 {
+    let ok = |line: String| {
+        let report: Value = serde_json::from_str(&line).expect("a report");
+        report["requests"]["ok"].as_u64().expect("a number")
+    };
+    client.stdout().into_iter().map(ok).sum()
+}
+
 /// Waits until the first replica of the scene has so many connections and requests.
 fn has_open(scene: &ModelScene, connections: u64, requests: u64) {
     eventually(
@@ -205,9 +215,12 @@ fn requests_that_were_in_flight_before_count_and_idle_connections_do_not() {
             "6",
             "--think",
             "1h",
+            "--report-interval",
+            "100ms",
         ],
     );
     let open = |connections, requests| has_open(&scene, connections, requests);
+    eventually("their first answers", || answered(&idle), |count| *count == 3);
     open(3, 0);
     scene.control(0, &json!({"failure": "wedge"}));
     let streams = scene.client(

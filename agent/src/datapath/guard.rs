@@ -2,7 +2,7 @@
 //! Sees to it, all the time, that what is attached is in force: another tool may replace or detach a program, the cgroup root may
 //! become another one, the file of a pin may vanish. Runs as one thread; asked by the admin API and the metrics.
 //!
-//! Invariant: what is wrong is seen, counted, told and put right within [`PERIOD`]; what cannot be put right is tried again.
+//! Invariant: what is wrong is seen, counted, told and put right within a second; what cannot be put right is tried again.
 
 mod report;
 
