@@ -86,12 +86,14 @@ fn other_release(release: &str, folder: &Path) -> Result<Vec<String>> {
         fs::create_dir_all(folder.join(part))?;
     }
     let list = folder.join("sources.list");
-    let line = format!("deb [signed-by={KEYRING}] http://deb.debian.org/debian {release} main\n");
+    let line = format!("deb [signed-by={KEYRING}] {} {release} main\n", mirror()?);
     fs::write(&list, line).with_context(|| format!("write {}", list.display()))?;
     let settings = [
         ("Dir::Etc::sourcelist", list.display().to_string()),
         ("Dir::Etc::sourceparts", "-".to_owned()),
         ("Dir::State::lists", folder.join("lists").display().to_string()),
+        // Nothing is installed: the candidate is the release's, whatever the machine has.
+        ("Dir::State::status", "/dev/null".to_owned()),
         ("Dir::Cache", folder.join("cache").display().to_string()),
         ("APT::Sandbox::User", "root".to_owned()),
     ];
@@ -99,6 +101,23 @@ fn other_release(release: &str, folder: &Path) -> Result<Vec<String>> {
         .into_iter()
         .flat_map(|(name, value)| ["-o".to_owned(), format!("{name}={value}")])
         .collect())
+}
+
+/// The archive of Debian's releases that this machine uses: the one of its own release, not of updates to it.
+fn mirror() -> Result<String> {
+    let format = "$(ORIGIN) $(SUITE) $(REPO_URI)";
+    let mut targets = Command::new("apt-get");
+    let said = process::capture(targets.args(["indextargets", "--format", format, "Created-By: Packages"]))?;
+    parse_mirror(&said)
+        .context("apt knows no archive of Debian: add one to its sources and run `apt-get update`")
+}
+
+fn parse_mirror(targets: &str) -> Option<String> {
+    targets.lines().find_map(|line| {
+        let mut words = line.split_whitespace();
+        let (origin, suite, uri) = (words.next()?, words.next()?, words.next()?);
+        (origin == "Debian" && !suite.contains('-')).then(|| uri.to_owned())
+    })
 }
 
 /// Puts the archive of `package` into `folder`, without installing anything; needs no privileges while the lists are fresh.
@@ -183,6 +202,15 @@ fn parse_candidate(policy: &str) -> Option<(u32, u32)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_mirror_is_that_of_the_release() {
+        let targets = "Debian oldstable-security http://a.example/debian-security/\n\
+                       Other stable http://b.example/\n\
+                       Debian oldstable http://a.example/debian/\n";
+        assert_eq!(parse_mirror(targets).as_deref(), Some("http://a.example/debian/"));
+        assert_eq!(parse_mirror("Other stable http://b.example/\n"), None);
+    }
 
     #[test]
     fn candidates_are_read_from_the_policy() {

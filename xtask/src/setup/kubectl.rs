@@ -20,7 +20,7 @@ use crate::{
     workspace,
 };
 
-const PACKAGE: &str = "kubernetes-client";
+const PACKAGE: &str = "kubectl";
 const RELEASE: &str = "trixie";
 const PROGRAM: &str = "kubectl";
 /// The first major version of Kustomize that is good.
