@@ -60,16 +60,16 @@ impl Scene {
     }
 
     /// Waits until this many more messages went by `route`.
-    fn await_messages(&self, route: &str, count: u64) {
+    fn await_messages(&self, route: &str, count: u16) {
         let all = || {
             let scrape = self.scrape();
             let samples = scrape.samples("nodemesh_shortcut_messages_total");
             samples
-                .map(|(labels, count)| (labels["route"].clone(), count as u64))
+                .map(|(labels, count)| (labels["route"].clone(), count))
                 .collect::<BTreeMap<_, _>>()
         };
-        let before = all()[route];
-        eventually(route, all, |messages| messages[route] >= before + count);
+        let enough = all()[route] + f64::from(count);
+        eventually(route, all, |messages| messages[route] >= enough);
     }
 }
 

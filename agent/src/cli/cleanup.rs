@@ -38,7 +38,7 @@ impl Cleanup {
                 "{left} sockets have unread bytes from the shortcut: they keep the program and the map of these until they are closed"
             ),
             Err(error) => {
-                eprintln!("connections may keep the programs of the shortcut until they are closed: {error}")
+                eprintln!("connections may keep the programs of the shortcut until they are closed: {error}");
             }
         }
         let removed = pins

@@ -316,7 +316,7 @@ impl Attaching<'_> {
     }
 
     fn verify(&self, links: &BTreeMap<&'static str, Link>) -> Result<(), AttachError> {
-        for (spec, running) in self.programs(|hook| hook.stays()) {
+        for (spec, running) in self.programs(Hook::stays) {
             let fault = links.get(spec.name).map_or(Ok(Some(Fault::Detached)), |link| {
                 link.fault(spec, running, self.target)
             });

@@ -46,7 +46,10 @@ impl ProgramSpec {
     pub fn is_used(&self, using: Use) -> bool {
         match self.name {
             program::CARRY => using.carries,
+            // Without the tracepoints, nobody would see what is read.
+            program::HAND_OVER => using.meter_path == MeterPath::Tracepoint,
             name if BYTE_EVENTS.contains(&name) => using.meter_path == MeterPath::Tracepoint,
+            name if PACKETS.contains(&name) => using.meter_path != MeterPath::Off,
             _ => true,
         }
     }
@@ -79,6 +82,9 @@ pub const SLOWEST: &[&str] = &[
 
 /// Programs that see the meter's byte events at tracepoints of their own.
 const BYTE_EVENTS: [&str; 2] = [program::SEND_LENGTH, program::RECV_LENGTH];
+
+/// Programs that read requests in packets.
+const PACKETS: [&str; 2] = [program::EGRESS, program::INGRESS];
 
 /// The tracepoints of [`MeterPath::Tracepoint`].
 pub fn byte_event_tracepoints() -> impl Iterator<Item = &'static str> {

@@ -102,7 +102,7 @@ impl Lab {
                 metered_backends: 2,
             },
             meter_path: Some(MeterPath::Tracepoint),
-            carried_bytes: None,
+            ..Wanted::default()
         };
         let loaded = loader::load(&pins, few)?;
         let listener = TcpListener::bind("127.0.0.1:0").context("listen")?;
