@@ -40,13 +40,14 @@ class Side:
 
     def send(self):
         chance = random.Random(self.random.random())
-        while not self.over.is_set():
+        while True:
             for _ in range(chance.randint(1, 6)):
                 # A first byte that begins neither HTTP nor TLS.
                 data = b"\0" + chance.randbytes(chance.choice([1, 40, 300, 1000, 3000]))
                 self.connection.sendall(data)
                 self.count(self.sent, data)
-            time.sleep(0.01)
+            if self.over.wait(0.01):
+                break
         self.connection.shutdown(socket.SHUT_WR)
 
     def receive(self):

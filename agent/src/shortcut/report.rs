@@ -89,6 +89,23 @@ pub struct State {
     pub report: Option<Report>,
 }
 
+impl State {
+    /// The reason for people, with what overrides it.
+    pub fn why(&self) -> &str {
+        match &*self.reason {
+            "unused" => "no policy asks for it",
+            "off" => "--shortcut off",
+            "forced" => "--shortcut force",
+            "testing" => "being tested on this kernel",
+            "tested" => "the self-test found nothing against it on this kernel",
+            "self-test" => "the self-test objects; --shortcut force overrides it",
+            "others" => "others use maps of sockets; --shortcut force overrides them",
+            "meter-path" => "it needs --meter-path tracepoint",
+            other => other,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

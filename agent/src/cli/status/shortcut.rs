@@ -9,21 +9,11 @@ use crate::shortcut::{Effect, State};
 
 /// Writes it.
 pub(super) fn describe(text: &mut String, state: &State) -> fmt::Result {
-    let why = match &*state.reason {
-        "unused" => "no policy asks for it",
-        "off" => "--shortcut off",
-        "forced" => "--shortcut force",
-        "testing" => "being tested on this kernel",
-        "tested" => "the self-test found nothing against it on this kernel",
-        "self-test" => "the self-test objects; --shortcut force overrides it",
-        "others" => "others use maps of sockets; --shortcut force overrides them",
-        "meter-path" => "it needs --meter-path tracepoint",
-        other => other,
-    };
     writeln!(
         text,
-        "shortcut {}: {why}",
-        if state.enabled { "on" } else { "off" }
+        "shortcut {}: {}",
+        if state.enabled { "on" } else { "off" },
+        state.why()
     )?;
     for objection in &state.objections {
         writeln!(text, "  ! {objection}")?;
