@@ -26,6 +26,7 @@ pub mod effects;
 pub mod endpoint;
 pub mod event;
 pub mod exchange;
+pub mod flow;
 pub mod limits;
 pub mod meter;
 pub mod names;
@@ -50,6 +51,7 @@ pub use effects::Effects;
 pub use endpoint::{Endpoint, EndpointKey};
 pub use event::{Event, EventKind};
 pub use exchange::Exchange;
+pub use flow::{FlowCount, FlowEvent, FlowMode, FlowService, FlowSettings, Source, Track, TrackState};
 pub use meter::{Meter, Phase, Wire};
 pub use number::{NumberKey, NumberKind};
 pub use policy::{Access, AccessWord, IdentityAddr};
@@ -62,4 +64,4 @@ pub use traffic::{Cancel, Outcome, Traffic, Vantage};
 pub use verdict::{InternalError, Refusal};
 
 /// Version of every layout and meaning in this crate; part of the pin path (`v<ABI_VERSION>`).
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;

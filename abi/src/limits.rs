@@ -28,6 +28,16 @@ pub const NUMBERS: u32 = MAX_IDENTITIES + MAX_SERVICES as u32;
 pub const POLICIES: u32 = 4_096;
 /// Capacity of `clients`.
 pub const CLIENTS: u32 = 65_536;
+/// Default number of flows of the packet path; row 0 of `tracks` is not used.
+pub const TRACKS: u32 = 65_536;
+/// Sets of `track_index` for `rows` flows: two tuples each, 2.7 to a set of seven.
+pub const fn index_sets(rows: u32) -> u32 {
+    rows / 4 * 3 + 3
+}
+/// Capacity of `track_sources`.
+pub const TRACK_SOURCES: u32 = 4_096;
+/// Rows that one run of `flow_sweep` looks at.
+pub const SWEEP_ROWS: u32 = 64;
 /// Bytes of the ring buffer `events`: room for 3,000 records.
 pub const EVENT_BYTES: u32 = 1 << 18;
 /// Bytes of the ring buffer `access`: room for 5,000 records.

@@ -1,0 +1,404 @@
+// SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
+//! Reads the headers of a frame: Ethernet, IPv4 with options, IPv6 with extension headers, TCP, UDP and ICMP errors with what they quote.
+//!
+//! Called for each packet by every program of the packet path, and by the fuzzer. Invariants: nothing is read beyond what the IP header
+//! says belongs to the packet; a packet that is not wholly understood is [`Unread`], and nobody changes it.
+
+use super::{state::TcpFlags, tuple::Tuple};
+use crate::{Ip16, Port, Protocol};
+
+/// Length of an Ethernet header.
+pub const ETHERNET: u32 = 14;
+/// Length of an IPv4 header without options.
+const IPV4: u32 = 20;
+/// Length of an IPv6 header without extensions.
+const IPV6: u32 = 40;
+/// Length of the header of an ICMP error, before what it quotes.
+const ICMP: u32 = 8;
+/// Most extension headers that are walked over (RFC 8504, section 5.3, lets a node limit them).
+const EXTENSIONS: u32 = 6;
+
+const ETHERTYPE_IPV4: [u8; 2] = [0x08, 0x00];
+const ETHERTYPE_IPV6: [u8; 2] = [0x86, 0xdd];
+const PROTOCOL_ICMP: u8 = 1;
+const PROTOCOL_ICMPV6: u8 = 58;
+
+/// The bytes of a frame, from its Ethernet header on.
+pub trait Frame {
+    /// `N` bytes at offset `at`, if the frame has them.
+    fn load<const N: usize>(&self, at: u32) -> Option<[u8; N]>;
+    /// How many bytes there are; more than 65,535 of IP for a packet that is segmented later.
+    fn length(&self) -> u32;
+}
+
+/// Why a frame's headers are not known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unread {
+    /// Not IP, or neither TCP, UDP nor an ICMP error: not for this path.
+    Other,
+    /// Contradicts itself, or ends too early.
+    Malformed,
+    /// A part of a packet.
+    Fragment,
+    /// IPv6 extension headers that hide the transport header, or too many.
+    Extension,
+}
+
+/// What kind of packet it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Kind {
+    /// A segment of TCP.
+    Segment = 0,
+    /// A datagram of UDP.
+    Datagram = 1,
+    /// An ICMP error that quotes one of these.
+    Error = 2,
+}
+
+/// The headers of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Headers {
+    /// Its tuple; of an ICMP error, that of the packet that it quotes, as it was sent.
+    pub tuple: Tuple,
+    /// Source of the IP header: that of the tuple but for an ICMP error.
+    pub src: Ip16,
+    /// Destination of the IP header.
+    pub dst: Ip16,
+    /// Offset of the IP header.
+    pub network: u32,
+    /// Offset of the transport header; of an ICMP error, of the ICMP header.
+    pub transport: u32,
+    /// Offset of the quoted IP header; 0 but for an ICMP error.
+    pub quoted_network: u32,
+    /// Offset of the quoted transport header.
+    pub quoted_transport: u32,
+    /// Bytes from the IP header to the packet's end.
+    pub bytes: u32,
+    /// Checksum of the IPv4 header, as it lies in memory; 0 for IPv6.
+    pub checksum: u16,
+    /// Checksum of the quoted IPv4 header.
+    pub quoted_checksum: u16,
+    /// A [`Kind`].
+    pub kind: Kind,
+    /// Flags of TCP; 0 for others.
+    pub flags: u8,
+    /// Time to live, or hop limit.
+    pub ttl: u8,
+    /// Protocol field of the IP header; of IPv6, that of the last extension header.
+    pub protocol: u8,
+    /// Type of service, or traffic class.
+    pub tos: u8,
+    /// 1 for IPv6.
+    pub is_v6: u8,
+}
+
+/// An IP header, with what may stand between it and the transport header.
+struct Network {
+    src: Ip16,
+    dst: Ip16,
+    protocol: u8,
+    ttl: u8,
+    tos: u8,
+    is_v6: bool,
+    checksum: u16,
+    /// Offset of the transport header.
+    transport: u32,
+    /// Offset of the packet's end.
+    end: u32,
+}
+
+impl Headers {
+    /// Reads the headers of `frame`.
+    #[inline(always)]
+    pub fn read(frame: &impl Frame) -> Result<Self, Unread> {
+        let network = network(frame)?;
+        if is_impossible_source(network.src) {
+            return Err(Unread::Malformed);
+        }
+        let mut headers = Self {
+            tuple: Tuple {
+                src: network.src,
+                dst: network.dst,
+                src_port: Port::new(0),
+                dst_port: Port::new(0),
+                protocol: u32::from(network.protocol),
+            },
+            src: network.src,
+            dst: network.dst,
+            network: ETHERNET,
+            transport: network.transport,
+            quoted_network: 0,
+            quoted_transport: 0,
+            bytes: network.end - ETHERNET,
+            checksum: network.checksum,
+            quoted_checksum: 0,
+            kind: Kind::Segment,
+            flags: 0,
+            ttl: network.ttl,
+            protocol: network.protocol,
+            tos: network.tos,
+            is_v6: u8::from(network.is_v6),
+        };
+        headers.read_transport(frame, network.end)?;
+        Ok(headers)
+    }
+
+    #[inline(always)]
+    fn read_transport(&mut self, frame: &impl Frame, end: u32) -> Result<(), Unread> {
+        if self.protocol == Protocol::Tcp as u8 {
+            self.read_segment(frame, end)
+        } else if self.protocol == Protocol::Udp as u8 {
+            self.read_datagram(frame, end)
+        } else if self.protocol == PROTOCOL_ICMP && self.is_v6 == 0
+            || self.protocol == PROTOCOL_ICMPV6 && self.is_v6 != 0
+        {
+            self.read_error(frame, end)
+        } else {
+            Err(Unread::Other)
+        }
+    }
+
+    #[inline(always)]
+    fn read_segment(&mut self, frame: &impl Frame, end: u32) -> Result<(), Unread> {
+        let bytes = frame.load::<20>(self.transport).ok_or(Unread::Malformed)?;
+        let header = u32::from(bytes[12] >> 4) * 4;
+        if header < 20 || self.transport + header > end || TcpFlags::are_absurd(bytes[13]) {
+            return Err(Unread::Malformed);
+        }
+        self.flags = bytes[13];
+        self.set_ports([bytes[0], bytes[1], bytes[2], bytes[3]]);
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn read_datagram(&mut self, frame: &impl Frame, end: u32) -> Result<(), Unread> {
+        let bytes = frame.load::<8>(self.transport).ok_or(Unread::Malformed)?;
+        let length = u32::from(u16::from_be_bytes([bytes[4], bytes[5]]));
+        if length < 8 || self.transport + length > end {
+            return Err(Unread::Malformed);
+        }
+        self.kind = Kind::Datagram;
+        self.set_ports([bytes[0], bytes[1], bytes[2], bytes[3]]);
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn set_ports(&mut self, [a, b, c, d]: [u8; 4]) {
+        self.tuple.src_port = Port::from_be(u16::from_ne_bytes([a, b]));
+        self.tuple.dst_port = Port::from_be(u16::from_ne_bytes([c, d]));
+    }
+
+    /// An ICMP error quotes the packet that it is about: its IP header and at least eight bytes of its payload (RFC 792; RFC 4443, 2.4).
+    #[inline(always)]
+    fn read_error(&mut self, frame: &impl Frame, end: u32) -> Result<(), Unread> {
+        let [kind, ..] = frame.load::<8>(self.transport).ok_or(Unread::Malformed)?;
+        let is_error = if self.is_v6 == 0 {
+            // Unreachable (too big among them), time exceeded, parameter problem.
+            matches!(kind, 3 | 11 | 12)
+        } else {
+            // Unreachable, too big, time exceeded, parameter problem.
+            matches!(kind, 1..=4)
+        };
+        if !is_error {
+            return Err(Unread::Other);
+        }
+        self.kind = Kind::Error;
+        self.quoted_network = self.transport + ICMP;
+        if self.is_v6 == 0 {
+            self.read_quoted_v4(frame, end)
+        } else {
+            self.read_quoted_v6(frame, end)
+        }
+    }
+
+    #[inline(always)]
+    fn read_quoted_v4(&mut self, frame: &impl Frame, end: u32) -> Result<(), Unread> {
+        let bytes = frame.load::<20>(self.quoted_network).ok_or(Unread::Malformed)?;
+        let header = u32::from(bytes[0] & 0xf) * 4;
+        if bytes[0] >> 4 != 4 || header < IPV4 {
+            return Err(Unread::Malformed);
+        }
+        if u16::from_be_bytes([bytes[6], bytes[7]]) & 0x1fff != 0 {
+            return Err(Unread::Fragment);
+        }
+        self.quoted_checksum = u16::from_ne_bytes([bytes[10], bytes[11]]);
+        self.tuple.src = v4([bytes[12], bytes[13], bytes[14], bytes[15]]);
+        self.tuple.dst = v4([bytes[16], bytes[17], bytes[18], bytes[19]]);
+        self.quoted_transport = self.quoted_network + header;
+        self.read_quoted_ports(frame, end, bytes[9])
+    }
+
+    /// Without extension headers: a flow's own packets have none, and others are none of a flow.
+    #[inline(always)]
+    fn read_quoted_v6(&mut self, frame: &impl Frame, end: u32) -> Result<(), Unread> {
+        let bytes = frame.load::<40>(self.quoted_network).ok_or(Unread::Malformed)?;
+        if bytes[0] >> 4 != 6 {
+            return Err(Unread::Malformed);
+        }
+        let [src, dst] = v6(&bytes);
+        self.tuple.src = src;
+        self.tuple.dst = dst;
+        self.quoted_transport = self.quoted_network + IPV6;
+        self.read_quoted_ports(frame, end, bytes[6])
+    }
+
+    #[inline(always)]
+    fn read_quoted_ports(&mut self, frame: &impl Frame, end: u32, protocol: u8) -> Result<(), Unread> {
+        if protocol != Protocol::Tcp as u8 && protocol != Protocol::Udp as u8 {
+            return Err(Unread::Other);
+        }
+        if self.quoted_transport + 8 > end {
+            return Err(Unread::Malformed);
+        }
+        let ports = frame.load::<4>(self.quoted_transport).ok_or(Unread::Malformed)?;
+        self.tuple.protocol = u32::from(protocol);
+        self.set_ports(ports);
+        Ok(())
+    }
+}
+
+#[inline(always)]
+fn network(frame: &impl Frame) -> Result<Network, Unread> {
+    let ethertype = frame.load::<2>(ETHERNET - 2).ok_or(Unread::Other)?;
+    match ethertype {
+        ETHERTYPE_IPV4 => network_v4(frame),
+        ETHERTYPE_IPV6 => network_v6(frame),
+        _ => Err(Unread::Other),
+    }
+}
+
+#[inline(always)]
+fn network_v4(frame: &impl Frame) -> Result<Network, Unread> {
+    let bytes = frame.load::<20>(ETHERNET).ok_or(Unread::Malformed)?;
+    let header = u32::from(bytes[0] & 0xf) * 4;
+    let total = u32::from(u16::from_be_bytes([bytes[2], bytes[3]]));
+    let end = end(frame, total, 0)?;
+    if bytes[0] >> 4 != 4 || header < IPV4 || ETHERNET + header > end {
+        return Err(Unread::Malformed);
+    }
+    // More fragments, or not the first.
+    if u16::from_be_bytes([bytes[6], bytes[7]]) & 0x3fff != 0 {
+        return Err(Unread::Fragment);
+    }
+    Ok(Network {
+        src: v4([bytes[12], bytes[13], bytes[14], bytes[15]]),
+        dst: v4([bytes[16], bytes[17], bytes[18], bytes[19]]),
+        protocol: bytes[9],
+        ttl: bytes[8],
+        tos: bytes[1],
+        is_v6: false,
+        checksum: u16::from_ne_bytes([bytes[10], bytes[11]]),
+        transport: ETHERNET + header,
+        end,
+    })
+}
+
+/// Offset of the end of a packet whose header says that it has `length` bytes after the first `before`.
+///
+/// A length of 0 is that of a packet of more than 64 KiB, which the kernel segments when it sends it ("big TCP").
+#[inline(always)]
+fn end(frame: &impl Frame, length: u32, before: u32) -> Result<u32, Unread> {
+    let whole = frame.length();
+    if length == 0 && whole > 0xffff + ETHERNET {
+        return Ok(whole);
+    }
+    let end = ETHERNET + before + length;
+    if end > whole {
+        return Err(Unread::Malformed);
+    }
+    Ok(end)
+}
+
+#[inline(always)]
+fn network_v6(frame: &impl Frame) -> Result<Network, Unread> {
+    let bytes = frame.load::<40>(ETHERNET).ok_or(Unread::Malformed)?;
+    let payload = u32::from(u16::from_be_bytes([bytes[4], bytes[5]]));
+    let end = end(frame, payload, IPV6)?;
+    if bytes[0] >> 4 != 6 {
+        return Err(Unread::Malformed);
+    }
+    let [src, dst] = v6(&bytes);
+    let (protocol, transport) = extensions(frame, bytes[6], end)?;
+    Ok(Network {
+        src,
+        dst,
+        protocol,
+        ttl: bytes[7],
+        tos: bytes[0] << 4 | bytes[1] >> 4,
+        is_v6: true,
+        checksum: 0,
+        transport,
+        end,
+    })
+}
+
+/// The protocol after all extension headers, and where its header is.
+#[inline(always)]
+fn extensions(frame: &impl Frame, first: u8, end: u32) -> Result<(u8, u32), Unread> {
+    let (mut next, mut at) = (first, ETHERNET + IPV6);
+    for _ in 0..EXTENSIONS {
+        let length = match next {
+            // Hop-by-hop options, destination options; routing that has come to its end.
+            0 | 43 | 60 => {
+                let [_, length, _, left] = frame.load::<4>(at).ok_or(Unread::Malformed)?;
+                if next == 43 && left != 0 {
+                    return Err(Unread::Extension);
+                }
+                (u32::from(length) + 1) * 8
+            }
+            44 => {
+                let bytes = frame.load::<4>(at).ok_or(Unread::Malformed)?;
+                // Offset and "more fragments"; both are 0 in an atomic fragment (RFC 6946).
+                if u16::from_be_bytes([bytes[2], bytes[3]]) & 0xfff9 != 0 {
+                    return Err(Unread::Fragment);
+                }
+                8
+            }
+            // Authentication and encryption: what follows is not to be changed, or not to be read.
+            50 | 51 => return Err(Unread::Extension),
+            _ => return Ok((next, at)),
+        };
+        let [following] = frame.load::<1>(at).ok_or(Unread::Malformed)?;
+        next = following;
+        at += length;
+        if at > end {
+            return Err(Unread::Malformed);
+        }
+    }
+    if matches!(next, 0 | 43 | 44 | 50 | 51 | 60) {
+        return Err(Unread::Extension);
+    }
+    Ok((next, at))
+}
+
+#[inline(always)]
+fn v4(bytes: [u8; 4]) -> Ip16 {
+    Ip16::from_v4_word(u32::from_ne_bytes(bytes))
+}
+
+/// Source and destination of an IPv6 header.
+#[inline(always)]
+fn v6(bytes: &[u8; 40]) -> [Ip16; 2] {
+    let word = |at: usize| u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+    [
+        Ip16::from_words([word(8), word(12), word(16), word(20)]),
+        Ip16::from_words([word(24), word(28), word(32), word(36)]),
+    ]
+}
+
+/// Whether no packet comes from such an address: unspecified, of a group, of the loopback network or, in IPv6, v4-mapped.
+#[inline(always)]
+fn is_impossible_source(addr: Ip16) -> bool {
+    let [a, b, c, d] = addr.words();
+    if addr.is_v4() {
+        let [first, ..] = d.to_ne_bytes();
+        return first == 0 || first == 127 || first >= 224;
+    }
+    let [first, ..] = a.to_ne_bytes();
+    first == 0xff || a == 0 && b == 0 && c == 0 && (d == 0 || u32::from_be(d) == 1)
+}
+
+#[cfg(test)]
+mod tests;
