@@ -69,6 +69,7 @@ impl Mesh {
             affinity_timeout_s: 0,
             access: None,
             rules: ServiceRules::shared_default(),
+            packet: None,
             backends: backends.iter().copied().map(backend).collect(),
         };
         self.services.insert(service.into(), Arc::new(frontend));
