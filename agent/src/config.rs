@@ -25,9 +25,9 @@ pub const VERSION: &str = concat!(
     env!("CARGO_PKG_VERSION"),
     " (commit ",
     env!("NODEMESH_COMMIT"),
-    ", ABI 3)"
+    ", ABI 4)"
 );
-const _: () = assert!(nodemesh_abi::ABI_VERSION == 3, "VERSION above names the ABI");
+const _: () = assert!(nodemesh_abi::ABI_VERSION == 4, "VERSION above names the ABI");
 
 /// The mesh agent of this node.
 #[derive(Debug, Parser)]
