@@ -4,7 +4,9 @@
 //! A record is written where it lies, since the stack has no room for another one. Invariant: an event changes no verdict.
 
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
-use nodemesh_abi::{Ejection, Endpoint, Event, EventKind, InternalError, Ip16, Port, Protocol, Refusal};
+use nodemesh_abi::{
+    Ejection, Endpoint, Event, EventKind, InternalError, Ip16, Port, Protocol, Refusal, Service, flow::Tuple,
+};
 
 use crate::{maps, place::Call, stats};
 
@@ -33,6 +35,31 @@ fn caller(event: &mut Event, call: &Call<'_>) {
     event.service = call.service.id;
     event.tgid = call.client.tgid;
     event.cgroup = call.client.cgroup;
+}
+
+/// The client of a flow of the packet path was refused.
+#[inline(always)]
+pub fn flow_refused(service: &Service, tuple: &Tuple, identity: u32, refusal: Refusal) {
+    write(EventKind::Refused, |event| {
+        flow(event, service, tuple, identity);
+        event.reason = refusal as u16;
+    });
+}
+
+/// The client of a flow of the packet path was let through for a trial.
+#[inline(always)]
+pub fn flow_audited(service: &Service, tuple: &Tuple, identity: u32) {
+    write(EventKind::Audited, |event| flow(event, service, tuple, identity));
+}
+
+#[inline(always)]
+fn flow(event: &mut Event, service: &Service, tuple: &Tuple, identity: u32) {
+    event.client_addr = tuple.src;
+    event.addr = tuple.dst;
+    event.port = tuple.dst_port;
+    event.protocol = tuple.protocol as u16;
+    event.identity = identity;
+    event.service = service.id;
 }
 
 /// A SYN of `identity` at `client` for a backend of this node was let through for a trial, or dropped.

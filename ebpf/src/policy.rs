@@ -5,7 +5,8 @@
 
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use nodemesh_abi::{
-    Access, AccessWord, EndpointKey, EventKind, IdentityAddr, InternalError, Ip16, Port, policy::UNKNOWN,
+    Access, AccessWord, EndpointKey, EventKind, IdentityAddr, InternalError, Ip16, Port, Service,
+    flow::Tuple, policy::UNKNOWN,
 };
 
 use crate::{event, maps, place::Call, stats};
@@ -64,5 +65,19 @@ pub fn admits_syn(client: Ip16, addr: Ip16, port: Port) -> bool {
             event::syn(EventKind::Dropped, client, identity, &endpoint);
             false
         }
+    }
+}
+
+/// Whether the client of a flow, `identity` by its address, may use `service`, which has a policy.
+#[inline(always)]
+pub fn admits_flow(service: &Service, tuple: &Tuple, identity: u32) -> bool {
+    match access(service.policy, identity) {
+        Access::Allow => true,
+        Access::Audit => {
+            event::flow_audited(service, tuple, identity);
+            true
+        }
+        // No address range of the policy has this address.
+        Access::Deny | Access::ByAddress => false,
     }
 }

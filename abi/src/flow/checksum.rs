@@ -46,6 +46,13 @@ impl Change {
         self.word(a, e).word(b, f).word(c, g).word(d, h)
     }
 
+    /// Both changes.
+    #[inline(always)]
+    #[must_use]
+    pub const fn and(self, other: Self) -> Self {
+        Self(self.0 + other.0)
+    }
+
     /// As the 32-bit sum that `bpf_l4_csum_replace` adds.
     #[inline(always)]
     pub const fn sum(self) -> u32 {

@@ -110,39 +110,67 @@ struct Network {
 }
 
 impl Headers {
-    /// Reads the headers of `frame`.
+    /// Of nothing.
+    pub const NONE: Self = Self {
+        tuple: Tuple {
+            src: Ip16::UNSPECIFIED,
+            dst: Ip16::UNSPECIFIED,
+            src_port: Port::new(0),
+            dst_port: Port::new(0),
+            protocol: 0,
+        },
+        src: Ip16::UNSPECIFIED,
+        dst: Ip16::UNSPECIFIED,
+        network: 0,
+        transport: 0,
+        quoted_network: 0,
+        quoted_transport: 0,
+        bytes: 0,
+        checksum: 0,
+        quoted_checksum: 0,
+        kind: Kind::Segment,
+        flags: 0,
+        ttl: 0,
+        protocol: 0,
+        tos: 0,
+        is_v6: 0,
+    };
+
+    /// The headers of `frame`.
+    pub fn of(frame: &impl Frame) -> Result<Self, Unread> {
+        let mut headers = Self::NONE;
+        headers.read(frame)?;
+        Ok(headers)
+    }
+
+    /// Becomes the headers of `frame`; after an error, of no use.
     #[inline(always)]
-    pub fn read(frame: &impl Frame) -> Result<Self, Unread> {
+    pub fn read(&mut self, frame: &impl Frame) -> Result<(), Unread> {
         let network = network(frame)?;
         if is_impossible_source(network.src) {
             return Err(Unread::Malformed);
         }
-        let mut headers = Self {
-            tuple: Tuple {
-                src: network.src,
-                dst: network.dst,
-                src_port: Port::new(0),
-                dst_port: Port::new(0),
-                protocol: u32::from(network.protocol),
-            },
-            src: network.src,
-            dst: network.dst,
-            network: ETHERNET,
-            transport: network.transport,
-            quoted_network: 0,
-            quoted_transport: 0,
-            bytes: network.end - ETHERNET,
-            checksum: network.checksum,
-            quoted_checksum: 0,
-            kind: Kind::Segment,
-            flags: 0,
-            ttl: network.ttl,
-            protocol: network.protocol,
-            tos: network.tos,
-            is_v6: u8::from(network.is_v6),
-        };
-        headers.read_transport(frame, network.end)?;
-        Ok(headers)
+        self.tuple.src = network.src;
+        self.tuple.dst = network.dst;
+        self.tuple.src_port = Port::new(0);
+        self.tuple.dst_port = Port::new(0);
+        self.tuple.protocol = u32::from(network.protocol);
+        self.src = network.src;
+        self.dst = network.dst;
+        self.network = ETHERNET;
+        self.transport = network.transport;
+        self.quoted_network = 0;
+        self.quoted_transport = 0;
+        self.bytes = network.end - ETHERNET;
+        self.checksum = network.checksum;
+        self.quoted_checksum = 0;
+        self.kind = Kind::Segment;
+        self.flags = 0;
+        self.ttl = network.ttl;
+        self.protocol = network.protocol;
+        self.tos = network.tos;
+        self.is_v6 = u8::from(network.is_v6);
+        self.read_transport(frame, network.end)
     }
 
     #[inline(always)]

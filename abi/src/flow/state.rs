@@ -126,7 +126,10 @@ impl FlowState {
     /// Whether both sides have taken part and neither all of it is over: such a flow is never evicted.
     #[inline(always)]
     pub const fn is_established(self) -> bool {
-        matches!(self, Self::Established | Self::HalfClosed | Self::LastAck | Self::Conversation)
+        matches!(
+            self,
+            Self::Established | Self::HalfClosed | Self::LastAck | Self::Conversation
+        )
     }
 
     /// Whether a flow in it may make room for a new one.
@@ -144,7 +147,10 @@ impl FlowState {
     /// Whether it came about at all: what tells a flow that was closed from one that failed.
     #[inline(always)]
     pub const fn was_established(self) -> bool {
-        !matches!(self, Self::Free | Self::SynSent | Self::SynReceived | Self::PickedUp)
+        !matches!(
+            self,
+            Self::Free | Self::SynSent | Self::SynReceived | Self::PickedUp
+        )
     }
 }
 

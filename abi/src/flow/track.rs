@@ -105,7 +105,11 @@ pub const fn ticks(ns: u64) -> u32 {
 #[inline(always)]
 pub const fn ticks_in(seconds: u32) -> u32 {
     let ticks = (seconds as u64 * 1_000_000_000) >> 20;
-    if ticks > i32::MAX as u64 { i32::MAX as u32 } else { ticks as u32 }
+    if ticks > i32::MAX as u64 {
+        i32::MAX as u32
+    } else {
+        ticks as u32
+    }
 }
 
 /// What a packet's addresses and ports become.

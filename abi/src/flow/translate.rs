@@ -121,7 +121,9 @@ fn network(frame: &mut impl FrameMut, headers: &Headers, src: Ip16, dst: Ip16, h
     let at = headers.network;
     let ttl = headers.ttl.wrapping_sub(hops);
     if headers.is_v6 != 0 {
-        return frame.store(at + 7, [ttl]) && frame.store(at + 8, octets(src)) && frame.store(at + 24, octets(dst));
+        return frame.store(at + 7, [ttl])
+            && frame.store(at + 8, octets(src))
+            && frame.store(at + 24, octets(dst));
     }
     let checksum = Change::NONE
         .addr(headers.src, src)
