@@ -429,4 +429,4 @@ fn is_impossible_source(addr: Ip16) -> bool {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -182,3 +182,6 @@ fn clear<S: Sets>(sets: &S, set: S::Set, entry: u64) -> bool {
     }
     false
 }
+
+#[cfg(test)]
+mod tests;

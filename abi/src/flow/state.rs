@@ -254,3 +254,6 @@ impl Life {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -15,6 +15,8 @@ use crate::{Ip16, Port};
 pub trait FrameMut: Frame {
     /// Writes `bytes` at `at`; false if that is not possible, and then nothing more is to be done with the packet.
     fn store<const N: usize>(&mut self, at: u32, bytes: [u8; N]) -> bool;
+    /// The same for bytes that no checksum of the packet covers: a device may have summed up the whole packet.
+    fn store_bare<const N: usize>(&mut self, at: u32, bytes: [u8; N]) -> bool;
     /// Changes the checksum at `at` by what changed `outside` of what it covers, in the pseudo header, and by what changed `inside`.
     fn amend(&mut self, at: u32, how: Amend, outside: Change, inside: Change) -> bool;
 }
@@ -121,7 +123,7 @@ fn network(frame: &mut impl FrameMut, headers: &Headers, src: Ip16, dst: Ip16, h
     let at = headers.network;
     let ttl = headers.ttl.wrapping_sub(hops);
     if headers.is_v6 != 0 {
-        return frame.store(at + 7, [ttl])
+        return frame.store_bare(at + 7, [ttl])
             && frame.store(at + 8, octets(src))
             && frame.store(at + 24, octets(dst));
     }

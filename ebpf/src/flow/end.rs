@@ -169,7 +169,7 @@ extern "C" fn finish(row: u32, event: u32, life: u32) -> u32 {
         exchange(&raw mut (*track).seq, seq);
         remove(row, REPLY);
         remove(row, FORWARD);
-        account(&*track, life);
+        account(&*track, life, event);
     }
     if let Some(state) = maps::track_state.get_ptr_mut(0) {
         // SAFETY: a map value.
@@ -181,11 +181,12 @@ extern "C" fn finish(row: u32, event: u32, life: u32) -> u32 {
 
 /// Gives back what the flow held of its backend and of the service's limits.
 #[inline(always)]
-fn account(track: &Track, life: u32) {
+fn account(track: &Track, life: u32, event: u32) {
     let state = Life(life).state();
+    let timed_out = state as u8 == FlowState::SynSent as u8 && event == FlowEvent::Expired as u32;
     let ending = if state.was_established() {
         Ending::Closed
-    } else if state as u8 == FlowState::SynSent as u8 {
+    } else if timed_out {
         Ending::Failed(ConnectFailure::Timeout)
     } else {
         Ending::Failed(ConnectFailure::Aborted)
@@ -195,7 +196,7 @@ fn account(track: &Track, life: u32) {
         // SAFETY: a map value.
         unsafe { add(&raw mut (*state).load, u64::MAX) };
     }
-    if state as u8 == FlowState::SynSent as u8 && track.mode != nodemesh_abi::flow::TrackMode::Direct as u8 {
+    if timed_out && track.mode != nodemesh_abi::flow::TrackMode::Direct as u8 {
         health::learn(track.backend_id, News::NOT_CONNECTED);
     }
     let rules = maps::backends.get(track.backend_id).map_or(0, |row| row.rules);

@@ -7,7 +7,7 @@
 use core::ffi::c_void;
 
 use aya_ebpf::{
-    bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, xdp_md},
+    bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM, xdp_md},
     helpers::generated::{
         bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_skb_load_bytes, bpf_skb_store_bytes,
         bpf_xdp_get_buff_len, bpf_xdp_load_bytes, bpf_xdp_store_bytes,
@@ -96,6 +96,13 @@ impl FrameMut for Skb {
     }
 
     #[inline(always)]
+    fn store_bare<const N: usize>(&mut self, at: u32, bytes: [u8; N]) -> bool {
+        let flags = u64::from(BPF_F_RECOMPUTE_CSUM);
+        // SAFETY: as above.
+        unsafe { bpf_skb_store_bytes(self.skb, at, bytes.as_ptr().cast(), N as u32, flags) == 0 }
+    }
+
+    #[inline(always)]
     fn amend(&mut self, at: u32, how: Amend, outside: Change, inside: Change) -> bool {
         let optional = if how.is_optional {
             u64::from(BPF_F_MARK_MANGLED_0)
@@ -174,6 +181,11 @@ impl FrameMut for Xdp {
     fn store<const N: usize>(&mut self, at: u32, mut bytes: [u8; N]) -> bool {
         // SAFETY: as for `Skb`.
         unsafe { bpf_xdp_store_bytes(self.context, at, bytes.as_mut_ptr().cast(), N as u32) == 0 }
+    }
+
+    #[inline(always)]
+    fn store_bare<const N: usize>(&mut self, at: u32, bytes: [u8; N]) -> bool {
+        self.store(at, bytes)
     }
 
     #[inline(always)]

@@ -118,7 +118,8 @@ fn source(scratch: &Scratch, settings: &FlowSettings) -> (TrackMode, Ip16) {
         return (TrackMode::Direct, client);
     }
     let returns = scratch.backend_flags & u32::from(BackendFlags::RETURNS) != 0;
-    if returns || scratch.service.mode == FlowMode::Keep as u8 {
+    // A backend that dials its own service would not take a packet from itself.
+    if scratch.backend != client && (returns || scratch.service.mode == FlowMode::Keep as u8) {
         return (TrackMode::Keep, client);
     }
     let nat = if client.is_v4() {
