@@ -36,7 +36,9 @@ use crate::{
     admission::Watch,
     config::{AgentConfig, VERSION},
     datapath::{
-        MapReader, MapWriter, PinRoot, adoption, attach, host,
+        MapReader, MapWriter, PinRoot, adoption, attach,
+        flow_maps::FlowReader,
+        host,
         listing::ConnectionLister,
         loader::{self, Loaded},
         program_log::ProgramLog,
@@ -47,6 +49,7 @@ use crate::{
     lock::AgentLock,
     logging::LogFilter,
     metrics::Metrics,
+    packet::thread::PacketPath,
     reconcile::{
         thread::{Command, Reconciler},
         view::View,
@@ -72,6 +75,7 @@ pub fn run(config: &AgentConfig, log: LogFilter) -> Result<()> {
     progress.reached(Step::Locked);
     info!(version = VERSION, pid = std::process::id(), "nodemesh agent");
     access_log::check(config)?;
+    config.packet.check()?;
     let (commands, inbox) = mpsc::channel();
     let feed = Feed::start(config, commands.clone())?;
     progress.reached(Step::Configured);
@@ -105,6 +109,13 @@ pub fn run(config: &AgentConfig, log: LogFilter) -> Result<()> {
     let [lister, listing, open_requests] = listers(&ebpf, &pins)?;
     let adopted = adopt(&ebpf, &cgroup, &lister)?;
     let ebpf = Arc::new(Mutex::new(ebpf));
+    let flows = Arc::new(FlowReader::open(&pins)?);
+    let (packet_path, packet) = PacketPath::start(
+        config.packet.clone(),
+        Arc::clone(&ebpf),
+        pins.clone(),
+        Arc::clone(&flows),
+    )?;
     let correct = corrector(Arc::clone(&ebpf));
     let judge = Arc::new(Judge::new(Arc::clone(&ebpf), &pins)?);
     let silence = SilenceWatch::new(Arc::clone(&judge));
@@ -139,6 +150,8 @@ pub fn run(config: &AgentConfig, log: LogFilter) -> Result<()> {
         drains,
         view,
         sweep,
+        packet,
+        flows,
         access_log: Arc::clone(&access_log),
         meter_path,
         connection_limit: settings.connection_limit,
@@ -152,12 +165,15 @@ pub fn run(config: &AgentConfig, log: LogFilter) -> Result<()> {
     let reconciler = spawn("reconcile", move || reconciler.run(&inbox))?;
     let (stop, stopped) = mpsc::channel();
     let sweeper = spawn("sweep", move || sweeper.run(&stopped))?;
+    let (end_packets, ended) = mpsc::channel();
+    let packet_path = spawn("packet", move || packet_path.run(&ended))?;
     let (end_watch, ended) = mpsc::channel();
     let watch = spawn("admission", move || watch.run(&ended))?;
     // Its end drops the tasks and with them every sender of commands, which ends the reconciler.
     let records = feed.run(node, |node, changes| serve(node, changes, readers, progress))?;
-    drop((stop, end_watch));
+    drop((stop, end_watch, end_packets));
     join(sweeper)?;
+    join(packet_path)?;
     join(watch)?;
     join(reconciler)?;
     finish(&access_log, records);
@@ -235,8 +251,9 @@ fn load(config: &AgentConfig, pins: &PinRoot) -> Result<Loaded> {
         services: config.max_services,
         backends: config.max_backends,
         metered_backends: config.max_metered_backends,
+        flows: config.packet.flows(host::memory()),
     };
-    let loaded = loader::load(pins, capacities, config.meter_path.into())?;
+    let loaded = loader::load(pins, capacities, config.meter_path.into(), config.packet.is_on())?;
     info!(path = loaded.meter_path.label(), "the meter sees bytes");
     for (name, cost) in &loaded.costs {
         tracing::debug!(

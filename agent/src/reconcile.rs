@@ -13,6 +13,7 @@ pub mod admission;
 pub mod apply;
 pub mod clients;
 pub mod endpoints;
+pub mod flows;
 pub mod ids;
 pub mod ledger;
 pub mod numbers;

@@ -117,6 +117,8 @@ pub struct FrontendBackend {
     pub workload: Option<ResourceName>,
     /// Where it is; `None` if that is not known.
     pub locality: Option<Arc<Locality>>,
+    /// Whether it is known to run on this node.
+    pub is_local: bool,
     /// Its tier for the clients of this node, from 0, the first that is asked; at most [`nodemesh_abi::service::TIERS`].
     pub tier: u8,
 }

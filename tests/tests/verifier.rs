@@ -59,8 +59,9 @@ fn load(pins: &PinRoot) -> Loaded {
         services: 8,
         backends: 8,
         metered_backends: 8,
+        flows: 64,
     };
-    loader::load(pins, few, None).unwrap()
+    loader::load(pins, few, None, true).unwrap()
 }
 
 #[test]

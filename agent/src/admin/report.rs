@@ -21,11 +21,12 @@ use crate::{
     access_log::AccessLog,
     api,
     config::{AgentConfig, ProgramLogLevel},
-    datapath::{MapReader, attach, clock::monotonic_ns, listing::ConnectionLister},
+    datapath::{MapReader, attach, clock::monotonic_ns, flow_maps::FlowReader, listing::ConnectionLister},
     drain::Drains,
     events::Events,
     logging::LogFilter,
     metrics::Metrics,
+    packet::PacketState,
     reconcile::{ledger::Programmed, thread::Command, view::View},
     source::SourceStatus,
     sweep::Sweep,
@@ -51,6 +52,10 @@ pub struct Node {
     pub view: watch::Receiver<Arc<View>>,
     /// What the last pass over the open requests saw.
     pub sweep: watch::Receiver<Arc<Sweep>>,
+    /// How the packet path is.
+    pub packet: watch::Receiver<Arc<PacketState>>,
+    /// What goes on on the packet path.
+    pub flows: Arc<FlowReader>,
     /// The access log.
     pub access_log: Arc<AccessLog>,
     /// The events.
@@ -87,6 +92,11 @@ impl Node {
     /// What the last pass over the open requests saw.
     pub fn sweep(&self) -> Arc<Sweep> {
         self.sweep.borrow().clone()
+    }
+
+    /// How the packet path is.
+    pub fn packet(&self) -> Arc<PacketState> {
+        self.packet.borrow().clone()
     }
 
     /// The metrics, in Prometheus' text format.

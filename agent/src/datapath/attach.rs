@@ -110,7 +110,7 @@ pub fn attach(
         pins.forget_build().map_err(build_error)?;
     }
     for spec in PROGRAMS {
-        if !spec.is_used(loaded.meter_path) {
+        if !spec.is_used(loaded.meter_path, loaded.has_packet_path) {
             detach(spec, pins)?;
             continue;
         }
@@ -126,7 +126,7 @@ pub fn attach(
                 );
             }
             Hook::Tracepoint(name) => attach_tracepoint(program, spec, name, pins)?,
-            Hook::Iterator(_) | Hook::TestRun => continue,
+            Hook::Iterator(_) | Hook::TestRun | Hook::Tcx(_) | Hook::Xdp | Hook::PacketTestRun => continue,
         }
         step(spec.name);
     }

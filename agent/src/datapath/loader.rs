@@ -17,8 +17,11 @@ use aya::{
 use aya_obj::btf::BtfKind;
 use nodemesh_abi::{
     AffinityKey, AffinityValue, Backend, BackendState, CgroupEntry, ClientRules, Connection, Endpoint,
-    EndpointKey, FlowKey, FlowValue, Held, IdentityAddr, MeterPath, NumberKey, Rules, Service, ServiceKey,
-    ServiceState, Settings, SockOffsets, Streams, TableState, Traffic, limits,
+    EndpointKey, FlowCount, FlowKey, FlowService, FlowSettings, FlowValue, Held, IdentityAddr, Ip16,
+    MeterPath, NumberKey, Rules, Service, ServiceKey, ServiceState, Settings, SockOffsets, Source, Streams,
+    TableState, Track, TrackState, Traffic,
+    flow::IndexSet,
+    limits,
     names::{self, map, program},
     service::TIERS,
 };
@@ -39,6 +42,8 @@ pub struct Capacities {
     pub backends: u32,
     /// Backends with rows of their own in `traffic`.
     pub metered_backends: u32,
+    /// Flows of the packet path.
+    pub flows: u32,
 }
 
 impl Default for Capacities {
@@ -47,6 +52,7 @@ impl Default for Capacities {
             services: limits::SERVICES,
             backends: limits::BACKENDS,
             metered_backends: limits::TRAFFIC_PAIRS - 1,
+            flows: limits::TRACKS,
         }
     }
 }
@@ -122,6 +128,8 @@ pub struct Loaded {
     pub costs: BTreeMap<&'static str, ProgramCost>,
     /// Where the meter's byte events come from.
     pub meter_path: MeterPath,
+    /// Whether the programs of the packet path are loaded.
+    pub has_packet_path: bool,
     /// Stands for these programs: programs of another build, or loaded for another kernel, have another number.
     pub build: u64,
 }
@@ -138,11 +146,12 @@ pub struct ProgramCost {
 }
 
 /// Loads everything, with the maps pinned below `pins`; byte events come from `meter_path`, by default from the best that the
-/// kernel has.
+/// kernel has. The programs of the packet path, which need Linux 6.6, are left out without one.
 pub fn load(
     pins: &PinRoot,
     capacities: Capacities,
     meter_path: Option<MeterPath>,
+    has_packet_path: bool,
 ) -> Result<Loaded, LoadError> {
     let btf = Btf::from_sys_fs().map_err(LoadError::Btf)?;
     let meter_path = choose_meter_path(&btf, meter_path)?;
@@ -150,11 +159,12 @@ pub fn load(
     let mut ebpf = open_object(&btf, &offsets, pins, capacities)?;
     check_shapes(pins)?;
     warn_of_other_capacities(pins, capacities);
-    let costs = load_programs(&mut ebpf, &btf, meter_path)?;
+    let costs = load_programs(&mut ebpf, &btf, (meter_path, has_packet_path))?;
     Ok(Loaded {
         ebpf,
         costs,
         meter_path,
+        has_packet_path,
         build: build_number(&offsets),
     })
 }
@@ -187,6 +197,15 @@ fn traffic_rows(metered_backends: u32) -> u32 {
     metered_backends.saturating_add(1).saturating_mul(2)
 }
 
+/// Sizes of the maps that hold flows; row 0 of the first stands for none.
+fn flow_rows(flows: u32) -> [(&'static str, u32); 3] {
+    [
+        (map::TRACKS, flows.saturating_add(1)),
+        (map::TRACK_INDEX, limits::index_sets(flows)),
+        (map::TRACK_FREE, flows),
+    ]
+}
+
 fn open_object(
     btf: &Btf,
     offsets: &SockOffsets,
@@ -203,6 +222,8 @@ fn open_object(
         map::SERVICE_STATES,
         map::RULES,
         map::RULE_STATES,
+        map::FLOW_SERVICES,
+        map::FLOW_TABLES,
     ] {
         loader.map_max_entries(name, capacities.services);
     }
@@ -211,6 +232,9 @@ fn open_object(
     }
     loader.map_max_entries(map::TIER_TABLES, capacities.services.saturating_mul(TIERS));
     loader.map_max_entries(map::TRAFFIC, traffic_rows(capacities.metered_backends));
+    for (name, entries) in flow_rows(capacities.flows) {
+        loader.map_max_entries(name, entries);
+    }
     for shape in SHAPES {
         loader.map_pin_path(shape.name, pins.map(shape.name));
     }
@@ -261,6 +285,15 @@ const SHAPES: &[Shape] = &[
     shape::<u32, Held>(map::RULE_STATES),
     shape::<ClientRules, Held>(map::CLIENTS),
     shape::<NumberKey, u32>(map::NUMBERS),
+    shape::<ServiceKey, FlowService>(map::FLOW_SERVICES),
+    shape::<u32, u32>(map::FLOW_TABLES),
+    shape::<u32, FlowSettings>(map::FLOW_SETTINGS),
+    shape::<u32, FlowCount>(map::FLOW_COUNTS),
+    shape::<u32, Track>(map::TRACKS),
+    shape::<u32, IndexSet>(map::TRACK_INDEX),
+    shape::<(), u32>(map::TRACK_FREE),
+    shape::<u32, TrackState>(map::TRACK_STATE),
+    shape::<Ip16, Source>(map::TRACK_SOURCES),
 ];
 
 /// Names of the pinned maps whose fill is worth knowing.
@@ -292,6 +325,7 @@ fn warn_of_other_capacities(pins: &PinRoot, capacities: Capacities) {
         (map::SERVICES, capacities.services),
         (map::BACKENDS, capacities.backends),
         (map::TRAFFIC, traffic_rows(capacities.metered_backends)),
+        (map::TRACKS, capacities.flows.saturating_add(1)),
     ];
     for (name, asked) in asked {
         let pinned = MapData::from_pin(pins.map(name))
@@ -314,10 +348,13 @@ fn warn_of_other_capacities(pins: &PinRoot, capacities: Capacities) {
 fn load_programs(
     ebpf: &mut Ebpf,
     btf: &Btf,
-    meter_path: MeterPath,
+    (meter_path, has_packet_path): (MeterPath, bool),
 ) -> Result<BTreeMap<&'static str, ProgramCost>, LoadError> {
     let mut costs = BTreeMap::new();
-    for spec in PROGRAMS.iter().filter(|spec| spec.is_used(meter_path)) {
+    for spec in PROGRAMS
+        .iter()
+        .filter(|spec| spec.is_used(meter_path, has_packet_path))
+    {
         let program = ebpf
             .program_mut(spec.name)
             .ok_or(LoadError::NoProgram(spec.name))?;
@@ -344,6 +381,8 @@ fn load_program(program: &mut Program, hook: Hook, btf: &Btf) -> Result<(), Prog
         (Program::BtfTracePoint(program), Hook::Tracepoint(name)) => program.load(name, btf),
         (Program::Iter(program), Hook::Iterator(kind)) => program.load(kind, btf),
         (Program::RawTracePoint(program), Hook::TestRun) => program.load(),
+        (Program::SchedClassifier(program), Hook::Tcx(_) | Hook::PacketTestRun) => program.load(),
+        (Program::Xdp(program), Hook::Xdp) => program.load(),
         _ => Err(ProgramError::UnexpectedProgramType),
     }
 }

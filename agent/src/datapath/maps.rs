@@ -13,8 +13,8 @@ use aya::{
 use aya_obj::generated::bpf_map_type;
 use nodemesh_abi::{
     AccessWord, AffinityKey, AffinityValue, Backend, BackendState, CgroupEntry, ClientRules, Endpoint,
-    EndpointKey, FlowKey, FlowValue, Held, IdentityAddr, InternalError, Ip16, NumberKey, Rules, Service,
-    ServiceKey, ServiceState, Settings, Slot, TableState, Traffic, Vantage, limits, names::map,
+    EndpointKey, FlowKey, FlowService, FlowValue, Held, IdentityAddr, InternalError, Ip16, NumberKey, Rules,
+    Service, ServiceKey, ServiceState, Settings, Slot, TableState, Traffic, Vantage, limits, names::map,
     service::tier_table,
 };
 
@@ -39,11 +39,11 @@ pub struct MapOpError {
     pub cause: MapError,
 }
 
-fn failed(op: &'static str, map: &'static str) -> impl Fn(MapError) -> MapOpError {
+pub(super) fn failed(op: &'static str, map: &'static str) -> impl Fn(MapError) -> MapOpError {
     move |cause| MapOpError { op, map, cause }
 }
 
-fn io_failed(op: &'static str, map: &'static str, error: io::Error) -> MapOpError {
+pub(super) fn io_failed(op: &'static str, map: &'static str, error: io::Error) -> MapOpError {
     MapOpError {
         op,
         map,
@@ -51,7 +51,10 @@ fn io_failed(op: &'static str, map: &'static str, error: io::Error) -> MapOpErro
     }
 }
 
-fn open<T: TryFrom<Map, Error = MapError>>(pins: &PinRoot, name: &'static str) -> Result<T, MapOpError> {
+pub(super) fn open<T: TryFrom<Map, Error = MapError>>(
+    pins: &PinRoot,
+    name: &'static str,
+) -> Result<T, MapOpError> {
     MapData::from_pin(pins.map(name))
         .and_then(Map::from_map_data)
         .and_then(T::try_from)
@@ -75,6 +78,8 @@ pub struct MapWriter {
     identities: LpmTrie<MapData, IdentityAddr, u32>,
     numbers: HashMap<MapData, NumberKey, u32>,
     clients: HashMap<MapData, ClientRules, Held>,
+    flow_services: HashMap<MapData, ServiceKey, FlowService>,
+    flow_tables: MapData,
 }
 
 impl MapWriter {
@@ -98,6 +103,9 @@ impl MapWriter {
             identities: open(pins, map::IDENTITIES)?,
             numbers: open(pins, map::NUMBERS)?,
             clients: open(pins, map::CLIENTS)?,
+            flow_services: open(pins, map::FLOW_SERVICES)?,
+            flow_tables: MapData::from_pin(pins.map(map::FLOW_TABLES))
+                .map_err(failed("open", map::FLOW_TABLES))?,
         })
     }
 
@@ -209,6 +217,43 @@ impl MapWriter {
         }
         swap_tables(&self.tier_tables, map::TIER_TABLES, &further)?;
         swap_tables(&self.slot_tables, map::SLOT_TABLES, &first)
+    }
+
+    /// As [`MapWriter::swap_slot_tables`], for the tables of the packet path, of which each service has one at most.
+    pub fn swap_flow_tables(&mut self, tables: &[(u32, &[Slot])]) -> Result<(), MapOpError> {
+        swap_tables(&self.flow_tables, map::FLOW_TABLES, tables)
+    }
+
+    /// Every row of `flow_services`.
+    pub fn flow_services(&self) -> Result<Vec<(ServiceKey, FlowService)>, MapOpError> {
+        self.flow_services
+            .iter()
+            .collect::<Result<_, _>>()
+            .map_err(failed("list", map::FLOW_SERVICES))
+    }
+
+    /// Ids of the services with a table in `flow_tables`.
+    pub fn flow_tables(&self) -> Result<Vec<u32>, MapOpError> {
+        let mut found = Vec::new();
+        for id in 0..self.service_capacity() {
+            let exists = sys::map_has(self.flow_tables.fd().as_fd(), &id);
+            if exists.map_err(|error| io_failed("list", map::FLOW_TABLES, error))? {
+                found.push(id);
+            }
+        }
+        Ok(found)
+    }
+
+    /// Makes the packet path's row of `key` `row`.
+    pub fn put_flow_service(&mut self, key: &ServiceKey, row: &FlowService) -> Result<(), MapOpError> {
+        self.flow_services
+            .insert(key, row, 0)
+            .map_err(failed("write", map::FLOW_SERVICES))
+    }
+
+    /// Removes the packet path's row of `key`, if it is there.
+    pub fn delete_flow_service(&mut self, key: &ServiceKey) -> Result<(), MapOpError> {
+        ignore_missing(self.flow_services.remove(key)).map_err(failed("delete", map::FLOW_SERVICES))
     }
 
     /// As [`MapWriter::swap_slot_tables`], for the tables of policies.

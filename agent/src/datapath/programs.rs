@@ -16,8 +16,14 @@ pub enum Hook {
     Tracepoint(&'static str),
     /// As an iterator over a kind of kernel object, when asked.
     Iterator(&'static str),
+    /// At a tcx hook of each interface of the packet path.
+    Tcx(bpf_attach_type),
+    /// Before it, where XDP is wanted.
+    Xdp,
     /// Never attached: run by the agent itself.
     TestRun,
+    /// Likewise, as a program for packets.
+    PacketTestRun,
 }
 
 /// One program.
@@ -30,9 +36,11 @@ pub struct ProgramSpec {
 }
 
 impl ProgramSpec {
-    /// Whether it is loaded and attached where the meter's byte events take `path`.
-    pub fn is_used(&self, path: MeterPath) -> bool {
+    /// Whether it is loaded and attached where the meter's byte events take `path`, and there is a packet path or not.
+    pub fn is_used(&self, path: MeterPath, has_packet_path: bool) -> bool {
+        let is_packet_path = matches!(self.hook, Hook::Tcx(_) | Hook::Xdp | Hook::PacketTestRun);
         match path {
+            _ if is_packet_path => has_packet_path,
             MeterPath::Tracepoint => true,
             MeterPath::Packet => !BYTE_EVENTS.contains(&self.name),
         }
@@ -62,6 +70,10 @@ pub const PROGRAMS: &[ProgramSpec] = specs! {
     LIST_CONNECTIONS: Hook::Iterator("bpf_sk_storage_map"),
     SWEEP: Hook::Iterator("bpf_sk_storage_map"),
     ADOPT: Hook::Iterator("task_file"),
+    FLOW_SWEEP: Hook::PacketTestRun,
+    FLOW_EGRESS: Hook::Tcx(bpf_attach_type::BPF_TCX_EGRESS),
+    FLOW_INGRESS: Hook::Tcx(bpf_attach_type::BPF_TCX_INGRESS),
+    FLOW_XDP: Hook::Xdp,
     SOCK_RELEASE: Hook::Cgroup(bpf_attach_type::BPF_CGROUP_INET_SOCK_RELEASE),
     SEND_LENGTH: Hook::Tracepoint("sock_send_length"),
     RECV_LENGTH: Hook::Tracepoint("sock_recv_length"),

@@ -1,17 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The commands of `bpf(2)` that aya does not offer: link update, effective programs of a cgroup, batched map update,
-//! iterators over one map or process, and what a link's program cost. Called by the rest of `datapath` only.
+//! iterators over one map or process, links at interfaces, the memory of a map, and what a link's program cost. Called by the rest of `datapath` only.
 //!
 //! Invariant: every pointer handed to the kernel is to memory that outlives the call.
 
 use std::{
     fs::File,
     io,
+    num::NonZeroUsize,
     os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+    ptr::NonNull,
     time::Duration,
 };
 
 use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info, bpf_prog_info};
+use libc::c_void;
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use zerocopy::{Immutable, IntoBytes};
 
 /// `BPF_F_QUERY_EFFECTIVE` of `linux/bpf.h`: include programs inherited from ancestors.
@@ -98,6 +102,30 @@ pub fn link_cgroup(link: BorrowedFd<'_>) -> io::Result<u64> {
     Ok(unsafe { info.__bindgen_anon_1.cgroup.cgroup_id })
 }
 
+/// Number of the interface that a tcx link attaches to; 0 if that is gone.
+pub fn link_interface(link: BorrowedFd<'_>) -> io::Result<u32> {
+    let info = link_info(link)?;
+    // SAFETY: the caller asks only about tcx and XDP links, for which the kernel fills this member, of XDP links in the same place.
+    Ok(unsafe { info.__bindgen_anon_1.tcx.ifindex })
+}
+
+/// Maps the first `length` bytes of an array's values, to be read.
+pub fn map_memory(map: BorrowedFd<'_>, length: usize) -> io::Result<NonNull<c_void>> {
+    let length = NonZeroUsize::new(length).ok_or(io::ErrorKind::InvalidInput)?;
+    // SAFETY: a new mapping at an address of the kernel's choice takes no memory away from anybody.
+    unsafe { mmap(None, length, ProtFlags::PROT_READ, MapFlags::MAP_SHARED, map, 0) }.map_err(Into::into)
+}
+
+/// Ends a mapping of [`map_memory`].
+///
+/// # Safety
+///
+/// `memory` is such a mapping of `length` bytes, and is not used any more.
+pub unsafe fn unmap_memory(memory: NonNull<c_void>, length: usize) {
+    // SAFETY: as above. An error would say that it is none.
+    let _ = unsafe { munmap(memory, length) };
+}
+
 fn link_info(link: BorrowedFd<'_>) -> io::Result<bpf_link_info> {
     // SAFETY: `bpf_link_info` is a struct of integers and unions of them, for which zero is valid.
     let mut info: bpf_link_info = unsafe { std::mem::zeroed() };
@@ -127,6 +155,34 @@ pub fn effective_programs(cgroup: BorrowedFd<'_>, attach_type: bpf_attach_type) 
     // SAFETY: after a successful query this member of the union holds the count.
     ids.truncate(unsafe { attr.query.__bindgen_anon_2.prog_cnt } as usize);
     Ok(ids)
+}
+
+/// Ids of the programs that run at `attach_type` (tcx or XDP) of the interface with this number.
+pub fn interface_programs(index: u32, attach_type: bpf_attach_type) -> io::Result<Vec<u32>> {
+    let mut ids = vec![0_u32; MAX_EFFECTIVE];
+    let mut attr = zeroed();
+    attr.query.__bindgen_anon_1.target_ifindex = index;
+    attr.query.attach_type = attach_type as u32;
+    attr.query.prog_ids = ids.as_mut_ptr() as u64;
+    attr.query.__bindgen_anon_2.count = MAX_EFFECTIVE as u32;
+    bpf(bpf_cmd::BPF_PROG_QUERY, &mut attr)?;
+    // SAFETY: after a successful query this member of the union holds the count.
+    ids.truncate(unsafe { attr.query.__bindgen_anon_2.count } as usize);
+    Ok(ids)
+}
+
+/// Whether a map of maps has an inner map at `key`.
+pub fn map_has<K: IntoBytes + Immutable>(map: BorrowedFd<'_>, key: &K) -> io::Result<bool> {
+    let mut id = 0_u32;
+    let mut attr = zeroed();
+    attr.__bindgen_anon_2.map_fd = raw(map);
+    attr.__bindgen_anon_2.key = std::ptr::from_ref(key) as u64;
+    attr.__bindgen_anon_2.__bindgen_anon_1.value = std::ptr::from_mut(&mut id) as u64;
+    match bpf(bpf_cmd::BPF_MAP_LOOKUP_ELEM, &mut attr) {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// Removes an element of a map (`BPF_MAP_DELETE_ELEM`); one that is not there is no error.

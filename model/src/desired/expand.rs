@@ -96,6 +96,7 @@ fn backends(
             state: backend.state,
             workload: backend.workload.clone(),
             locality: backend.locality.clone(),
+            is_local: false,
             tier: 0,
         })
         .map(|backend| (Source::Listed, backend));
@@ -107,6 +108,7 @@ fn backends(
             state: workload.state,
             workload: Some(workload.metadata.name.clone()),
             locality: workload.locality.clone(),
+            is_local: false,
             tier: 0,
         };
         Some((Source::Selected, backend))

@@ -14,6 +14,7 @@ fn frontend(table_size: Option<u32>, backends: &[(u32, BackendState)]) -> Fronte
         state: *state,
         workload: None,
         locality: None,
+        is_local: false,
         tier: 0,
     };
     Frontend {

@@ -1,0 +1,259 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The thread of the packet path: follows the interfaces, tells the programs their settings, ends expired flows.
+//!
+//! Invariant: an interface that cannot be served keeps no other one from being served, and is tried again.
+
+use std::{
+    collections::BTreeSet,
+    ops::RangeInclusive,
+    sync::{Arc, Mutex, mpsc},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result};
+use aya::{
+    Ebpf,
+    programs::{SchedClassifier, TestRun as _, TestRunOptions},
+};
+use nodemesh_abi::{FlowSettings, limits::SWEEP_ROWS, names::program};
+use tokio::sync::watch;
+use tracing::{debug, error, warn};
+
+use super::{
+    PacketArgs, PacketState,
+    args::XdpChoice,
+    interface::{self, Interface},
+    state::{Attached, PRESSURE, XdpRun},
+};
+use crate::datapath::{
+    PinRoot,
+    flow_maps::{FlowReader, FlowWriter},
+    interface_links,
+};
+
+/// How often interfaces are looked at, and flows swept while the table is full.
+const PERIOD: Duration = Duration::from_secs(1);
+/// How often flows are swept otherwise.
+const SWEEP_PERIOD: Duration = Duration::from_secs(5);
+/// Sources that are shown.
+const TOP_SOURCES: usize = 10;
+/// Most runs of the sweep with one call: bounds the time for which the kernel holds a CPU.
+const RUNS: u32 = 1_024;
+/// The shortest packet that a program can be run with: an Ethernet header.
+const NO_PACKET: [u8; 14] = [0; 14];
+
+/// The thread's state.
+pub struct PacketPath {
+    args: PacketArgs,
+    ebpf: Arc<Mutex<Ebpf>>,
+    pins: PinRoot,
+    writer: FlowWriter,
+    reader: Arc<FlowReader>,
+    /// What the programs were told, by this agent.
+    settings: Option<FlowSettings>,
+    /// Interfaces that have this agent's programs.
+    served: BTreeSet<u32>,
+    /// How XDP runs on each of them; none where it does not.
+    xdp: Vec<(u32, XdpRun)>,
+    swept: Instant,
+    told: BTreeSet<String>,
+    published: watch::Sender<Arc<PacketState>>,
+}
+
+impl PacketPath {
+    /// Makes the first pass: after it, the path works as far as it can.
+    pub fn start(
+        args: PacketArgs,
+        ebpf: Arc<Mutex<Ebpf>>,
+        pins: PinRoot,
+        reader: Arc<FlowReader>,
+    ) -> Result<(Self, watch::Receiver<Arc<PacketState>>)> {
+        args.check()?;
+        let writer = FlowWriter::open(&pins)?;
+        let (published, receiver) = watch::channel(Arc::default());
+        let mut path = Self {
+            args,
+            ebpf,
+            pins,
+            writer,
+            reader,
+            settings: None,
+            served: BTreeSet::new(),
+            xdp: Vec::new(),
+            swept: Instant::now(),
+            told: BTreeSet::new(),
+            published,
+        };
+        path.pass();
+        Ok((path, receiver))
+    }
+
+    /// Runs until `stop` is dropped. What is attached stays.
+    pub fn run(mut self, stop: &mpsc::Receiver<()>) {
+        while stop.recv_timeout(PERIOD) == Err(mpsc::RecvTimeoutError::Timeout) {
+            self.pass();
+        }
+    }
+
+    fn pass(&mut self) {
+        let mut state = PacketState {
+            is_on: self.args.is_on(),
+            ..PacketState::default()
+        };
+        if let Err(error) = self.follow(&mut state) {
+            state.problems.push(format!("{error:#}"));
+        }
+        if let Err(error) = self.look(&mut state) {
+            state.problems.push(format!("{error:#}"));
+        }
+        self.tell(&state.problems);
+        self.published.send_replace(Arc::new(state));
+    }
+
+    /// Serves the interfaces that are there, and leaves those that are not named any more.
+    fn follow(&mut self, state: &mut PacketState) -> Result<()> {
+        if !self.args.is_on() {
+            interface_links::detach(&self.pins, |_, _| false).context("detach the packet path")?;
+            return Ok(());
+        }
+        let all = interface::list().context("list the interfaces")?;
+        let routes = interface::default_routes();
+        let (chosen, problems) = interface::choose(all, &self.args.packet_interface, &routes);
+        state.problems.extend(problems);
+        let ports: &RangeInclusive<u16> = &self.args.packet_nat_ports.0;
+        state.problems.extend(interface::obstacles(ports));
+        // Before the programs run: without settings they pass everything.
+        self.write_settings(&chosen)?;
+        let indices: BTreeSet<u32> = chosen.iter().map(|interface| interface.index).collect();
+        let keeps_xdp = self.args.packet_xdp != XdpChoice::Off;
+        let is_wanted =
+            |name: &str, index| indices.contains(&index) && (keeps_xdp || name != program::FLOW_XDP);
+        interface_links::detach(&self.pins, is_wanted).context("detach from interfaces")?;
+        self.served.retain(|index| indices.contains(index));
+        self.xdp.retain(|(index, _)| indices.contains(index));
+        for interface in &chosen {
+            if let Err(error) = self.serve(interface) {
+                state.problems.push(format!("{error:#}"));
+            }
+            state.interfaces.push(self.attached(interface));
+        }
+        state.settings = self.settings;
+        Ok(())
+    }
+
+    fn serve(&mut self, interface: &Interface) -> Result<()> {
+        let target = (interface.index, &*interface.name);
+        let mut ebpf = self.ebpf.lock().expect("no holder panics");
+        if self.served.contains(&interface.index) && interface_links::is_effective(&ebpf, interface.index) {
+            return Ok(());
+        }
+        interface_links::attach(&mut ebpf, &self.pins, target)?;
+        drop(ebpf);
+        if self.served.insert(interface.index) && self.args.packet_xdp != XdpChoice::Off {
+            self.serve_xdp(target);
+        }
+        Ok(())
+    }
+
+    /// Tries XDP in the driver, and by the generic hook if that is wanted. Without it the programs behind it do the same.
+    fn serve_xdp(&mut self, target: (u32, &str)) {
+        let mut ebpf = self.ebpf.lock().expect("no holder panics");
+        // A link does not tell how it runs, so a former agent's is made anew.
+        let former = |name: &str, index: u32| name != program::FLOW_XDP || index != target.0;
+        if let Err(error) = interface_links::detach(&self.pins, former) {
+            warn!(interface = target.1, %error, "could not take a former agent's XDP program away");
+        }
+        let modes: &[(bool, XdpRun)] = match self.args.packet_xdp {
+            XdpChoice::Off => &[],
+            XdpChoice::Auto => &[(true, XdpRun::Native)],
+            XdpChoice::Generic => &[(true, XdpRun::Native), (false, XdpRun::Generic)],
+        };
+        for (is_native, run) in modes {
+            match interface_links::attach_xdp(&mut ebpf, &self.pins, target, *is_native) {
+                Ok(()) => return self.xdp.push((target.0, *run)),
+                Err(error) => debug!(interface = target.1, %error, "no XDP of this kind"),
+            }
+        }
+    }
+
+    fn attached(&self, interface: &Interface) -> Attached {
+        let ebpf = self.ebpf.lock().expect("no holder panics");
+        let xdp = self.xdp.iter().find(|(index, _)| *index == interface.index);
+        Attached {
+            name: interface.name.clone(),
+            is_effective: interface_links::is_effective(&ebpf, interface.index),
+            xdp: xdp.map(|(_, run)| *run),
+        }
+    }
+
+    fn write_settings(&mut self, chosen: &[Interface]) -> Result<()> {
+        let found: Vec<_> = chosen
+            .iter()
+            .flat_map(|interface| interface.addresses.clone())
+            .collect();
+        let seed = match self.settings {
+            Some(settings) => settings.seed,
+            // A table keeps its seed, by which its flows are found.
+            None => Some(self.writer.settings()?.seed)
+                .filter(|seed| *seed != 0)
+                .unwrap_or_else(|| fastrand::u64(1..)),
+        };
+        let settings = self.args.settings(seed, self.writer.size(), &found);
+        if self.settings != Some(settings) {
+            self.writer.put_settings(&settings)?;
+            self.settings = Some(settings);
+        }
+        Ok(())
+    }
+
+    /// Ends what is expired, and looks at what is left.
+    fn look(&mut self, state: &mut PacketState) -> Result<()> {
+        state.limit = self.reader.limit().into();
+        state.flows = self.reader.state()?.entries;
+        if !state.is_on {
+            return Ok(());
+        }
+        if state.pressure() >= PRESSURE || self.swept.elapsed() >= SWEEP_PERIOD {
+            self.swept = Instant::now();
+            self.sweep()?;
+            state.flows = self.reader.state()?.entries;
+        }
+        self.reader.scan(|track| {
+            if let Some(count) = state.by_state.get_mut(usize::from(track.life().raw_state())) {
+                *count += 1;
+            }
+        })?;
+        state.sources = self.reader.top_sources(TOP_SOURCES);
+        Ok(())
+    }
+
+    fn sweep(&self) -> Result<()> {
+        let used = self.reader.state()?.fresh.min(self.reader.limit().into()) as u32;
+        let mut runs = used.div_ceil(SWEEP_ROWS);
+        while runs > 0 {
+            let repeat = runs.min(RUNS);
+            let ebpf = self.ebpf.lock().expect("no holder panics");
+            let program = ebpf
+                .program(program::FLOW_SWEEP)
+                .context("the object lacks the sweep of flows")?;
+            let program: &SchedClassifier = program.try_into()?;
+            let options = TestRunOptions {
+                data_in: Some(&NO_PACKET),
+                repeat,
+                ..TestRunOptions::new()
+            };
+            program.test_run(options).context("sweep the flows")?;
+            runs -= repeat;
+        }
+        Ok(())
+    }
+
+    /// Logs what is newly wrong.
+    fn tell(&mut self, problems: &[String]) {
+        let now: BTreeSet<String> = problems.iter().cloned().collect();
+        for problem in now.difference(&self.told) {
+            error!(problem, "packet path");
+        }
+        self.told = now;
+    }
+}
