@@ -35,7 +35,12 @@ use crate::{maps, place::now};
 #[inline(always)]
 pub fn ingress(skb: *mut __sk_buff) -> i32 {
     let hook = Hook::Ingress as u32;
-    let kind = read(&Skb::new(skb, Hook::Ingress));
+    let packet = Skb::new(skb, Hook::Ingress);
+    if !packet.is_for_host() {
+        // Flooded by a switch, or on its way through a bridge.
+        return tcx_action_base::TCX_NEXT;
+    }
+    let kind = read(&packet);
     if kind == UNREAD {
         return tcx_action_base::TCX_NEXT;
     }
@@ -212,9 +217,15 @@ fn send<P: Packet>(packet: &mut P, found: u32) -> u64 {
         Route::Link(ifindex) => (Fate::SEND | u64::from(ifindex), 1),
         Route::Unresolved(ifindex) => (Fate::RESOLVE | u64::from(ifindex), 1),
     };
-    if hook as u32 == Hook::Xdp as u32 && fate != Fate::SEND | u64::from(packet.ifindex()) {
-        count::packet(FlowEvent::Deferred as u32, scratch.headers.bytes);
-        return Fate::PASS;
+    if hook as u32 == Hook::Xdp as u32 {
+        if fate != Fate::SEND | u64::from(packet.ifindex()) {
+            count::packet(FlowEvent::Deferred as u32, scratch.headers.bytes);
+            return Fate::PASS;
+        }
+        // The interface that it would leave by is the one that it came in by: its address is on both.
+        if packet.load::<6>(0) != Some(scratch.fib.smac) {
+            return Fate::PASS;
+        }
     }
     if hops != 0 && scratch.headers.ttl <= hops {
         // The stack tells the sender, whose packet it has to be for that.

@@ -30,7 +30,7 @@ pub fn find_service(packet: &Skb, scratch: &mut Scratch) -> bool {
         return false;
     };
     scratch.service = service;
-    packet.is_for_host() && route::is_here(packet, scratch)
+    route::is_here(packet, scratch)
 }
 
 #[inline(always)]
