@@ -216,6 +216,38 @@ impl Node {
         })
     }
 
+    /// A host outside the mesh, on a link of its own to this node: `172.16.<node>.2` and `fd16:<node>::2`. Its cgroup is not below the
+    /// one that the node's agent serves.
+    pub fn outsider(&self, name: &str) -> Result<Pod> {
+        let (number, node) = (self.number, self.netns.name());
+        let netns = NetNs::create(&format!("{node}-{name}"))?;
+        let (v4, v6) = (
+            Ipv4Addr::new(172, 16, number as u8, 2),
+            Ipv6Addr::new(0xfd16, number as u16, 0, 0, 0, 0, 0, 2),
+        );
+        self.netns.configure(&[
+            format!("link add ext0 type veth peer name eth0 netns {}", netns.name()),
+            format!("addr add 172.16.{number}.1/24 dev ext0"),
+            format!("addr add fd16:{number:x}::1/64 dev ext0 nodad"),
+            "link set ext0 up".into(),
+        ])?;
+        netns.configure(&[
+            format!("addr add {v4}/24 dev eth0"),
+            format!("addr add {v6}/64 dev eth0 nodad"),
+            "link set eth0 up".into(),
+            format!("route add default via 172.16.{number}.1"),
+            format!("route add default via fd16:{number:x}::1"),
+        ])?;
+        let cgroup = Cgroup::create(self.shared.cgroup.path(), &format!("{}-{name}", self.name))?;
+        Ok(Pod {
+            v4,
+            v6,
+            cgroup,
+            netns,
+            _shared: self.shared.clone(),
+        })
+    }
+
     /// An agent for this node, not yet started. Its own cgroup is in the mesh, as a DaemonSet's is.
     pub fn agent(&self) -> Result<Agent> {
         let cgroup = Cgroup::create(self.cgroup.path(), "agent")?;

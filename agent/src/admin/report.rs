@@ -225,7 +225,7 @@ impl Node {
     /// Answer of `GET /v1/connections`.
     pub fn connections(&self, query: api::ConnectionQuery) -> Result<Selected> {
         let describer = Describer::new(query, self.view(), self.sweep(), monotonic_ns())?;
-        Selected::list(describer, &self.lister)
+        Selected::list(describer, &self.lister, &self.flows)
     }
 }
 

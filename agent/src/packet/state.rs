@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use nodemesh_abi::{FlowCount, FlowEvent, FlowSettings, Source, flow::FlowState};
+use nodemesh_abi::{FlowSettings, Source, flow::FlowState};
 
 /// The snapshot.
 #[derive(Clone, Debug, Default)]
@@ -69,15 +69,8 @@ impl PacketState {
         }
     }
 
-    /// Who fills the table, while it is under pressure.
-    pub fn pressing(&self) -> &[(IpAddr, Source)] {
-        if self.pressure() >= PRESSURE {
-            &self.sources
-        } else {
-            &[]
-        }
+    /// Whether it is so full that expired flows are looked for without rest.
+    pub fn is_under_pressure(&self) -> bool {
+        self.is_on && self.pressure() >= PRESSURE
     }
 }
-
-/// Counts by [`FlowEvent`].
-pub type Counts = [FlowCount; FlowEvent::COUNT];

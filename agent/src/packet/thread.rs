@@ -23,7 +23,7 @@ use super::{
     PacketArgs, PacketState,
     args::XdpChoice,
     interface::{self, Interface},
-    state::{Attached, PRESSURE, XdpRun},
+    state::{Attached, XdpRun},
 };
 use crate::datapath::{
     PinRoot,
@@ -213,7 +213,7 @@ impl PacketPath {
         if !state.is_on {
             return Ok(());
         }
-        if state.pressure() >= PRESSURE || self.swept.elapsed() >= SWEEP_PERIOD {
+        if state.is_under_pressure() || self.swept.elapsed() >= SWEEP_PERIOD {
             self.swept = Instant::now();
             self.sweep()?;
             state.flows = self.reader.state()?.entries;

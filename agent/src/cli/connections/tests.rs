@@ -24,6 +24,8 @@ fn connection() -> Connection {
         state: "established".into(),
         age_seconds: 61.9,
         vantage: Vantage::Client,
+        path: crate::api::Path::Socket,
+        seen_as: None,
         wire: "http1".into(),
         tcp_state: "ESTAB".into(),
         adopted: false,
@@ -107,7 +109,7 @@ fn the_agent_is_asked_for_no_more_than_is_shown() {
             service: Some("a/b c".into()),
             ..Connections::default()
         };
-        connections.path(room, true).unwrap()
+        connections.url(room, true).unwrap()
     };
     let expected = "/v1/connections?service=a%2Fb+c&older_than=1.5&stalled=false&sort=age";
     assert_eq!(asked(None, None), format!("{expected}&lines=true"));
@@ -120,10 +122,11 @@ fn agent(socket: &Path, count: u32) -> Runtime {
     let records: Arc<Vec<ListedConnection>> = Arc::new((0..count).map(record).collect());
     let answer = |Query(query): Query<ConnectionQuery>| async move {
         let describer = Describer::new(query, Arc::default(), Arc::default(), 300_000_000_000);
-        let selected = describer.unwrap().select(|visit| {
+        let list = |visit: &mut dyn FnMut(&ListedConnection)| {
             records.iter().for_each(visit);
             Ok(())
-        });
+        };
+        let selected = describer.unwrap().select(list, |_| Ok(()));
         selected.unwrap().into_response()
     };
     let runtime = Runtime::new().unwrap();
