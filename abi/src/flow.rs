@@ -44,8 +44,8 @@ pub enum FlowMode {
     Direct = 2,
 }
 
-/// Value of `flow_services`, keyed by [`crate::ServiceKey`]. A row with the address `::` is a node port: it stands for every address of
-/// this node.
+/// Value of `flow_services`, keyed by [`crate::ServiceKey`]. A row with the address `0.0.0.0` or `::` is a node port: it stands for every
+/// address of its family that this node has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct FlowService {

@@ -30,9 +30,9 @@ pub const POLICIES: u32 = 4_096;
 pub const CLIENTS: u32 = 65_536;
 /// Default number of flows of the packet path; row 0 of `tracks` is not used.
 pub const TRACKS: u32 = 65_536;
-/// Sets of `track_index` for `rows` flows: two tuples each, 2.7 to a set of seven.
+/// Sets of `track_index` for `rows` flows: their two tuples each fill a set of seven to less than a third, so that few sets are ever full.
 pub const fn index_sets(rows: u32) -> u32 {
-    rows / 4 * 3 + 3
+    if rows < 8 { 8 } else { rows }
 }
 /// Capacity of `track_sources`.
 pub const TRACK_SOURCES: u32 = 4_096;

@@ -11,6 +11,7 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    os::fd::{AsFd as _, AsRawFd as _},
     path::Path,
     sync::atomic::{AtomicU32, Ordering},
     time::Duration,
@@ -19,13 +20,15 @@ use std::{
 use anyhow::{Context as _, Result};
 use aya::{
     Ebpf, EbpfLoader, Pod,
-    maps::{Array, ArrayOfMaps, HashMap, LpmTrie, MapData, PerCpuArray, lpm_trie::Key},
+    maps::{Array, ArrayOfMaps, HashMap, LpmTrie, Map, MapData, PerCpuArray, lpm_trie::Key},
     programs::{Program, SchedClassifier, TestRun as _, TestRunOptions, Xdp, XdpMode},
 };
 use nodemesh_abi::{
     Access, AccessWord, Algorithm, Backend, BackendFlags, BackendState, ClientKeySource, FlowCount,
     FlowEvent, FlowMode, FlowService, FlowSettings, IdentityAddr, Ip16, Port, Rules, Service, ServiceKey,
-    Slot, Source, Track, TrackState, limits,
+    Slot, Source, Track, TrackState,
+    flow::IndexSet,
+    limits,
     names::{map, program},
 };
 
@@ -371,6 +374,29 @@ impl FlowBed {
             .map(|row| table.get(&row, 0))
             .collect::<Result<Vec<_>, _>>()?;
         Ok(rows.into_iter().filter(Track::is_live).collect())
+    }
+
+    /// The index over the table.
+    pub fn index(&mut self) -> Result<Vec<IndexSet>> {
+        let sets = self.settings()?.sets;
+        let index = self.array::<IndexSet>(map::TRACK_INDEX)?;
+        Ok((0..sets)
+            .map(|set| index.get(&set, 0))
+            .collect::<Result<_, _>>()?)
+    }
+
+    /// Bytes of a map, as the kernel accounts for them.
+    pub fn memory(&self, name: &str) -> Result<u64> {
+        let data = match self.ebpf.map(name).context("a map")? {
+            Map::Array(data) | Map::Queue(data) | Map::LruHashMap(data) => data,
+            _ => anyhow::bail!("{name} is of another kind"),
+        };
+        let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", data.fd().as_fd().as_raw_fd()))?;
+        let line = info
+            .lines()
+            .find_map(|line| line.strip_prefix("memlock:"))
+            .context("memlock")?;
+        Ok(line.trim().parse()?)
     }
 
     /// What the table says of itself.

@@ -25,7 +25,13 @@ pub fn find_service(packet: &Skb, scratch: &mut Scratch) -> bool {
         scratch.service = service;
         return true;
     }
-    let any = ServiceKey::new(Ip16::UNSPECIFIED, tuple.dst_port, protocol);
+    // A service has backends of its own for each family, and so each family's node port is a row of its own.
+    let every = if tuple.dst.is_v4() {
+        Ip16::from_v4_word(0)
+    } else {
+        Ip16::UNSPECIFIED
+    };
+    let any = ServiceKey::new(every, tuple.dst_port, protocol);
     let Some(service) = row(&any) else {
         return false;
     };

@@ -9,7 +9,7 @@ use nodemesh_abi::{
     ConnectFailure, FlowEvent, FlowSettings, Track,
     flow::{
         FlowState,
-        index::{self, Place},
+        index::{self, Place, Sets as _, WAYS},
         state::Life,
         track::{is_expired, ticks},
     },
@@ -133,10 +133,8 @@ pub extern "C" fn evict(now: u32) -> u32 {
                 (&raw const (*track).seen).read_volatile(),
             )
         };
-        let may_go = Life(life).state().may_be_evicted()
-            || life as u8 != FlowState::Free as u8 && is_over(settings, life, seen, now);
         let idle = now.wrapping_sub(seen).cast_signed();
-        if may_go && i64::from(idle) + 1 > best_idle.cast_signed() {
+        if may_go(settings, life, seen, now) && i64::from(idle) + 1 > best_idle.cast_signed() {
             (best, best_life) = (row, life);
             best_idle = (i64::from(idle) + 1).cast_unsigned();
         }
@@ -145,6 +143,50 @@ pub extern "C" fn evict(now: u32) -> u32 {
         return best;
     }
     0
+}
+
+/// Makes room in the sets of the tuple that the client of `row` sends, where there is a flow that may go; 1 if there was.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn make_room(row: u32, now: u32) -> u32 {
+    let (Some(track), Some(settings)) = (maps::tracks.get_ptr(row), maps::flow_settings.get(0)) else {
+        return 0;
+    };
+    // SAFETY: a map value that only the caller changes.
+    let hash = unsafe { (*track).forward() }.hash(settings.seed);
+    let place = Place::of(hash, settings.sets);
+    for way in 0..2 * WAYS {
+        let number = if way < WAYS { place.home } else { place.second };
+        let Some(set) = KernelSets.set(number) else {
+            return 0;
+        };
+        let found = KernelSets.entry(set, way % WAYS) as u32;
+        if found == row || found == 0 {
+            continue;
+        }
+        let Some(other) = maps::tracks.get_ptr(found) else {
+            continue;
+        };
+        // SAFETY: a map value; volatile because other CPUs write it.
+        let (life, seen) = unsafe {
+            (
+                (&raw const (*other).life).read_volatile(),
+                (&raw const (*other).seen).read_volatile(),
+            )
+        };
+        if may_go(settings, life, seen, now) && finish(found, FlowEvent::Evicted as u32, life) != 0 {
+            discard(found);
+            return 1;
+        }
+    }
+    0
+}
+
+/// Whether a flow may make room for another.
+#[inline(always)]
+fn may_go(settings: &FlowSettings, life: u32, seen: u32, now: u32) -> bool {
+    Life(life).state().may_be_evicted()
+        || life as u8 != FlowState::Free as u8 && is_over(settings, life, seen, now)
 }
 
 /// Ends the flow of `row` if its state is `life` still, whatever it is for `u32::MAX`, and says whether this call did: the row belongs to

@@ -94,8 +94,12 @@ fn try_open(scratch: &mut Scratch, settings: &FlowSettings, now: u64) -> u32 {
         };
         return FAILED | event as u32;
     }
-    if insert(row, FORWARD) != INSERTED {
-        // Another CPU has just opened the same flow: this packet is sent again.
+    let mut outcome = insert(row, FORWARD);
+    if outcome == FULL && end::make_room(row, ticks(now)) != 0 {
+        outcome = insert(row, FORWARD);
+    }
+    if outcome != INSERTED {
+        // Its sets are full of established flows; or another CPU has just opened the same one, and this packet is sent again.
         withdraw(row);
         end::discard(row);
         return FAILED | FlowEvent::TableFull as u32;
@@ -201,6 +205,7 @@ fn claim_port(row: u32, track: *mut Track, (first, last): (u16, u16), mode: Trac
     // SAFETY: a map value that only this program changes; the helper takes no pointer.
     let (wished, draw) = unsafe { ((*track).client_port, bpf_get_prandom_u32()) };
     let may_use = mode as u8 != TrackMode::Nat as u8 || wished.get() >= first && wished.get() <= last;
+    // Another port leads to other sets too.
     let mut outcome = if may_use { insert(row, REPLY) } else { TAKEN };
     if mode as u8 == TrackMode::Direct as u8 {
         return outcome;
@@ -208,7 +213,7 @@ fn claim_port(row: u32, track: *mut Track, (first, last): (u16, u16), mode: Trac
     // Unknown to the verifier, which else walks through each round on its own.
     let mut attempt = zero() as u32;
     for _ in 0..TRIES {
-        if outcome != TAKEN {
+        if outcome == INSERTED {
             return outcome;
         }
         let port = candidate(Port::new(0), first, last, draw, attempt);
