@@ -9,6 +9,7 @@
 //! Invariant: no program of the mesh sees the client's sockets, so what reaches a service went by packets.
 
 mod far_end;
+mod flood;
 
 use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
@@ -21,6 +22,7 @@ use nodemesh_agent::api;
 use serde_json::{Value, json};
 
 pub use far_end::FarEnd;
+pub use flood::flood;
 
 use crate::{
     agent::Agent,
@@ -198,9 +200,14 @@ pub struct Call {
 impl Call {
     /// Connects from the namespace of `client`.
     pub fn to(client: &Pod, to: SocketAddr) -> Result<Self> {
+        Self::within(client, to, PATIENCE)
+    }
+
+    /// The same, if it takes no longer than `patience`.
+    pub fn within(client: &Pod, to: SocketAddr, patience: Duration) -> Result<Self> {
         client.netns().run(|| {
             let stream =
-                TcpStream::connect_timeout(&to, PATIENCE).with_context(|| format!("connect to {to}"))?;
+                TcpStream::connect_timeout(&to, patience).with_context(|| format!("connect to {to}"))?;
             stream.set_read_timeout(Some(PATIENCE))?;
             stream.set_write_timeout(Some(PATIENCE))?;
             stream.set_nodelay(true)?;

@@ -129,6 +129,25 @@ impl Topology {
         })
     }
 
+    /// Joins a pod to the fabric as host `number`, by one more link of this name; returns its IPv4 address there.
+    pub fn attach(&self, pod: &Pod, link: &str, number: u8) -> Result<String> {
+        let (fabric, address) = (&self.shared.fabric, format!("192.168.0.{number}"));
+        pod.netns.configure(&[
+            format!(
+                "link add {link} type veth peer name port{number} netns {}",
+                fabric.name()
+            ),
+            format!("addr add {address}/24 dev {link}"),
+            format!("addr add fd10:ff::{number:x}/64 dev {link} nodad"),
+            format!("link set {link} up"),
+        ])?;
+        fabric.configure(&[
+            format!("link set port{number} master br0"),
+            format!("link set port{number} up"),
+        ])?;
+        Ok(address)
+    }
+
     /// Gives the new node routes to the pods of all others, and them routes to its own.
     fn join(&self, netns: &NetNs, number: usize) -> Result<()> {
         let mut nodes = self.nodes.borrow_mut();

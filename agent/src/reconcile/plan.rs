@@ -10,7 +10,7 @@ mod removal;
 
 use std::{cell::LazyCell, collections::HashSet, sync::Arc};
 
-use nodemesh_abi::{Backend, BackendFlags, FlowService, Service, ServiceKey, Slot, names::map};
+use nodemesh_abi::{Algorithm, Backend, BackendFlags, FlowService, Service, ServiceKey, Slot, names::map};
 use nodemesh_model::{Desired, Frontend, FrontendBackend, FrontendName};
 
 use super::{
@@ -291,7 +291,8 @@ impl Ledger {
         let flow = self.flows.table(
             programmed.service_id,
             || frontend.packet_table(|index| programmed.backends[index].id),
-            frontend.packet.is_some(),
+            // The programs read the slot table of such a service, which is a Maglev table already.
+            frontend.packet.is_some() && frontend.algorithm != Algorithm::Maglev,
         );
         plan.tables.push(SwapTable {
             frontend: name.clone(),

@@ -5,7 +5,7 @@
 
 use std::{
     io::{self, Write as _},
-    net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -29,24 +29,24 @@ pub struct FarEnd {
 impl FarEnd {
     /// Listens at [`TARGET`] of both addresses of `pod`.
     pub fn start(pod: &Pod, name: &str) -> Self {
-        let addresses = Family::BOTH.map(|family| family.of(pod));
-        Self::at(pod, name, &addresses, TARGET)
+        let end = Self::tcp(pod, name);
+        for family in Family::BOTH {
+            let at = SocketAddr::new(family.of(pod), TARGET);
+            let socket = pod.netns().run(|| UdpSocket::bind(at)).expect("enter the pod");
+            let (socket, name, ended) = (socket.expect("bind"), name.to_owned(), Arc::clone(&end.ends));
+            thread::spawn(move || answer(&socket, &name, &ended));
+        }
+        end
     }
 
-    /// Listens at `port` of these addresses of `pod`.
-    pub fn at(pod: &Pod, name: &str, addresses: &[IpAddr], port: u16) -> Self {
+    /// The same, which answers no datagram.
+    pub fn tcp(pod: &Pod, name: &str) -> Self {
         let ends = Arc::new(AtomicBool::new(false));
-        for address in addresses {
-            let at = SocketAddr::new(*address, port);
-            let sockets = pod.netns().run(|| (TcpListener::bind(at), UdpSocket::bind(at)));
-            let (listener, socket) = sockets.expect("enter the pod");
-            let (listener, socket) = (listener.expect("listen"), socket.expect("bind"));
-            let (name, ended) = (name.to_owned(), Arc::clone(&ends));
-            thread::spawn({
-                let (name, ended) = (name.clone(), Arc::clone(&ended));
-                move || accept(&listener, &name, &ended)
-            });
-            thread::spawn(move || answer(&socket, &name, &ended));
+        for family in Family::BOTH {
+            let at = SocketAddr::new(family.of(pod), TARGET);
+            let listener = pod.netns().run(|| TcpListener::bind(at)).expect("enter the pod");
+            let (listener, name, ended) = (listener.expect("listen"), name.to_owned(), Arc::clone(&ends));
+            thread::spawn(move || accept(&listener, &name, &ended));
         }
         Self { ends }
     }
