@@ -182,6 +182,10 @@ counter_index! {
         NoNatAddress = "drop_no_nat_address",
         /// Dropped: the backend is of the other address family.
         Family = "drop_family",
+        /// Dropped: there is no way to the backend.
+        NoRoute = "drop_no_route",
+        /// Dropped: longer than the way to the backend takes, and the client could not be told.
+        TooBig = "drop_too_big",
         /// Dropped: the packet could not be rewritten.
         Rewrite = "drop_rewrite",
         /// A flow was opened.

@@ -212,8 +212,9 @@ fn send<P: Packet>(packet: &mut P, found: u32) -> u64 {
     // SAFETY: the scratch of this hook, on this CPU.
     let scratch = unsafe { &mut *scratch };
     let direction = find::direction(found);
-    let (fate, hops) = match route::of(packet, scratch, direction) {
-        Route::Here | Route::Stack => (Fate::PASS, 0),
+    let route = route::of(packet, scratch, direction);
+    let (fate, hops) = match route {
+        Route::Here | Route::Stack | Route::TooBig => (Fate::PASS, 0),
         Route::Link(ifindex) => (Fate::SEND | u64::from(ifindex), 1),
         Route::Unresolved(ifindex) => (Fate::RESOLVE | u64::from(ifindex), 1),
     };
@@ -226,6 +227,16 @@ fn send<P: Packet>(packet: &mut P, found: u32) -> u64 {
         if packet.load::<6>(0) != Some(scratch.fib.smac) {
             return Fate::PASS;
         }
+    }
+    if matches!(route, Route::Stack | Route::TooBig) && from_here(scratch, direction) {
+        // The stack takes no packet from outside that comes from its own address, and would tell itself that it cannot be sent.
+        let event = if route == Route::TooBig {
+            FlowEvent::TooBig
+        } else {
+            FlowEvent::NoRoute
+        };
+        count::packet(event as u32, scratch.headers.bytes);
+        return Fate::DROP;
     }
     if hops != 0 && scratch.headers.ttl <= hops {
         // The stack tells the sender, whose packet it has to be for that.
@@ -240,6 +251,14 @@ fn send<P: Packet>(packet: &mut P, found: u32) -> u64 {
     }
     touch::seen(hook as u32, found);
     fate
+}
+
+/// Whether the packet's source becomes an address of this host.
+#[inline(always)]
+fn from_here(scratch: &Scratch, direction: Direction) -> bool {
+    direction as u8 == Direction::Forward as u8
+        && scratch.track.mode == TrackMode::Nat as u8
+        && scratch.headers.kind as u8 != Kind::Error as u8
 }
 
 /// Translates the packet whose headers and flow are in the scratch of its hook; `hops` are taken from its time to live.

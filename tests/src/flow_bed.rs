@@ -10,7 +10,7 @@
 //! Invariant: no packet leaves: what a program would redirect, the kernel only reports.
 
 use std::{
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
     os::fd::{AsFd as _, AsRawFd as _},
     path::Path,
     sync::atomic::{AtomicU32, Ordering},
@@ -19,9 +19,9 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use aya::{
-    Ebpf, EbpfLoader, Pod,
+    Ebpf, Pod,
     maps::{Array, ArrayOfMaps, HashMap, LpmTrie, Map, MapData, PerCpuArray, lpm_trie::Key},
-    programs::{Program, SchedClassifier, TestRun as _, TestRunOptions, Xdp, XdpMode},
+    programs::{Program, TestRun as _, TestRunOptions, Xdp, XdpMode},
 };
 use nodemesh_abi::{
     Access, AccessWord, Algorithm, Backend, BackendFlags, BackendState, ClientKeySource, FlowCount,
@@ -31,6 +31,13 @@ use nodemesh_abi::{
     limits,
     names::{map, program},
 };
+
+mod family;
+mod scene;
+
+pub use family::Family;
+pub use scene::NARROW;
+use scene::{forward, load, topology};
 
 use crate::{
     frame::{Frame, Seen},
@@ -54,61 +61,6 @@ pub const CLIENT_MAC: [u8; 6] = [6, 0, 0, 0, 0, 2];
 pub const REMOTE_MAC: [u8; 6] = [6, 0, 0, 0, 0, 0x11];
 /// Of the local backend.
 pub const POD_MAC: [u8; 6] = [6, 0, 0, 0, 0, 5];
-
-/// An address family.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Family {
-    /// IPv4.
-    V4,
-    /// IPv6.
-    V6,
-}
-
-impl Family {
-    /// Both.
-    pub const BOTH: [Self; 2] = [Self::V4, Self::V6];
-
-    fn at(self, network: u8, host: u8) -> IpAddr {
-        match self {
-            Self::V4 => Ipv4Addr::new(10, network, 0, host).into(),
-            Self::V6 => {
-                let network = u16::from_str_radix(&format!("fd{network}"), 16).expect("a number");
-                let host = u16::from_str_radix(&host.to_string(), 16).expect("a number");
-                Ipv6Addr::new(network, 0, 0, 0, 0, 0, 0, host).into()
-            }
-        }
-    }
-
-    /// The client, `port` of it.
-    pub fn client(self, port: u16) -> SocketAddr {
-        SocketAddr::new(self.at(20, 2), port)
-    }
-
-    /// The service.
-    pub fn service(self) -> SocketAddr {
-        SocketAddr::new(self.at(96, 10), 80)
-    }
-
-    /// This node, `port` of it.
-    pub fn node(self, port: u16) -> SocketAddr {
-        SocketAddr::new(self.at(20, 1), port)
-    }
-
-    /// A remote backend.
-    pub fn remote(self, host: u8) -> SocketAddr {
-        SocketAddr::new(self.at(20, host), 8000)
-    }
-
-    /// A backend on this node.
-    pub fn pod(self) -> SocketAddr {
-        SocketAddr::new(self.at(30, 5), 8000)
-    }
-
-    /// A router that is none of these.
-    pub fn router(self) -> IpAddr {
-        self.at(20, 77)
-    }
-}
 
 /// The bed.
 pub struct FlowBed {
@@ -228,12 +180,8 @@ impl FlowBed {
         };
         change(&mut row.service);
         self.slots(map::SLOT_TABLES, row.service.id, ids)?;
-        let addr = if addr.ip().is_unspecified() {
-            ServiceKey::new(Ip16::UNSPECIFIED, Port::new(addr.port()), protocol)
-        } else {
-            ServiceKey::new(Ip16::from(addr.ip()), Port::new(addr.port()), protocol)
-        };
-        self.hash(map::FLOW_SERVICES)?.insert(addr, row, 0)?;
+        let key = ServiceKey::new(Ip16::from(addr.ip()), Port::new(addr.port()), protocol);
+        self.hash(map::FLOW_SERVICES)?.insert(key, row, 0)?;
         Ok(())
     }
 
@@ -442,88 +390,4 @@ impl Ran {
     pub fn seen(&self) -> Seen {
         Seen::of(&self.bytes)
     }
-}
-
-fn load(object: &Path, rows: u32) -> Result<Ebpf> {
-    let mut loader = EbpfLoader::new();
-    for name in [
-        map::SERVICES,
-        map::SLOT_TABLES,
-        map::SERVICE_STATES,
-        map::RULES,
-        map::RULE_STATES,
-    ] {
-        loader.map_max_entries(name, 16);
-    }
-    for name in [map::FLOW_SERVICES, map::FLOW_TABLES, map::TIER_TABLES] {
-        loader.map_max_entries(name, 64);
-    }
-    for name in [
-        map::BACKENDS,
-        map::BACKEND_STATES,
-        map::ENDPOINTS,
-        map::TRAFFIC,
-        map::NUMBERS,
-    ] {
-        loader.map_max_entries(name, 64);
-    }
-    loader.map_max_entries(map::TRACKS, rows + 1);
-    loader.map_max_entries(map::TRACK_INDEX, limits::index_sets(rows));
-    loader.map_max_entries(map::TRACK_FREE, rows);
-    let mut ebpf = loader
-        .load_file(object)
-        .with_context(|| object.display().to_string())?;
-    for name in [program::FLOW_INGRESS, program::FLOW_EGRESS, program::FLOW_SWEEP] {
-        let program: &mut SchedClassifier = ebpf.program_mut(name).context(name)?.try_into()?;
-        program.load().with_context(|| format!("load {name}"))?;
-    }
-    let program: &mut Xdp = ebpf
-        .program_mut(program::FLOW_XDP)
-        .context("flow_xdp")?
-        .try_into()?;
-    program.load().context("load flow_xdp")?;
-    Ok(ebpf)
-}
-
-fn topology() -> Vec<String> {
-    let mut lines: Vec<String> = [
-        "link add up0 address 02:00:00:00:00:01 type veth peer name up1",
-        "link add pod0 type veth peer name pod1",
-        "link set up0 up",
-        "link set up1 up",
-        "link set pod0 up",
-        "link set pod1 up",
-        "addr add 10.20.0.1/24 dev up0",
-        "addr add fd20::1/64 dev up0 nodad",
-        "addr add 10.30.0.1/24 dev pod0",
-        "addr add fd30::1/64 dev pod0 nodad",
-    ]
-    .map(str::to_owned)
-    .to_vec();
-    for (network, host, mac) in [
-        (20, 2, "06:00:00:00:00:02"),
-        (20, 11, "06:00:00:00:00:11"),
-        (20, 12, "06:00:00:00:00:12"),
-        (20, 77, "06:00:00:00:00:77"),
-    ] {
-        for family in Family::BOTH {
-            lines.push(format!(
-                "neigh add {} lladdr {mac} dev up0 nud permanent",
-                family.at(network, host)
-            ));
-        }
-    }
-    for family in Family::BOTH {
-        lines.push(format!(
-            "neigh add {} lladdr 06:00:00:00:00:05 dev pod0 nud permanent",
-            family.at(30, 5)
-        ));
-    }
-    lines
-}
-
-/// Lets the namespace forward packets.
-fn forward() -> Result<()> {
-    std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").context("turn on forwarding")?;
-    std::fs::write("/proc/sys/net/ipv6/conf/all/forwarding", "1").context("turn on forwarding")
 }

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 use nodemesh_abi::{BackendFlags, FlowEvent, FlowMode, Track, flow::TrackMode};
 use nodemesh_e2e::{
-    flow_bed::{CLIENT_MAC, DROP, Family, FlowBed, NEXT, POD_MAC, REDIRECT, REMOTE_MAC, Ran},
+    flow_bed::{CLIENT_MAC, DROP, Family, FlowBed, NARROW, NEXT, POD_MAC, REDIRECT, REMOTE_MAC, Ran},
     frame::{Body, Frame, MACS, flag},
 };
 
@@ -169,11 +169,10 @@ fn a_direct_backend_gets_the_packet_as_it_is() {
 }
 
 #[test]
-fn a_node_port_is_one_row_for_every_address_of_the_node() {
+fn a_node_port_is_one_row_for_every_address_of_a_family() {
     for family in Family::BOTH {
         let mut bed = bed(family, TCP, FlowMode::Nat, false);
-        let any: SocketAddr = "[::]:30080".parse().unwrap();
-        bed.service(any, TCP, FlowMode::Nat, &[0]).unwrap();
+        bed.service(family.any(30_080), TCP, FlowMode::Nat, &[0]).unwrap();
         let node = family.node(30_080);
         let ran = bed.ingress(&Frame::tcp(family.client(4_000), node, flag::SYN));
         let nat = family.node(only_track(&mut bed).nat_port.get());
@@ -335,5 +334,41 @@ fn a_backend_on_the_host_itself_is_delivered_here() {
         );
         assert_eq!((seen.ttl, seen.is_sound), (64, Some(true)));
         assert_ne!(ran.verdict, DROP);
+    }
+}
+
+#[test]
+fn what_the_way_to_the_backend_does_not_take_is_told_or_counted() {
+    for family in Family::BOTH {
+        let mut bed = bed(family, TCP, FlowMode::Nat, false);
+        let cases = [(13, NARROW + 1, FlowEvent::TooBig), (14, 100, FlowEvent::NoRoute)];
+        for (host, length, event) in cases {
+            bed.backend(0, family.remote(host), 0).unwrap();
+            let header = if family == Family::V4 { 40 } else { 60 };
+            let frame = |port, length| {
+                let frame = Frame::tcp(family.client(port), family.service(), flag::ACK);
+                frame.with(&vec![7; length - header])
+            };
+            let port = u16::from(host) * 100;
+            assert_eq!(bed.ingress(&frame(port, length)).verdict, DROP, "{event:?}");
+            assert_eq!(bed.count(event).unwrap(), 1);
+            if event == FlowEvent::TooBig {
+                assert_eq!(
+                    bed.ingress(&frame(port, length - 1)).verdict,
+                    REDIRECT,
+                    "as long as the way takes"
+                );
+            }
+            // The client's own packet the stack answers, and flow_egress translates what it says.
+            bed.service(family.service(), TCP, FlowMode::Keep, &[0]).unwrap();
+            let ran = bed.ingress(&frame(port + 1, length));
+            let seen = ran.seen();
+            assert_eq!(
+                (ran.verdict, seen.src, seen.ttl),
+                (NEXT, family.client(port + 1), 64)
+            );
+            assert_eq!((seen.dst, seen.is_sound), (family.remote(host), Some(true)));
+            bed.service(family.service(), TCP, FlowMode::Nat, &[0]).unwrap();
+        }
     }
 }

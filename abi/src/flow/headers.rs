@@ -4,6 +4,10 @@
 //! Called for each packet by every program of the packet path, and by the fuzzer. Invariants: nothing is read beyond what the IP header
 //! says belongs to the packet; a packet that is not wholly understood is [`Unread`], and nobody changes it.
 
+mod network;
+
+use network::{is_impossible_source, network};
+
 use super::{state::TcpFlags, tuple::Tuple};
 use crate::{Ip16, Port, Protocol};
 
@@ -15,11 +19,7 @@ const IPV4: u32 = 20;
 const IPV6: u32 = 40;
 /// Length of the header of an ICMP error, before what it quotes.
 const ICMP: u32 = 8;
-/// Most extension headers that are walked over (RFC 8504, section 5.3, lets a node limit them).
-const EXTENSIONS: u32 = 6;
 
-const ETHERTYPE_IPV4: [u8; 2] = [0x08, 0x00];
-const ETHERTYPE_IPV6: [u8; 2] = [0x86, 0xdd];
 const PROTOCOL_ICMP: u8 = 1;
 const PROTOCOL_ICMPV6: u8 = 58;
 
@@ -70,6 +70,8 @@ pub struct Headers {
     pub network: u32,
     /// Offset of the transport header; of an ICMP error, of the ICMP header.
     pub transport: u32,
+    /// Offset of what follows the transport header; 0 for an ICMP error.
+    pub payload: u32,
     /// Offset of the quoted IP header; 0 but for an ICMP error.
     pub quoted_network: u32,
     /// Offset of the quoted transport header.
@@ -94,21 +96,6 @@ pub struct Headers {
     pub is_v6: u8,
 }
 
-/// An IP header, with what may stand between it and the transport header.
-struct Network {
-    src: Ip16,
-    dst: Ip16,
-    protocol: u8,
-    ttl: u8,
-    tos: u8,
-    is_v6: bool,
-    checksum: u16,
-    /// Offset of the transport header.
-    transport: u32,
-    /// Offset of the packet's end.
-    end: u32,
-}
-
 impl Headers {
     /// Of nothing.
     pub const NONE: Self = Self {
@@ -123,6 +110,7 @@ impl Headers {
         dst: Ip16::UNSPECIFIED,
         network: 0,
         transport: 0,
+        payload: 0,
         quoted_network: 0,
         quoted_transport: 0,
         bytes: 0,
@@ -159,6 +147,7 @@ impl Headers {
         self.dst = network.dst;
         self.network = ETHERNET;
         self.transport = network.transport;
+        self.payload = 0;
         self.quoted_network = 0;
         self.quoted_transport = 0;
         self.bytes = network.end - ETHERNET;
@@ -196,6 +185,7 @@ impl Headers {
             return Err(Unread::Malformed);
         }
         self.flags = bytes[13];
+        self.payload = self.transport + header;
         self.set_ports([bytes[0], bytes[1], bytes[2], bytes[3]]);
         Ok(())
     }
@@ -208,6 +198,7 @@ impl Headers {
             return Err(Unread::Malformed);
         }
         self.kind = Kind::Datagram;
+        self.payload = self.transport + 8;
         self.set_ports([bytes[0], bytes[1], bytes[2], bytes[3]]);
         Ok(())
     }
@@ -288,120 +279,6 @@ impl Headers {
 }
 
 #[inline(always)]
-fn network(frame: &impl Frame) -> Result<Network, Unread> {
-    let ethertype = frame.load::<2>(ETHERNET - 2).ok_or(Unread::Other)?;
-    match ethertype {
-        ETHERTYPE_IPV4 => network_v4(frame),
-        ETHERTYPE_IPV6 => network_v6(frame),
-        _ => Err(Unread::Other),
-    }
-}
-
-#[inline(always)]
-fn network_v4(frame: &impl Frame) -> Result<Network, Unread> {
-    let bytes = frame.load::<20>(ETHERNET).ok_or(Unread::Malformed)?;
-    let header = u32::from(bytes[0] & 0xf) * 4;
-    let total = u32::from(u16::from_be_bytes([bytes[2], bytes[3]]));
-    let end = end(frame, total, 0)?;
-    if bytes[0] >> 4 != 4 || header < IPV4 || ETHERNET + header > end {
-        return Err(Unread::Malformed);
-    }
-    // More fragments, or not the first.
-    if u16::from_be_bytes([bytes[6], bytes[7]]) & 0x3fff != 0 {
-        return Err(Unread::Fragment);
-    }
-    Ok(Network {
-        src: v4([bytes[12], bytes[13], bytes[14], bytes[15]]),
-        dst: v4([bytes[16], bytes[17], bytes[18], bytes[19]]),
-        protocol: bytes[9],
-        ttl: bytes[8],
-        tos: bytes[1],
-        is_v6: false,
-        checksum: u16::from_ne_bytes([bytes[10], bytes[11]]),
-        transport: ETHERNET + header,
-        end,
-    })
-}
-
-/// Offset of the end of a packet whose header says that it has `length` bytes after the first `before`.
-///
-/// A length of 0 is that of a packet of more than 64 KiB, which the kernel segments when it sends it ("big TCP").
-#[inline(always)]
-fn end(frame: &impl Frame, length: u32, before: u32) -> Result<u32, Unread> {
-    let whole = frame.length();
-    if length == 0 && whole > 0xffff + ETHERNET {
-        return Ok(whole);
-    }
-    let end = ETHERNET + before + length;
-    if end > whole {
-        return Err(Unread::Malformed);
-    }
-    Ok(end)
-}
-
-#[inline(always)]
-fn network_v6(frame: &impl Frame) -> Result<Network, Unread> {
-    let bytes = frame.load::<40>(ETHERNET).ok_or(Unread::Malformed)?;
-    let payload = u32::from(u16::from_be_bytes([bytes[4], bytes[5]]));
-    let end = end(frame, payload, IPV6)?;
-    if bytes[0] >> 4 != 6 {
-        return Err(Unread::Malformed);
-    }
-    let [src, dst] = v6(&bytes);
-    let (protocol, transport) = extensions(frame, bytes[6], end)?;
-    Ok(Network {
-        src,
-        dst,
-        protocol,
-        ttl: bytes[7],
-        tos: bytes[0] << 4 | bytes[1] >> 4,
-        is_v6: true,
-        checksum: 0,
-        transport,
-        end,
-    })
-}
-
-/// The protocol after all extension headers, and where its header is.
-#[inline(always)]
-fn extensions(frame: &impl Frame, first: u8, end: u32) -> Result<(u8, u32), Unread> {
-    let (mut next, mut at) = (first, ETHERNET + IPV6);
-    for _ in 0..EXTENSIONS {
-        let length = match next {
-            // Hop-by-hop options, destination options; routing that has come to its end.
-            0 | 43 | 60 => {
-                let [_, length, _, left] = frame.load::<4>(at).ok_or(Unread::Malformed)?;
-                if next == 43 && left != 0 {
-                    return Err(Unread::Extension);
-                }
-                (u32::from(length) + 1) * 8
-            }
-            44 => {
-                let bytes = frame.load::<4>(at).ok_or(Unread::Malformed)?;
-                // Offset and "more fragments"; both are 0 in an atomic fragment (RFC 6946).
-                if u16::from_be_bytes([bytes[2], bytes[3]]) & 0xfff9 != 0 {
-                    return Err(Unread::Fragment);
-                }
-                8
-            }
-            // Authentication and encryption: what follows is not to be changed, or not to be read.
-            50 | 51 => return Err(Unread::Extension),
-            _ => return Ok((next, at)),
-        };
-        let [following] = frame.load::<1>(at).ok_or(Unread::Malformed)?;
-        next = following;
-        at += length;
-        if at > end {
-            return Err(Unread::Malformed);
-        }
-    }
-    if matches!(next, 0 | 43 | 44 | 50 | 51 | 60) {
-        return Err(Unread::Extension);
-    }
-    Ok((next, at))
-}
-
-#[inline(always)]
 fn v4(bytes: [u8; 4]) -> Ip16 {
     Ip16::from_v4_word(u32::from_ne_bytes(bytes))
 }
@@ -414,18 +291,6 @@ fn v6(bytes: &[u8; 40]) -> [Ip16; 2] {
         Ip16::from_words([word(8), word(12), word(16), word(20)]),
         Ip16::from_words([word(24), word(28), word(32), word(36)]),
     ]
-}
-
-/// Whether no packet comes from such an address: unspecified, of a group, of the loopback network or, in IPv6, v4-mapped.
-#[inline(always)]
-fn is_impossible_source(addr: Ip16) -> bool {
-    let [a, b, c, d] = addr.words();
-    if addr.is_v4() {
-        let [first, ..] = d.to_ne_bytes();
-        return first == 0 || first == 127 || first >= 224;
-    }
-    let [first, ..] = a.to_ne_bytes();
-    first == 0xff || a == 0 && b == 0 && c == 0 && (d == 0 || u32::from_be(d) == 1)
 }
 
 #[cfg(test)]

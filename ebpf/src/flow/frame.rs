@@ -35,6 +35,9 @@ pub trait Packet: FrameMut {
     /// The interface that it came in by, or leaves by.
     fn ifindex(&self) -> u32;
 
+    /// Payload of each segment that it is sent in; 0 if it is sent as it is.
+    fn segment(&self) -> u32;
+
     /// Writes the link-layer addresses that `fib` found.
     #[inline(always)]
     fn address_link(&mut self, fib: &Fib) -> bool {
@@ -145,6 +148,12 @@ impl Packet for Skb {
         // SAFETY: the kernel's context.
         unsafe { (*self.skb).ifindex }
     }
+
+    #[inline(always)]
+    fn segment(&self) -> u32 {
+        // SAFETY: as above.
+        unsafe { (*self.skb).gso_size }
+    }
 }
 
 /// A buffer of a driver.
@@ -218,6 +227,11 @@ impl Packet for Xdp {
     fn ifindex(&self) -> u32 {
         // SAFETY: the kernel's context.
         unsafe { (*self.context).ingress_ifindex }
+    }
+
+    #[inline(always)]
+    fn segment(&self) -> u32 {
+        0
     }
 }
 

@@ -4,12 +4,15 @@
 //! Invariant: the question is about the translated packet, so its answer is the one that the stack would give.
 
 use aya_ebpf::{
-    bindings::{BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_NOT_FWDED, BPF_FIB_LKUP_RET_SUCCESS},
+    bindings::{
+        BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_NOT_FWDED,
+        BPF_FIB_LKUP_RET_SUCCESS,
+    },
     helpers::generated::bpf_fib_lookup,
 };
 use nodemesh_abi::{
     Ip16,
-    flow::{Direction, TrackMode, headers::Kind, translate::error_addresses},
+    flow::{Direction, Headers, TrackMode, headers::Kind, translate::error_addresses},
 };
 
 use super::{frame::Packet, scratch::Scratch};
@@ -58,6 +61,8 @@ pub enum Route {
     Link(u32),
     /// By this interface, to a next hop whose link-layer address is not known yet.
     Unresolved(u32),
+    /// It is too long for the way: the stack tells the sender, if that is one that it would tell.
+    TooBig,
     /// The stack decides, and tells the sender if there is no way.
     Stack,
 }
@@ -98,16 +103,34 @@ pub fn reaches_directly<P: Packet>(packet: &P, scratch: &mut Scratch) -> bool {
     }
 }
 
+/// Bytes of the packet; of one that is segmented later, of its longest segment. 0, which is not compared, if it is longer than any.
+#[inline(always)]
+fn longest<P: Packet>(packet: &P, headers: &Headers) -> u16 {
+    let bytes = match packet.segment() {
+        0 => headers.bytes,
+        segment => headers
+            .payload
+            .wrapping_sub(headers.network)
+            .wrapping_add(segment),
+    };
+    if bytes > u32::from(u16::MAX) {
+        0
+    } else {
+        bytes as u16
+    }
+}
+
 /// Asks for the way from `src` to `dst`; whether the next hop is `dst` itself comes second.
 #[inline(always)]
 fn ask<P: Packet>(packet: &P, scratch: &mut Scratch, src: Ip16, dst: Ip16) -> (Route, bool) {
     let is_v6 = scratch.headers.is_v6 != 0;
+    let length = longest(packet, &scratch.headers);
     let fib = &mut scratch.fib;
     fib.family = if is_v6 { AF_INET6 } else { AF_INET };
     fib.protocol = scratch.headers.protocol;
     fib.src_port = 0;
     fib.dst_port = 0;
-    fib.length = 0;
+    fib.length = length;
     fib.ifindex = packet.ifindex();
     fib.tos = if is_v6 { 0 } else { u32::from(scratch.headers.tos) };
     fib.vlan = 0;
@@ -138,6 +161,8 @@ fn ask<P: Packet>(packet: &P, scratch: &mut Scratch, src: Ip16, dst: Ip16) -> (R
         Route::Unresolved(fib.ifindex)
     } else if answer == i64::from(BPF_FIB_LKUP_RET_NOT_FWDED) {
         Route::Here
+    } else if answer == i64::from(BPF_FIB_LKUP_RET_FRAG_NEEDED) {
+        Route::TooBig
     } else {
         Route::Stack
     };
