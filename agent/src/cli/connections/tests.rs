@@ -69,9 +69,9 @@ fn a_row_tells_a_wedged_stream_from_a_slow_one() {
     assert_eq!(
         rows,
         [
-            "SERVICE CLIENT BACKEND VANTAGE WIRE PHASE STALL REQUEST QUIET AGE UP DOWN REQS RTT",
-            "a/b - 10.0.0.1:80 client http1 stream stalled 12.3s 7.0s 1m01s 2.0K 10 3 -",
-            "a/b - 10.0.0.1:80 client http1 stream - 12.3s 500ms 1m01s 2.0K 10 3 -",
+            "SERVICE CLIENT BACKEND VANTAGE PATH WIRE PHASE STALL REQUEST QUIET AGE UP DOWN REQS RTT",
+            "a/b - 10.0.0.1:80 client socket http1 stream stalled 12.3s 7.0s 1m01s 2.0K 10 3 -",
+            "a/b - 10.0.0.1:80 client socket http1 stream - 12.3s 500ms 1m01s 2.0K 10 3 -",
         ]
     );
     let wide = words(true, &[lines.as_bytes()]);
