@@ -27,6 +27,7 @@ mod meter_calls;
 mod meter_memory;
 mod meter_streams;
 mod meter_tokens;
+mod packet;
 mod pick_scale;
 mod process_use;
 mod scale;
@@ -96,6 +97,8 @@ enum Case {
     MeterMemory,
     /// A list of 200,000 connections.
     Listing,
+    /// The packet path beside nftables DNAT, with 1 and with 10,000 services.
+    Packet,
     /// From an acknowledged write to the kernel of a node, with 100 agents connected.
     ControlPush,
     /// One change to 1,000 agents.
@@ -139,6 +142,7 @@ impl Case {
             Self::MeterStreams => meter_streams::run(run),
             Self::MeterMemory => meter_memory::run(run),
             Self::Listing => listing::run(run),
+            Self::Packet => packet::run(run),
             Self::ControlPush => control_push::run(run),
             Self::ControlFanout => control_fanout::run(run),
             Self::ControlScale => control_scale::run(run),

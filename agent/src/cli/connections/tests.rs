@@ -76,11 +76,11 @@ fn a_row_tells_a_wedged_stream_from_a_slow_one() {
     );
     let wide = words(true, &[lines.as_bytes()]);
     assert!(
-        wide[0].ends_with(" DIALLED PROTOCOL STATE RETRANS UNREAD WORKLOAD PID COOKIE"),
+        wide[0].ends_with(" DIALLED SEEN AS PROTOCOL STATE RETRANS UNREAD WORKLOAD PID COOKIE"),
         "{wide:?}"
     );
     assert!(
-        wide[1].ends_with(" 10.96.0.10:80 TCP ESTAB 2 0 - 42 99"),
+        wide[1].ends_with(" 10.96.0.10:80 - TCP ESTAB 2 0 - 42 99"),
         "{wide:?}"
     );
 }
