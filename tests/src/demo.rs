@@ -3,7 +3,7 @@
 //! and what becomes of the traffic when the control plane dies and returns, and a server dies, joins, leaves, and freezes.
 //!
 //! ```text
-//! roles ─► stage (nodes, control plane, servers, clients) ─► script, story, wedge (what happens) ─► kernels, watch ─► screen
+//! roles ─► stage (nodes, control plane, servers, clients) ─► script, story, wedge, outside (what happens) ─► kernels, watch ─► screen
 //!                                                                   └─► facts, fleet ─► summary, verdict (expectations)
 //! ```
 //! Used by the binary `demo`. Invariant: every number on the screen was read from the CLI and the agents' API, from a client's report
@@ -15,6 +15,7 @@ mod fleet;
 mod kernels;
 mod latency;
 mod mesh;
+mod outside;
 mod picture;
 mod replica;
 mod roles;
@@ -76,8 +77,9 @@ fn perform(options: &Options, interrupt: &Interrupt, screen: &mut Screen) -> Res
     screen.settle();
     screen.say(&summary::text(&stage, &facts));
     let wedged = wedge::play(&stage, interrupt, screen)?;
+    let outside = outside::play(&stage, interrupt, screen)?;
     let fleet = fleet::show(&stage.control, interrupt, screen)?;
-    let verdict = verdict::judge(&stage, &facts, &wedged, &fleet);
+    let verdict = verdict::judge(&stage, &facts, (&wedged, &outside), &fleet);
     screen.say(&verdict.to_string());
     Ok(verdict.all_hold())
 }

@@ -33,8 +33,10 @@ use crate::datapath::{
 
 /// How often interfaces are looked at, and flows swept while the table is full.
 const PERIOD: Duration = Duration::from_secs(1);
-/// How often flows are swept otherwise.
+/// How often flows are swept otherwise, if there were ever more than [`FEW_FLOWS`].
 const SWEEP_PERIOD: Duration = Duration::from_secs(5);
+/// So many are swept each time: a millisecond.
+const FEW_FLOWS: u64 = 65_536;
 /// Sources that are shown.
 const TOP_SOURCES: usize = 10;
 /// Most runs of the sweep with one call: bounds the time for which the kernel holds a CPU.
@@ -213,7 +215,8 @@ impl PacketPath {
         if !state.is_on {
             return Ok(());
         }
-        if state.is_under_pressure() || self.swept.elapsed() >= SWEEP_PERIOD {
+        let are_few = self.reader.state()?.fresh <= FEW_FLOWS;
+        if are_few || state.is_under_pressure() || self.swept.elapsed() >= SWEEP_PERIOD {
             self.swept = Instant::now();
             self.sweep()?;
             state.flows = self.reader.state()?.entries;

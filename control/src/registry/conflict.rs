@@ -14,7 +14,7 @@ use nodemesh_model::{Keyword as _, Kind, Resource, ResourceName, Service, Target
 
 use super::{
     key::Key,
-    state::{Claim, Entry, State},
+    state::{Entry, State},
 };
 
 /// Why a resource does not go together with the others.

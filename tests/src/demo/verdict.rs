@@ -13,6 +13,7 @@ use super::{
     fleet::Fleet,
     kernels::Counts,
     mesh,
+    outside::Outside,
     roles::{FASTEST, NEWCOMER, SLOWEST},
     stage::Stage,
     wedge::{Stream, Wedged},
@@ -54,7 +55,12 @@ impl fmt::Display for Verdict {
 }
 
 /// Judges what was seen.
-pub(super) fn judge(stage: &Stage, facts: &Facts, wedged: &Wedged, fleet: &Fleet) -> Verdict {
+pub(super) fn judge(
+    stage: &Stage,
+    facts: &Facts,
+    (wedged, outside): (&Wedged, &Outside),
+    fleet: &Fleet,
+) -> Verdict {
     let reports: Vec<&Report> = stage
         .clients
         .iter()
@@ -77,6 +83,7 @@ pub(super) fn judge(stage: &Stage, facts: &Facts, wedged: &Wedged, fleet: &Fleet
         times_agree(stage, facts),
         nothing_stayed_in_flight(facts),
         wedged_is_not_slow(wedged),
+        strangers_are_served(outside),
         changes::fleet_is_told(stage, wedged, fleet),
     ];
     Verdict { expectations }
@@ -88,6 +95,11 @@ fn expect(what: impl Into<String>, holds: bool, numbers: String) -> Expectation 
         holds,
         numbers,
     }
+}
+
+fn strangers_are_served(outside: &Outside) -> Expectation {
+    let (what, holds, numbers) = outside.expectation();
+    expect(what, holds, numbers)
 }
 
 fn nobody_listened(facts: &Facts) -> Expectation {
