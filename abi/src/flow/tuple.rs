@@ -60,8 +60,8 @@ impl Tuple {
     pub fn spread(&self) -> u32 {
         let client = ClientKey::address(self.src).hash();
         let service = ClientKey::address(self.dst).hash();
-        let ports = (self.src_port.get() as u64) << 16 | self.dst_port.get() as u64;
-        (mix(pair(client, service) ^ mix(ports << 8 | self.protocol as u64)) >> 32) as u32
+        let ports = u64::from(self.src_port.get()) << 16 | u64::from(self.dst_port.get());
+        (mix(pair(client, service) ^ mix(ports << 8 | u64::from(self.protocol))) >> 32) as u32
     }
 }
 

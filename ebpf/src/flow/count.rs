@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
 //! Counting what becomes of packets and flows. Never changes a verdict.
 
+use aya_ebpf::bindings::BPF_NOEXIST;
 use nodemesh_abi::{FlowEvent, Ip16, Source};
 
 use crate::{atomic::add, maps};
@@ -26,16 +27,12 @@ pub fn flow(event: FlowEvent) {
 /// Counts a flow that `client` opened, or would have opened had there been a place.
 #[inline(always)]
 pub fn source(client: Ip16, opened: bool) {
-    let source = match maps::track_sources.get_ptr_mut(client) {
-        Some(source) => source,
-        None => {
-            // Another CPU may have been first, which is as well.
-            let _ = maps::track_sources.insert(client, Source::default(), 0);
-            let Some(source) = maps::track_sources.get_ptr_mut(client) else {
-                return;
-            };
-            source
-        }
+    if maps::track_sources.get_ptr(client).is_none() {
+        // Another CPU may be first, which is as well.
+        let _ = maps::track_sources.insert(client, Source::default(), u64::from(BPF_NOEXIST));
+    }
+    let Some(source) = maps::track_sources.get_ptr_mut(client) else {
+        return;
     };
     // SAFETY: a map value.
     unsafe {

@@ -107,7 +107,6 @@ struct End {
     has_sent_syn: bool,
     has_seen_syn: bool,
     has_sent_fin: bool,
-    has_seen_fin: bool,
 }
 
 impl End {
@@ -132,7 +131,6 @@ impl End {
 
     fn receive(&mut self, flags: u8) {
         self.has_seen_syn |= flags & SYN != 0;
-        self.has_seen_fin |= flags & FIN != 0;
     }
 }
 
