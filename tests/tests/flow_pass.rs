@@ -96,6 +96,15 @@ fn odd_frames_pass_every_program_untouched() {
                 ),
             ]),
             Family::V6 => cases.extend([
+                (
+                    "a v4-mapped destination",
+                    {
+                        let mut bytes = syn.bytes();
+                        bytes[38..50].copy_from_slice(&[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff]);
+                        bytes
+                    },
+                    Some(FlowEvent::Malformed),
+                ),
                 ("another version", spoilt(14, 0x50), Some(FlowEvent::Malformed)),
                 (
                     "a fragment",

@@ -257,6 +257,9 @@ impl Headers {
             return Err(Unread::Malformed);
         }
         let [src, dst] = v6(&bytes);
+        if src.is_v4() || dst.is_v4() {
+            return Err(Unread::Malformed);
+        }
         self.tuple.src = src;
         self.tuple.dst = dst;
         self.quoted_transport = self.quoted_network + IPV6;

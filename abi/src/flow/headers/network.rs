@@ -89,6 +89,10 @@ fn network_v6(frame: &impl Frame) -> Result<Network, Unread> {
         return Err(Unread::Malformed);
     }
     let [src, dst] = v6(&bytes);
+    // They would be taken for addresses of IPv4, which they are on no wire (RFC 4291, section 2.5.5.2).
+    if src.is_v4() || dst.is_v4() {
+        return Err(Unread::Malformed);
+    }
     let (protocol, transport) = extensions(frame, bytes[6], end)?;
     Ok(Network {
         src,
