@@ -124,3 +124,23 @@ fn a_replica_on_this_node_sees_the_client_where_that_is_asked_for() {
         assert_eq!(seen.len(), 2, "{family:?}: both replicas are reached");
     }
 }
+
+#[test]
+fn a_flow_that_is_over_is_forgotten_and_given_back() {
+    let mut bed = PacketBed::new();
+    let _end = FarEnd::start(&bed.remote, "remote");
+    let flags = ["--flow-timeout", "time_wait=1s,last_ack=1s,conversation=1s"];
+    bed.start(&service("snat", &[&bed.remote], &json!({})), &flags);
+    for family in Family::BOTH {
+        let to = SocketAddr::new(family.vip(1).ip(), PORT);
+        Call::to(&bed.client, to).unwrap().echoes(b"hello").unwrap();
+        ask(&bed.client, to, b"what").unwrap();
+    }
+    eventually("no flow", || bed.flows(), Vec::is_empty);
+    let backends = bed.agent.backends().unwrap();
+    let active: u64 = backends.iter().map(|backend| backend.active_connections).sum();
+    let placed: u64 = backends.iter().map(|backend| backend.connections_total).sum();
+    assert_eq!((active, placed), (0, 4), "{backends:#?}");
+    let status = bed.packet();
+    assert!(status.problems.is_empty() && status.flows == 0, "{status:?}");
+}

@@ -33,10 +33,10 @@ use crate::datapath::{
 
 /// How often interfaces are looked at, and flows swept while the table is full.
 const PERIOD: Duration = Duration::from_secs(1);
-/// How often flows are swept otherwise, if there were ever more than [`FEW_FLOWS`].
+/// How often flows are swept otherwise, if the table is larger than [`FEW_FLOWS`].
 const SWEEP_PERIOD: Duration = Duration::from_secs(5);
 /// So many are swept each time: a millisecond.
-const FEW_FLOWS: u64 = 65_536;
+const FEW_FLOWS: u64 = 131_072;
 /// Sources that are shown.
 const TOP_SOURCES: usize = 10;
 /// Most runs of the sweep with one call: bounds the time for which the kernel holds a CPU.
@@ -215,7 +215,7 @@ impl PacketPath {
         if !state.is_on {
             return Ok(());
         }
-        let are_few = self.reader.state()?.fresh <= FEW_FLOWS;
+        let are_few = state.limit <= FEW_FLOWS;
         if are_few || state.is_under_pressure() || self.swept.elapsed() >= SWEEP_PERIOD {
             self.swept = Instant::now();
             self.sweep()?;
@@ -231,8 +231,8 @@ impl PacketPath {
     }
 
     fn sweep(&self) -> Result<()> {
-        let used = self.reader.state()?.fresh.min(self.reader.limit().into()) as u32;
-        let mut runs = used.div_ceil(SWEEP_ROWS);
+        // Each run goes on where the last one ended, through all rows.
+        let mut runs = self.reader.limit().div_ceil(SWEEP_ROWS);
         while runs > 0 {
             let repeat = runs.min(RUNS);
             let ebpf = self.ebpf.lock().expect("no holder panics");

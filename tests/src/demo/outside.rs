@@ -101,7 +101,7 @@ pub(super) fn play(stage: &Stage, interrupt: &Interrupt, screen: &mut Screen) ->
     let (report, _): (Report, _) = streams.report()?;
     // What is over is told apart from what is open only when its time is over, too.
     wait_until(PATIENCE, || agent.flows().is_ok_and(|flows| flows.is_empty()))
-        .context("see the flows end")?;
+        .with_context(|| format!("see the flows end: {:?}", agent.flows()))?;
     let after = packets(agent)?;
     Ok(Outside {
         answered: report.requests.ok,
