@@ -60,7 +60,7 @@ pub(crate) struct ServiceSpec {
     pub(crate) selector: Option<BTreeMap<String, String>>,
     /// How packets of clients outside the mesh are sent on; these reach the service only if this, an external address or a node port is
     /// given.
-    #[schemars(extend("enum" = words::<crate::PacketMode>(), "default" = "snat"))]
+    #[schemars(extend("enum" = words::<crate::PacketMode>()))]
     pub(crate) packet_path: Option<String>,
     /// Addresses beside the virtual ones, for clients outside the mesh.
     #[schemars(length(max = 64))]

@@ -132,7 +132,7 @@ fn access_is_decided_by_the_source_address() {
     let other = ["192.0.2.0/24", "2001:db8::/32"].map(|cidr| json!({"cidrs": [cidr]}));
     let client = ["172.16.1.0/24", "fd16:1::/64"].map(|cidr| json!({"cidrs": [cidr]}));
     let only = |from: [serde_json::Value; 2]| {
-        let policy = AccessPolicy::of("llama").rule("allow", from).rule("deny", []);
+        let policy = AccessPolicy::of("llama").default("deny").rule("allow", from);
         manifest.clone().and(policy)
     };
     bed.start(&only(other), &["--node-name", "a"]);
@@ -143,7 +143,9 @@ fn access_is_decided_by_the_source_address() {
     let dropped = bed.counted("drop_policy", 2);
     bed.agent.reconfigure(&only(client).to_string()).unwrap();
     for family in Family::BOTH {
-        let mut call = Call::to(&bed.client, vip(family)).unwrap();
+        let call = Call::to(&bed.client, vip(family));
+        let mut call =
+            call.unwrap_or_else(|error| panic!("{family:?}: {error:#}: {:#?}", bed.packet().events));
         assert_eq!(call.seen_as.ip(), family.of(&bed.client));
         call.echoes(b"allowed").unwrap();
     }
