@@ -66,8 +66,8 @@ fn a_client_outside_reaches_replicas_on_this_node_and_on_another() {
         |states| states["established"] == 0 && states["time_wait"] > 0,
     );
     assert!(states["conversation"] > 0, "{states:?}");
-    let status = bed.packet();
-    assert!(status.problems.is_empty(), "{status:?}");
+    let problems = bed.packet().problems;
+    assert!(problems.is_empty(), "{problems:?}");
 }
 
 #[test]

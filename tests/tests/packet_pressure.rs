@@ -30,12 +30,12 @@ fn survives(protocol: u8, flows: u32) {
     ];
     bed.start(&service("snat", &[&bed.local, &bed.remote], &json!({})), &[]);
     let mut calls: Vec<Call> = (0..CALLS)
-        .map(|_| Call::to(&bed.client, vip().into()).unwrap())
+        .map(|_| Call::to(&bed.client, vip().into()).expect("a call"))
         .collect();
     for part in 0..4 {
-        flood(&bed.client, vip(), protocol, flows / 4 * (part + 1)).unwrap();
+        flood(&bed.client, vip(), protocol, flows / 4 * (part + 1)).expect("a flood");
         for call in &mut calls {
-            call.echoes(b"still here").unwrap();
+            call.echoes(b"still here").expect("the call goes on");
         }
     }
     assert!(bed.count("evicted") > u64::from(flows) / 2, "{:?}", bed.packet());
@@ -49,8 +49,8 @@ fn survives(protocol: u8, flows: u32) {
         "{status:?}"
     );
     // A newcomer finds a place in the full table.
-    let mut newcomer = Call::to(&bed.client, vip().into()).unwrap();
-    newcomer.echoes(b"hello").unwrap();
+    let mut newcomer = Call::to(&bed.client, vip().into()).expect("a place for a newcomer");
+    newcomer.echoes(b"hello").expect("an echo");
     assert!(calls.iter_mut().all(|call| call.echoes(b"and still").is_ok()));
 }
 

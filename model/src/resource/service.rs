@@ -226,10 +226,7 @@ fn ports(wire: Vec<wire::ServicePort>, findings: &mut Findings) -> Vec<ServicePo
             .target_port
             .map_or(Ok(port.unwrap_or_default()), address::port);
         let target = findings.check(format_args!("{place}.targetPort"), target);
-        let node_port = wire
-            .node_port
-            .map(|found| packet::node_port(found).map_err(Into::into));
-        let node_port = node_port.and_then(|read| findings.check(format_args!("{place}.nodePort"), read));
+        let node_port = node_port(wire.node_port, &place, findings);
         let (Some(port), Some(protocol), Some(target_port)) = (port, protocol, target) else {
             continue;
         };
@@ -251,6 +248,12 @@ fn ports(wire: Vec<wire::ServicePort>, findings: &mut Findings) -> Vec<ServicePo
     }
     packet::check_node_ports(&ports, findings);
     ports
+}
+
+/// Reads the node port of the port at `place`, if there is one.
+fn node_port(wire: Option<i64>, place: &str, findings: &mut Findings) -> Option<u16> {
+    let read = packet::node_port(wire?).map_err(Into::into);
+    findings.check(format_args!("{place}.nodePort"), read)
 }
 
 /// What backends are checked against.

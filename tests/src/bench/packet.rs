@@ -35,7 +35,7 @@ struct Lane {
     agent: Option<Agent>,
     client: Pod,
     server: Pod,
-    _node: Node,
+    node: Node,
 }
 
 impl Lane {
@@ -48,14 +48,14 @@ impl Lane {
             agent: None,
             client,
             server,
-            _node: node,
+            node: node,
         };
         match way {
             Way::Direct => {}
-            Way::Nftables => way::nftables(&lane._node, lane.dialled().ip(), lane.backend())?,
+            Way::Nftables => way::nftables(&lane.node, lane.dialled().ip(), lane.backend())?,
             Way::Packet | Way::Many => {
                 let services = if way == Way::Many { SERVICES } else { 1 };
-                let mut agent = lane._node.agent()?;
+                let mut agent = lane.node.agent()?;
                 agent.configure(&way::services(services, lane.dialled(), lane.backend()))?;
                 let interfaces = ["--packet-interface", "ext0,br0", "--program-stats", "false"];
                 agent.start(&interfaces)?;

@@ -15,7 +15,7 @@ use std::{
 };
 
 use super::TARGET;
-use crate::{bed::Family, topology::Pod};
+use crate::{bed::Family, eventually::pause, topology::Pod};
 
 /// How often a thread looks whether it is to end.
 const LOOK: Duration = Duration::from_millis(100);
@@ -66,7 +66,7 @@ fn accept(listener: &TcpListener, name: &str, ended: &Arc<AtomicBool>) {
                 let (greeting, ended) = (format!("{name} {peer}\n"), Arc::clone(ended));
                 thread::spawn(move || echo(&stream, &greeting, &ended));
             }
-            Err(_) => thread::sleep(Duration::from_millis(2)),
+            Err(_) => pause(Duration::from_millis(2)),
         }
     }
 }

@@ -321,12 +321,12 @@ fn flows_are_listed_beside_sockets_and_told_apart() {
         limit: Some(1),
         ..all()
     };
-    assert_eq!(shown(by_bytes), [first.clone()]);
+    assert_eq!(shown(by_bytes), std::slice::from_ref(&first));
     let of = |path| ConnectionQuery {
         path: Some(path),
         ..all()
     };
-    assert_eq!(shown(of(Path::Socket)), [second.clone()]);
+    assert_eq!(shown(of(Path::Socket)), std::slice::from_ref(&second));
     assert_eq!(shown(of(Path::Packet)), [first.clone(), third]);
     let old = ConnectionQuery {
         older_than: Some(80.0),

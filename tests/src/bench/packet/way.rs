@@ -95,7 +95,7 @@ impl Load {
             .run(|| TcpListener::bind(backend))?
             .context("listen")?;
         thread::scope(|scope| {
-            let served = scope.spawn(move || -> Result<()> {
+            let far_end = scope.spawn(move || -> Result<()> {
                 bind_to_one_cpu()?;
                 self.serve(&listener, count)
             });
@@ -107,7 +107,7 @@ impl Load {
                 self.ask(dialled, count)?;
                 Ok((began.elapsed(), cpu_time()?.saturating_sub(cpu)))
             });
-            served.join().expect("the server does not panic")?;
+            far_end.join().expect("the server does not panic")?;
             spent?
         })
     }
