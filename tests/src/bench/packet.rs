@@ -48,7 +48,7 @@ impl Lane {
             agent: None,
             client,
             server,
-            node: node,
+            node,
         };
         match way {
             Way::Direct => {}
