@@ -59,7 +59,7 @@ pub mod map {
         NUMBERS = "numbers";
         /// `ServiceKey` to `FlowService`.
         FLOW_SERVICES = "flow_services";
-        /// Service id to an array of `Slot`, for services whose algorithm is not `maglev`.
+        /// Service id to an array of `Slot`: the packet path's Maglev table.
         FLOW_TABLES = "flow_tables";
         /// 0 to `FlowSettings`.
         FLOW_SETTINGS = "flow_settings";

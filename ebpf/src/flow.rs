@@ -35,6 +35,8 @@ use crate::{maps, place::now};
 #[inline(always)]
 pub fn ingress(skb: *mut __sk_buff) -> i32 {
     let hook = Hook::Ingress as u32;
+    // One that was sent to a router behind an interface without flow_egress, and comes back.
+    frame::take_mark(skb);
     let packet = Skb::new(skb, Hook::Ingress);
     if !packet.is_for_host() {
         // Flooded by a switch, or on its way through a bridge.
@@ -63,10 +65,17 @@ pub fn ingress(skb: *mut __sk_buff) -> i32 {
         }
     }
     let fate = send(&mut Skb::new(skb, Hook::Ingress), found);
+    let ifindex = fate as u32;
     match fate & Fate::KIND {
         Fate::DROP => tcx_action_base::TCX_DROP,
-        Fate::SEND => frame::redirect(fate as u32),
-        Fate::RESOLVE => frame::redirect_and_resolve(fate as u32),
+        Fate::SEND => {
+            frame::mark(skb);
+            frame::redirect(ifindex)
+        }
+        Fate::RESOLVE => {
+            frame::mark(skb);
+            frame::redirect_and_resolve(ifindex)
+        }
         _ => tcx_action_base::TCX_NEXT,
     }
 }
@@ -75,6 +84,9 @@ pub fn ingress(skb: *mut __sk_buff) -> i32 {
 #[inline(always)]
 pub fn egress(skb: *mut __sk_buff) -> i32 {
     let hook = Hook::Egress as u32;
+    if frame::take_mark(skb) {
+        return tcx_action_base::TCX_NEXT;
+    }
     let kind = read(&Skb::new(skb, Hook::Egress));
     if kind == UNREAD {
         return tcx_action_base::TCX_NEXT;

@@ -123,7 +123,7 @@ pub static events: RingBuf<Event, { limits::EVENT_BYTES as usize }> = RingBuf::n
 #[btf_map]
 pub static flow_services: HashMap<ServiceKey, FlowService, { limits::SERVICES as usize }> = HashMap::new();
 
-/// Service id to a Maglev table for the packet path, where `slot_tables` has none. Agent swaps whole tables; `flow_ingress` reads.
+/// Service id to the packet path's Maglev table. Agent swaps whole tables; `flow_ingress` reads.
 #[btf_map]
 pub static flow_tables: ArrayOfMaps<SlotTable, { limits::SERVICES as usize }> = ArrayOfMaps::new();
 

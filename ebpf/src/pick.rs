@@ -35,6 +35,9 @@ pub use flow::for_flow;
 /// Slots of a tier that are looked at when the algorithm's choice will not do.
 const SCAN: u32 = 32;
 
+/// Stands for the packet path's own table of a service where a tier is named.
+const OWN_TABLE: u32 = TIERS + 1;
+
 /// A chosen backend.
 #[derive(Clone, Copy)]
 pub struct Picked {
@@ -296,10 +299,10 @@ extern "C" fn scan(place: u64, draw: u32, now: u64, demand: u32, holds: u32) -> 
     let zero = zero() as u32;
     let mut seen = zero | Seen::NO_ID;
     let (service, tier) = (place as u32, (place >> 32) as u32);
-    let table = if tier == 0 {
-        maps::slot_tables.get(service)
-    } else {
-        maps::tier_tables.get(tier_table(service, tier))
+    let table = match tier {
+        0 => maps::slot_tables.get(service),
+        OWN_TABLE => maps::flow_tables.get(service),
+        tier => maps::tier_tables.get(tier_table(service, tier)),
     };
     let Some(table) = table else {
         stats::internal_error(InternalError::SlotTable);

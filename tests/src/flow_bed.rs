@@ -335,9 +335,10 @@ impl FlowBed {
 
     /// Bytes of a map, as the kernel accounts for them.
     pub fn memory(&self, name: &str) -> Result<u64> {
-        let data = match self.ebpf.map(name).context("a map")? {
-            Map::Array(data) | Map::Queue(data) | Map::LruHashMap(data) => data,
-            _ => anyhow::bail!("{name} is of another kind"),
+        let (Map::Array(data) | Map::Queue(data) | Map::LruHashMap(data)) =
+            self.ebpf.map(name).context("a map")?
+        else {
+            anyhow::bail!("{name} is of another kind");
         };
         let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", data.fd().as_fd().as_raw_fd()))?;
         let line = info

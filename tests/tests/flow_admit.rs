@@ -279,6 +279,29 @@ fn affinity_outlives_the_flow() {
 }
 
 #[test]
+fn the_path_s_own_table_goes_before_the_service_s() {
+    let family = Family::V4;
+    let mut bed = bed(family, 3);
+    bed.service(family.service(), TCP, FlowMode::Nat, &[0]).unwrap();
+    bed.slots(map::FLOW_TABLES, 1, &[1, 2]).unwrap();
+    let state = bed.backend_state(1).unwrap();
+    let ejected = BackendState {
+        ejected_until_ns: u64::MAX - 1,
+        ..state
+    };
+    bed.array(map::BACKEND_STATES)
+        .unwrap()
+        .set(1, ejected, 0)
+        .unwrap();
+    assert_eq!(bed.ingress(&syn(family, 1)).seen().dst, backend(family, 2));
+    // Better an ejected one than none.
+    bed.slots(map::FLOW_TABLES, 1, &[1]).unwrap();
+    assert_eq!(bed.ingress(&syn(family, 2)).seen().dst, backend(family, 1));
+    bed.slots(map::FLOW_TABLES, 1, &[]).unwrap();
+    assert_refused(&mut bed, &syn(family, 3), FlowEvent::NoBackend);
+}
+
+#[test]
 fn a_local_backend_of_a_tier_is_taken_when_the_first_has_none() {
     let family = Family::V4;
     let mut bed = bed(family, 1);

@@ -97,6 +97,12 @@ fn a_connection_is_followed_from_syn_to_time_wait() {
         assert_eq!(states(&mut bed), [FlowState::LastAck]);
         bed.ingress(&Frame::tcp(client, service, flag::ACK));
         assert_eq!(states(&mut bed), [FlowState::TimeWait]);
+        let state = bed.backend_state(0).unwrap();
+        assert_eq!(
+            (state.active, state.load, state.closed),
+            (0, 0, 1),
+            "the backend is free of it"
+        );
         // The client uses the port again.
         bed.ingress(&Frame::tcp(client, service, flag::SYN));
         assert_eq!(states(&mut bed), [FlowState::SynSent]);
@@ -104,7 +110,9 @@ fn a_connection_is_followed_from_syn_to_time_wait() {
         bed.ingress(&Frame::tcp(client, service, flag::RST));
         assert_eq!(states(&mut bed), [FlowState::Reset]);
         let state = bed.backend_state(0).unwrap();
-        assert_eq!((state.opened, state.active, state.closed), (2, 1, 1));
+        assert_eq!((state.opened, state.active, state.closed), (2, 0, 1));
+        let aborted = nodemesh_abi::ConnectFailure::Aborted as usize;
+        assert_eq!((state.load, state.failed[aborted]), (0, 1));
     }
 }
 
@@ -318,7 +326,10 @@ fn a_backend_that_refuses_is_ejected_by_what_the_path_sees() {
                 bed.ingress(&Frame::tcp(family.remote(11), seen.src, flag::RST | flag::ACK));
             }
         }
-        assert_ne!(bed.backend_state(0).unwrap().ejected_until_ns, 0);
+        let state = bed.backend_state(0).unwrap();
+        assert_ne!(state.ejected_until_ns, 0);
+        let refused = nodemesh_abi::ConnectFailure::Refused as usize;
+        assert_eq!((state.active, state.failed[refused]), (0, state.opened));
         for number in 100..140 {
             assert_eq!(bed.ingress(&syn(family, number)).seen().dst, family.remote(12));
         }

@@ -144,6 +144,12 @@ impl FlowState {
         matches!(self, Self::LastAck | Self::TimeWait | Self::Reset)
     }
 
+    /// Whether nothing more is to come: its backend is free of it, and the row only rests.
+    #[inline(always)]
+    pub const fn is_ended(self) -> bool {
+        matches!(self, Self::TimeWait | Self::Reset)
+    }
+
     /// Whether it came about at all: what tells a flow that was closed from one that failed.
     #[inline(always)]
     pub const fn was_established(self) -> bool {

@@ -8,7 +8,7 @@ use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
 use nodemesh_abi::{
     ConnectFailure, FlowEvent, FlowSettings, Track,
     flow::{
-        FlowState,
+        FlowState, TrackMode,
         index::{self, Place, Sets as _, WAYS},
         state::Life,
         track::{is_expired, ticks},
@@ -89,8 +89,7 @@ extern "C" fn expire(row: u32, now: u32) -> u32 {
         return 0;
     }
     let state = Life(life).state();
-    let closed = matches!(state, FlowState::TimeWait | FlowState::Reset);
-    let event = if closed {
+    let event = if state.is_ended() {
         FlowEvent::Closed
     } else {
         FlowEvent::Expired
@@ -211,7 +210,14 @@ extern "C" fn finish(row: u32, event: u32, life: u32) -> u32 {
         exchange(&raw mut (*track).seq, seq);
         remove(row, REPLY);
         remove(row, FORWARD);
-        account(&*track, life, event);
+        if !Life(life).state().is_ended() {
+            let silent = event == FlowEvent::Expired as u32;
+            account(
+                &*track,
+                life,
+                if silent { Reason::Silence } else { Reason::Other },
+            );
+        }
     }
     if let Some(state) = maps::track_state.get_ptr_mut(0) {
         // SAFETY: a map value.
@@ -221,15 +227,29 @@ extern "C" fn finish(row: u32, event: u32, life: u32) -> u32 {
     1
 }
 
-/// Gives back what the flow held of its backend and of the service's limits.
+/// Why a flow ends for its backend.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    /// The backend has reset it.
+    Refused,
+    /// Nothing has come for too long.
+    Silence,
+    /// Anything else.
+    Other,
+}
+
+/// Gives back what a flow in the state of `life` held of its backend and of the service's limits. Called once per flow: when it ends, or
+/// when its row is needed before that.
 #[inline(always)]
-fn account(track: &Track, life: u32, event: u32) {
+pub fn account(track: &Track, life: u32, reason: Reason) {
     let state = Life(life).state();
-    let timed_out = state as u8 == FlowState::SynSent as u8 && event == FlowEvent::Expired as u32;
+    let timed_out = state as u8 == FlowState::SynSent as u8 && reason == Reason::Silence;
     let ending = if state.was_established() {
         Ending::Closed
     } else if timed_out {
         Ending::Failed(ConnectFailure::Timeout)
+    } else if reason == Reason::Refused {
+        Ending::Failed(ConnectFailure::Refused)
     } else {
         Ending::Failed(ConnectFailure::Aborted)
     };
@@ -238,7 +258,7 @@ fn account(track: &Track, life: u32, event: u32) {
         // SAFETY: a map value.
         unsafe { add(&raw mut (*state).load, u64::MAX) };
     }
-    if timed_out && track.mode != nodemesh_abi::flow::TrackMode::Direct as u8 {
+    if timed_out && track.mode != TrackMode::Direct as u8 {
         health::learn(track.backend_id, News::NOT_CONNECTED);
     }
     let rules = maps::backends.get(track.backend_id).map_or(0, |row| row.rules);

@@ -235,6 +235,29 @@ impl Packet for Xdp {
     }
 }
 
+/// What `tc_index` of a buffer says that `flow_ingress` has just sent: nothing is left to do for `flow_egress`.
+const DONE: u16 = 0xf10e;
+
+/// Marks a buffer as done.
+#[inline(always)]
+pub fn mark(skb: *mut __sk_buff) {
+    // SAFETY: the kernel's context, in which programs of tcx may write this field.
+    unsafe { (&raw mut (*skb).tc_index).write_volatile(u32::from(DONE)) };
+}
+
+/// Takes the mark off, if there is one, and says whether there was.
+#[inline(always)]
+pub fn take_mark(skb: *mut __sk_buff) -> bool {
+    // SAFETY: as in `mark`.
+    unsafe {
+        if (&raw const (*skb).tc_index).read_volatile() != u32::from(DONE) {
+            return false;
+        }
+        (&raw mut (*skb).tc_index).write_volatile(0);
+    }
+    true
+}
+
 /// Sends the buffer by another interface, as it is.
 #[inline(always)]
 pub fn redirect(ifindex: u32) -> i32 {

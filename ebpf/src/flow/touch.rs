@@ -6,7 +6,12 @@ use nodemesh_abi::{
     flow::{Direction, FlowState, headers::Kind, state::Life, track::ticks},
 };
 
-use super::{count, find, scratch::Scratch};
+use super::{
+    count,
+    end::{self, Reason},
+    find,
+    scratch::Scratch,
+};
 use crate::{
     atomic::{add, add_u32, replace_if},
     health::{self, News},
@@ -65,7 +70,7 @@ pub extern "C" fn seen(hook: u32, found: u32) -> u32 {
                 return 0;
             }
             if replace_if(&raw mut (*track).life, old.0, next.0) {
-                changed(track, old.raw_state(), next.raw_state(), from_client, now);
+                changed(track, old, next, from_client, now);
                 return 0;
             }
             old = Life((&raw const (*track).life).read_volatile());
@@ -76,18 +81,21 @@ pub extern "C" fn seen(hook: u32, found: u32) -> u32 {
 
 /// Tells the backend's counters and its health what a change of state means.
 #[inline(always)]
-fn changed(track: *const Track, old: u8, new: u8, from_client: bool, now: u64) {
-    let was_opening = old == FlowState::SynSent as u8 || old == FlowState::SynReceived as u8;
-    if !was_opening {
-        return;
-    }
+fn changed(track: *const Track, old: Life, new: Life, from_client: bool, now: u64) {
+    let (was, is) = (old.raw_state(), new.raw_state());
+    let was_opening = was == FlowState::SynSent as u8 || was == FlowState::SynReceived as u8;
     // SAFETY: a map value.
-    let (backend, opened) = unsafe { ((*track).backend_id, (*track).opened) };
-    if new == FlowState::Established as u8 {
-        let ns = u64::from(ticks(now).wrapping_sub(opened)) << 20;
-        stats::established(backend, ns);
-        health::learn(backend, News::CONNECTED);
-    } else if new == FlowState::Reset as u8 && !from_client {
-        health::learn(backend, News::NOT_CONNECTED);
+    let row = unsafe { &*track };
+    if was_opening && is == FlowState::Established as u8 {
+        let ns = u64::from(ticks(now).wrapping_sub(row.opened)) << 20;
+        stats::established(row.backend_id, ns);
+        health::learn(row.backend_id, News::CONNECTED);
+    }
+    if new.state().is_ended() && !old.state().is_ended() {
+        let refused = was_opening && !from_client;
+        end::account(row, old.0, if refused { Reason::Refused } else { Reason::Other });
+        if refused {
+            health::learn(row.backend_id, News::NOT_CONNECTED);
+        }
     }
 }

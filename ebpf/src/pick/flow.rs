@@ -8,11 +8,14 @@ use nodemesh_abi::{
     flow::Tuple, slot::scale,
 };
 
-use super::{Attempt, Demand, How, Picked, Seen, attempt, broken, given, refusal, search, slot, sticky};
+use super::{
+    Attempt, Demand, How, OWN_TABLE, Picked, Seen, at, attempt, broken, given, random, refusal, scan, search,
+    slot, sticky,
+};
 use crate::{maps, stats};
 
 /// Picks a backend of `service` for the flow `tuple` of the client at an address, and counts it there. Whatever the service's algorithm is,
-/// every node chooses alike for one flow: by a Maglev table, else by an alias table that is read with a hash for a draw.
+/// every node chooses alike for one flow: by the packet path's own Maglev table, else by the service's, else by its alias table, read with a hash for a draw.
 #[inline(always)]
 pub fn for_flow(service: &Service, now: u64, client: ClientKey, tuple: &Tuple) -> Result<Picked, Refusal> {
     let is_maglev = service.algorithm == Algorithm::Maglev as u8;
@@ -23,7 +26,7 @@ pub fn for_flow(service: &Service, now: u64, client: ClientKey, tuple: &Tuple) -
         tuple.spread()
     };
     if service.affinity_timeout_s == 0 {
-        return by_hash(service, now, draw, is_maglev);
+        return by_hash(service, now, draw);
     }
     let key = AffinityKey {
         client,
@@ -32,7 +35,7 @@ pub fn for_flow(service: &Service, now: u64, client: ClientKey, tuple: &Tuple) -
     };
     let picked = match sticky(&key, service, now, true) {
         Some(picked) => picked,
-        None => by_hash(service, now, draw, is_maglev)?,
+        None => by_hash(service, now, draw)?,
     };
     let value = AffinityValue {
         backend: picked.id,
@@ -46,12 +49,9 @@ pub fn for_flow(service: &Service, now: u64, client: ClientKey, tuple: &Tuple) -
 }
 
 #[inline(always)]
-fn by_hash(service: &Service, now: u64, draw: u32, is_maglev: bool) -> Result<Picked, Refusal> {
-    let own = if is_maglev {
-        None
-    } else {
-        maps::flow_tables.get(service.id)
-    };
+fn by_hash(service: &Service, now: u64, draw: u32) -> Result<Picked, Refusal> {
+    let own = maps::flow_tables.get(service.id);
+    let has_own = own.is_some();
     let Some(table) = own.or_else(|| maps::slot_tables.get(service.id)) else {
         return broken(InternalError::SlotTable);
     };
@@ -75,8 +75,31 @@ fn by_hash(service: &Service, now: u64, draw: u32, is_maglev: bool) -> Result<Pi
     } else if service.tiers == 0 {
         return Err(Refusal::NoBackend);
     }
-    match search(service.id, u32::from(service.tiers), draw, now, How::HOLDS) {
+    let found = if has_own {
+        search_own(service.id, draw, now)
+    } else {
+        search(service.id, u32::from(service.tiers), draw, now, How::HOLDS)
+    };
+    match found {
         id if id < Seen::NO_ID => given(id),
         seen => Err(refusal(seen)),
     }
+}
+
+/// As [`search`], in the packet path's own table, which holds the backends of all tiers.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn search_own(service: u32, draw: u32, now: u64) -> u32 {
+    let place = at(service, OWN_TABLE);
+    let mut seen = scan(place, draw, now, Demand::Last as u32, How::HOLDS);
+    if seen >= Seen::NO_ID && seen & Seen::SPARED != 0 {
+        let found = scan(place, draw, now, Demand::Fit as u32, How::HOLDS);
+        seen = if found < Seen::NO_ID { found } else { seen | found };
+    }
+    if seen >= Seen::NO_ID && seen & Seen::EJECTED != 0 {
+        // Anywhere, or a dead one could hide one that is well again.
+        let found = scan(place, random(), now, Demand::Any as u32, How::HOLDS);
+        seen = if found < Seen::NO_ID { found } else { seen | found };
+    }
+    seen
 }
