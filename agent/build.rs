@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Hands the compiled kernel programs and the commit to the agent.
+//! Hands the compiled kernel programs, the commit and the version of the ABI to the agent.
 //!
 //! The object is built by `cargo xtask build`, which knows the toolchains that can target BPF. Invariant: an agent
 //! without its kernel programs does not build.
@@ -17,6 +17,7 @@ fn main() {
             object.display()
         );
     }
+    println!("cargo:rustc-env=NODEMESH_ABI={}", nodemesh_abi::ABI_VERSION);
     // Written with every commit, while HEAD itself only names the branch.
     println!("cargo:rerun-if-changed=../.git/logs/HEAD");
     println!(

@@ -19,7 +19,7 @@ pub struct BackendFlags;
 impl BackendFlags {
     /// May be chosen for a new connection. Cleared while draining or unhealthy: affinity and flows then pick anew.
     pub const AVAILABLE: u16 = 1;
-    /// Gets one connection at a time until its first token was seen ([`BackendState::warm`]).
+    /// Gets one connection at a time until its first token was seen ([`BackendState::warm`]); a backend that comes back starts anew.
     pub const COLD: u16 = 2;
     /// Its replies pass this node whatever address they go to, since it runs here: the packet path keeps the client's address.
     pub const RETURNS: u16 = 4;
@@ -148,7 +148,7 @@ pub struct BackendState {
     pub ejections: u64,
     /// [`crate::Ejection`] that it is in.
     pub ejected_for: u64,
-    /// [`Backend::generation`] whose first token was seen.
+    /// [`Backend::since_ns`] since which a first token was seen.
     pub warm: u64,
     /// Ejections, ever, by [`crate::Ejection`].
     pub ejected: [u64; Ejection::COUNT],
@@ -162,10 +162,13 @@ pub struct BackendState {
     pub connect_ns: u64,
     /// Connect durations per bucket of [`CONNECT_BOUNDS_NS`], not cumulative.
     pub connect_buckets: [u64; CONNECT_BOUNDS_NS.len() + 1],
+    /// When its next token is due, nanoseconds of `CLOCK_MONOTONIC`.
+    pub due_ns: u64,
 }
-abi_struct!(BackendState: 216 {
+abi_struct!(BackendState: 224 {
     active: 0, load: 8, ejected_until_ns: 16, connect_failures: 24, request_failures: 32, ejections: 40, ejected_for: 48, warm: 56,
     ejected: 64, opened: 96, closed: 104, failed: 112, connect_ns: 152, connect_buckets: 160,
+    due_ns: 216,
 });
 
 #[cfg(test)]

@@ -113,13 +113,20 @@ abi_struct!(AffinityKey: 24 { client: 0, service: 16, pad: 20 });
 #[repr(C)]
 pub struct AffinityValue {
     /// Index into `backends`.
+    #[cfg(not(feature = "next"))]
     pub backend: u32,
     /// Incarnation of that id which was meant.
     pub generation: u32,
+    /// Index into `backends`.
+    #[cfg(feature = "next")]
+    pub backend: u32,
     /// Time of the last pick, nanoseconds of `CLOCK_MONOTONIC`.
     pub used_ns: u64,
 }
+#[cfg(not(feature = "next"))]
 abi_struct!(AffinityValue: 16 { backend: 0, generation: 4, used_ns: 8 });
+#[cfg(feature = "next")]
+abi_struct!(AffinityValue: 16 { generation: 0, backend: 4, used_ns: 8 });
 
 impl AffinityValue {
     /// Whether the affinity still holds at `now_ns`.

@@ -96,11 +96,21 @@ pub struct Connection {
     pub meter: Meter,
     /// What of that is not in its row yet. Guarded by the lock too.
     pub untold: Untold,
+    /// Something that a later version remembers.
+    #[cfg(feature = "next")]
+    pub later: u64,
 }
+#[cfg(not(feature = "next"))]
 abi_struct!(Connection: 376 {
     lock: 0, state: 4, service_addr: 8, backend_addr: 24, client_addr: 40, cookie: 56, cgroup: 64, workload: 72, opened_ns: 80,
     service: 88, backend: 92, service_port: 96, backend_port: 98, client_port: 100, protocol: 102, tgid: 104, traffic: 108,
     identity: 112, rules: 116, counted: 120, policy: 124, meter: 128, untold: 352,
+});
+#[cfg(feature = "next")]
+abi_struct!(Connection: 384 {
+    lock: 0, state: 4, service_addr: 8, backend_addr: 24, client_addr: 40, cookie: 56, cgroup: 64, workload: 72, opened_ns: 80,
+    service: 88, backend: 92, service_port: 96, backend_port: 98, client_port: 100, protocol: 102, tgid: 104, traffic: 108,
+    identity: 112, rules: 116, counted: 120, policy: 124, meter: 128, untold: 352, later: 376,
 });
 
 /// Bits of [`Connection::counted`].
@@ -183,8 +193,13 @@ pub struct ListedConnection {
     /// Bytes that the application has not read.
     pub unread: u32,
 }
+#[cfg(not(feature = "next"))]
 abi_struct!(ListedConnection: 392 {
     connection: 0, rtt_us: 376, retransmits: 380, tcp_state: 384, unread: 388,
+});
+#[cfg(feature = "next")]
+abi_struct!(ListedConnection: 400 {
+    connection: 0, rtt_us: 384, retransmits: 388, tcp_state: 392, unread: 396,
 });
 
 /// Bytes of a [`Connection`] before its meter.

@@ -41,7 +41,7 @@ pub struct Endpoint {
     pub backend: u32,
     /// [`crate::Backend::traffic`] of that backend.
     pub traffic: u32,
-    /// Index into `policies`: what all services of this address demand together; 0 if every client may connect.
+    /// Index into `policies`: what the services of this address demand together; 0 if every client may connect.
     pub policy: u32,
 }
 abi_struct!(Endpoint: 16 { service: 0, backend: 4, traffic: 8, policy: 12 });

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
-//! The ring buffer `events`: decisions that an operator wants to see, one record each.
+//! The ring buffer `events`: decisions that an operator wants to see; and `event_tallies`, for those that clients can cause as often as
+//! they like, of which a record tells how many there were.
 //!
-//! Written by the programs, which drop and count a record rather than wait; read by the agent.
+//! Written by the programs, which drop and count a record rather than wait; read by the agent. Invariant: the counts of all records and
+//! tallies of a kind add up to how often it happened.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -58,8 +60,50 @@ pub struct Event {
     pub kind: u16,
     /// See the kind.
     pub reason: u16,
+    /// How often it happened since the last record of its [`EventKey`]; 1 for a kind that has none.
+    pub count: u64,
 }
-abi_struct!(Event: 80 {
+abi_struct!(Event: 88 {
     client_addr: 0, addr: 16, at_ns: 32, cgroup: 40, until_ns: 48, identity: 56, service: 60, backend: 64, tgid: 68, port: 72,
-    protocol: 74, kind: 76, reason: 78,
+    protocol: 74, kind: 76, reason: 78, count: 80,
 });
+
+/// How long one record of an [`EventKey`] stands for what happens again, nanoseconds.
+pub const EVENT_INTERVAL_NS: u64 = 1_000_000_000;
+
+/// Key of `event_tallies`: what clients can cause as often as they like, and is told of once per [`EVENT_INTERVAL_NS`]. The fields are
+/// those of [`Event`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct EventKey {
+    /// See [`Event::addr`].
+    pub addr: Ip16,
+    /// See [`Event::service`].
+    pub service: u32,
+    /// See [`Event::backend`].
+    pub backend: u32,
+    /// See [`Event::identity`].
+    pub identity: u32,
+    /// See [`Event::port`].
+    pub port: Port,
+    /// See [`Event::protocol`].
+    pub protocol: u16,
+    /// See [`Event::kind`].
+    pub kind: u16,
+    /// See [`Event::reason`].
+    pub reason: u16,
+}
+abi_struct!(EventKey: 36 {
+    addr: 0, service: 16, backend: 20, identity: 24, port: 28, protocol: 30, kind: 32, reason: 34,
+});
+
+/// Value of `event_tallies`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct EventTally {
+    /// Until when nothing is told, nanoseconds of `CLOCK_MONOTONIC`.
+    pub due_ns: u64,
+    /// How often it happened and was not told.
+    pub pending: u64,
+}
+abi_struct!(EventTally: 16 { due_ns: 0, pending: 8 });

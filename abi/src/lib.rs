@@ -49,7 +49,7 @@ pub use connection::{Connection, ConnectionState, Excerpt, ListedConnection, Lis
 pub use datagram::{FlowDirection, FlowKey, FlowValue};
 pub use effects::Effects;
 pub use endpoint::{Endpoint, EndpointKey};
-pub use event::{Event, EventKind};
+pub use event::{Event, EventKey, EventKind, EventTally};
 pub use exchange::Exchange;
 pub use flow::{FlowCount, FlowEvent, FlowMode, FlowService, FlowSettings, Source, Track, TrackState};
 pub use meter::{Meter, Phase, Wire};
@@ -63,5 +63,6 @@ pub use stream::{Stream, Streams};
 pub use traffic::{Cancel, Outcome, Traffic, Vantage};
 pub use verdict::{InternalError, Refusal};
 
-/// Version of every layout and meaning in this crate; part of the pin path (`v<ABI_VERSION>`).
-pub const ABI_VERSION: u32 = 4;
+/// Version of every layout and meaning in this crate; part of the pin path (`v<ABI_VERSION>`). What of a former version is taken
+/// over says the agent's table of map layouts.
+pub const ABI_VERSION: u32 = if cfg!(feature = "next") { 1_000 } else { 4 };

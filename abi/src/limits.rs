@@ -38,7 +38,9 @@ pub const fn index_sets(rows: u32) -> u32 {
 pub const TRACK_SOURCES: u32 = 4_096;
 /// Rows that one run of `flow_sweep` looks at.
 pub const SWEEP_ROWS: u32 = 64;
-/// Bytes of the ring buffer `events`: room for 3,000 records.
+/// Capacity of `event_tallies`: clients and services that are refused within a few seconds.
+pub const EVENT_TALLIES: u32 = 16_384;
+/// Bytes of the ring buffer `events`: room for 2,700 records.
 pub const EVENT_BYTES: u32 = 1 << 18;
 /// Bytes of the ring buffer `access`: room for 5,000 records.
 pub const ACCESS_BYTES: u32 = 1 << 20;

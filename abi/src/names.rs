@@ -75,6 +75,8 @@ pub mod map {
         TRACK_STATE = "track_state";
         /// Address of a client to `Source`.
         TRACK_SOURCES = "track_sources";
+        /// `EventKey` to `EventTally`.
+        EVENT_TALLIES = "event_tallies";
         /// Ring buffer of `Event`.
         EVENTS = "events";
         /// Ring buffer of `AccessRecord`.
@@ -125,6 +127,10 @@ pub mod program {
         LIST_CONNECTIONS = "list_conns";
         /// Settles quiet exchanges and lists the connections with open requests.
         SWEEP = "sweep";
+        /// Counts open connections that nothing counted when they were opened.
+        ENLIST = "enlist";
+        /// Copies the records of a former version of the ABI.
+        CARRY = "carry";
         /// Adds a difference to a row of `traffic`: the agent's correction of a drift.
         CORRECT = "correct";
         /// Ejects or readmits a backend for the agent.
@@ -144,3 +150,7 @@ pub mod program {
 
 /// Read-only global that holds [`crate::SockOffsets`].
 pub const SOCK_OFFSETS: &str = "SOCK_OFFSETS";
+/// Read-only global: [`crate::Settings::epoch`] in which the programs at tracepoints are in force.
+pub const EPOCH: &str = "EPOCH";
+/// Read-only global: bytes of a record that the program `carry` copies.
+pub const CARRIED_BYTES: &str = "CARRIED_BYTES";

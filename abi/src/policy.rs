@@ -12,9 +12,6 @@ use crate::{Ip16, layout::abi_struct};
 /// The identity of a client that is none of the known ones.
 pub const UNKNOWN: u32 = 0;
 
-/// Identities in a word of a policy's table.
-const PER_WORD: u32 = 32;
-
 /// Data of a key of `identities`, after its prefix length in bits (32 bits, host byte order): v4-mapped for IPv4, so a prefix of
 /// an IPv4 network is 96 bits longer than in its usual notation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -51,6 +48,16 @@ impl Access {
             _ => Self::Deny,
         }
     }
+
+    /// Grows with how much is denied.
+    pub const fn strictness(self) -> u8 {
+        match self {
+            Self::Allow => 0,
+            Self::Audit => 1,
+            Self::ByAddress => 2,
+            Self::Deny => 3,
+        }
+    }
 }
 
 /// Value of an inner map of `policies`: what it says about 32 identities, that of the lowest number in the lowest bits.
@@ -62,22 +69,25 @@ pub struct AccessWord {
 abi_struct!(AccessWord: 8 { bits: 0 });
 
 impl AccessWord {
+    /// Identities in a word.
+    pub const PER_WORD: u32 = 32;
+
     /// Index of the word of `identity`.
     #[inline(always)]
     pub const fn index(identity: u32) -> u32 {
-        identity / PER_WORD
+        identity / Self::PER_WORD
     }
 
     /// What it says about `identity`, one of its own.
     #[inline(always)]
     pub const fn get(self, identity: u32) -> Access {
-        Access::from_bits(self.bits >> (identity % PER_WORD * 2))
+        Access::from_bits(self.bits >> (identity % Self::PER_WORD * 2))
     }
 
     /// The same with `access` for `identity`.
     #[must_use]
     pub const fn with(self, identity: u32, access: Access) -> Self {
-        let shift = identity % PER_WORD * 2;
+        let shift = identity % Self::PER_WORD * 2;
         Self {
             bits: self.bits & !(3 << shift) | (access as u64) << shift,
         }
@@ -86,8 +96,8 @@ impl AccessWord {
     /// The table of `count` identities, with at least one word.
     #[cfg(feature = "user")]
     pub fn table(count: u32, access: impl Fn(u32) -> Access) -> impl ExactSizeIterator<Item = Self> {
-        (0..count.div_ceil(PER_WORD).max(1)).map(move |word| {
-            let identities = word * PER_WORD..count.min((word + 1) * PER_WORD);
+        (0..count.div_ceil(Self::PER_WORD).max(1)).map(move |word| {
+            let identities = word * Self::PER_WORD..count.min((word + 1) * Self::PER_WORD);
             identities.fold(Self::default(), |word, identity| {
                 word.with(identity, access(identity))
             })
@@ -103,11 +113,11 @@ mod tests {
 
     #[test]
     fn each_identity_has_bits_of_its_own() {
-        for identity in 0..PER_WORD {
+        for identity in 0..AccessWord::PER_WORD {
             for access in ALL {
                 let word = AccessWord { bits: u64::MAX }.with(identity, access);
                 assert_eq!(word.get(identity), access);
-                for other in (0..PER_WORD).filter(|other| *other != identity) {
+                for other in (0..AccessWord::PER_WORD).filter(|other| *other != identity) {
                     assert_eq!(word.get(other), Access::ByAddress);
                 }
             }

@@ -52,6 +52,17 @@ pub struct Caps {
 abi_struct!(Caps: 8 { connections: 0, requests: 4 });
 
 impl Caps {
+    /// Counts, and limits nothing: what holds until connections that were not counted are.
+    pub const COUNTED: Self = Self {
+        connections: u32::MAX,
+        requests: u32::MAX,
+    };
+
+    /// Whether anything is limited.
+    const fn limits(self) -> bool {
+        !(self.is_none() || self.connections == u32::MAX && self.requests == u32::MAX)
+    }
+
     /// Whether there is none.
     #[inline(always)]
     pub const fn is_none(&self) -> bool {
@@ -91,17 +102,34 @@ pub struct Rules {
     pub excess_errno: u32,
     /// Over how long a new backend's share grows to the whole, nanoseconds; 0 for at once.
     pub slow_start_ns: u64,
+    /// New connections of one backend.
+    pub backend_rate: Rate,
 }
-abi_struct!(Rules: 104 {
+abi_struct!(Rules: 120 {
     rate: 0, client_rate: 16, caps: 32, client_caps: 40, backend_caps: 48, spill_load: 56, connect_failures: 60,
     request_failures: 64, server_errors: 68, eject_ns: 72, eject_max_ns: 80, eject_percent: 88, excess_errno: 92,
-    slow_start_ns: 96,
+    slow_start_ns: 96, backend_rate: 104,
 });
 
 /// Smallest share of a backend that starts, of 2^32: a tenth, so that it is asked at all.
 const LEAST_SHARE: u64 = u32::MAX as u64 / 10;
 
 impl Rules {
+    /// What is to hold first where these rules follow `former` ones: with caps that connections were not counted for, those are counted
+    /// before a cap holds. `None` if nothing is to be counted.
+    pub fn counting(&self, former: &Self) -> Option<Self> {
+        let mut first = *self;
+        for (caps, former) in [
+            (&mut first.caps, former.caps),
+            (&mut first.client_caps, former.client_caps),
+        ] {
+            if caps.limits() && !former.limits() {
+                *caps = Caps::COUNTED;
+            }
+        }
+        (first != *self).then_some(first)
+    }
+
     /// Length of the ejection after `former` ones that were not forgotten.
     #[inline(always)]
     pub const fn ejection_ns(&self, former: u64) -> u64 {
@@ -192,6 +220,37 @@ mod tests {
             taken += 1;
         }
         assert_eq!(taken, 3);
+    }
+
+    #[test]
+    fn open_connections_are_counted_before_a_cap_holds() {
+        let caps = |connections, requests| Caps {
+            connections,
+            requests,
+        };
+        let rules = |caps, client_caps| Rules {
+            caps,
+            client_caps,
+            ..Rules::default()
+        };
+        let none = Caps::default();
+        let wanted = rules(caps(64, 0), caps(0, 8));
+        assert_eq!(
+            wanted.counting(&rules(none, none)),
+            Some(rules(Caps::COUNTED, Caps::COUNTED))
+        );
+        assert_eq!(
+            wanted.counting(&rules(caps(0, 5), none)),
+            Some(rules(caps(64, 0), Caps::COUNTED)),
+            "what has a cap counts both"
+        );
+        let interrupted = rules(Caps::COUNTED, caps(0, 9));
+        assert_eq!(
+            wanted.counting(&interrupted),
+            Some(rules(Caps::COUNTED, caps(0, 8)))
+        );
+        assert_eq!(wanted.counting(&rules(caps(1, 0), caps(1, 0))), None);
+        assert_eq!(rules(none, none).counting(&wanted), None);
     }
 
     #[test]

@@ -114,5 +114,11 @@ pub struct ServiceState {
     pub rotation: u64,
     /// Connections refused, by [`Refusal`].
     pub refused: [u64; Refusal::COUNT],
+    /// Something that a later version counts.
+    #[cfg(feature = "next")]
+    pub later: u64,
 }
+#[cfg(not(feature = "next"))]
 abi_struct!(ServiceState: 48 { rotation: 0, refused: 8 });
+#[cfg(feature = "next")]
+abi_struct!(ServiceState: 56 { rotation: 0, refused: 8, later: 48 });

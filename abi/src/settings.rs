@@ -26,9 +26,13 @@ pub struct Settings {
     pub meter_path: u32,
     /// Most connections that are tracked at once; 0 for no limit.
     pub connection_limit: u32,
+    /// Which programs at tracepoints are in force: those that were loaded with this number. Two may be attached during an upgrade,
+    /// since a link to a tracepoint cannot be updated in place.
+    pub epoch: u32,
 }
-abi_struct!(Settings: 28 {
+abi_struct!(Settings: 32 {
     agent_tgid: 0, log_level: 4, cgroup_depths: 8, udp_services: 12, access_sample: 16, meter_path: 20, connection_limit: 24,
+    epoch: 28,
 });
 
 /// Where the meter's byte events come from.

@@ -117,6 +117,9 @@ pub struct DatapathStatus {
     pub pin_dir: String,
     /// Programs that are attached, and whether the kernel runs each of them.
     pub programs: BTreeMap<String, bool>,
+    /// What was put right of what is attached.
+    #[serde(default)]
+    pub attachment: AttachmentStatus,
     /// Fill of the maps.
     pub maps: BTreeMap<String, MapUsage>,
     /// Internal errors since the maps were created, by reason.
@@ -130,6 +133,26 @@ pub struct DatapathStatus {
     /// The packet path; absent where it is off.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub packet: Option<PacketStatus>,
+}
+
+/// What other tools did to what is attached, and the agent put right.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct AttachmentStatus {
+    /// How often since the agent started, by what was wrong: `unpinned`, `replaced`, `detached`, `moved` or `ineffective`.
+    pub repairs: BTreeMap<String, u64>,
+    /// The last time.
+    pub last_repair: Option<Repair>,
+}
+
+/// Something that was put right.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Repair {
+    /// Program or map.
+    pub object: String,
+    /// What was wrong with it.
+    pub fault: String,
+    /// When, seconds since 1970.
+    pub at: u64,
 }
 
 /// The meter's part of [`Status`].

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Wires the parts together and owns the order of start and stop.
 //!
-//! Start: lock, configuration, bpf file system, maps and programs, rows, attachment, adoption, listeners. What can fail for the
+//! Start: lock, configuration, bpf file system, maps and programs, what another ABI left, rows, attachment, adoption, listeners. What can fail for the
 //! operator's sake comes before the kernel is touched, and the rows before the programs that read them. Stop: listeners,
 //! then the reconciler; maps and links stay, so that no connection notices.
 
 mod feed;
+mod takeover;
 
 use std::{
     fs,
@@ -36,9 +37,11 @@ use crate::{
     admission::Watch,
     config::{AgentConfig, VERSION},
     datapath::{
-        MapReader, MapWriter, PinRoot, adoption, attach,
+        MapReader, MapWriter, PinRoot, adoption,
         flow_maps::FlowReader,
+        guard::Guard,
         host,
+        interface_links::InterfaceLinks,
         listing::ConnectionLister,
         loader::{self, Loaded},
         program_log::ProgramLog,
@@ -84,28 +87,42 @@ pub fn run(config: &AgentConfig, log: LogFilter) -> Result<()> {
     let pins = prepare_pins(&config.pin_dir)?;
     progress.reached(Step::PinsReady);
 
-    let mut loaded = load(config, &pins)?;
+    let former = takeover::find(&pins)?;
+    let mut loaded = takeover::load(config, &pins, former.as_ref())?;
     progress.reached(Step::Loaded);
+    takeover::carry(former.as_ref(), &pins)?;
+    progress.reached(Step::Carried);
 
     // Kept open: the kernel measures while this descriptor is.
     let _stats = config.program_stats.then(program_stats).flatten();
 
     let settings = settings(config, &loaded)?;
     let drains = Drains::open(&config.run_dir);
-    let (reconciler, view) = reconciler(
+    let (mut reconciler, view) = reconciler(
         config,
         &cgroup,
-        &pins,
+        (&loaded.ebpf, &pins),
         settings,
         (feed.desired.clone(), drains.targets()),
     )?;
     progress.reached(Step::Reconciled);
 
-    attach_programs(&mut loaded, &cgroup, &pins, progress)?;
+    let mut interfaces = InterfaceLinks::new(pins.clone(), &mut loaded.running);
+    let place = (&*cgroup, &pins);
+    let links = takeover::attach(
+        &loaded,
+        place,
+        former,
+        &mut interfaces,
+        &mut reconciler,
+        progress,
+    )?;
     progress.reached(Step::Attached);
 
+    let (guard, attachment) =
+        Guard::new(cgroup.clone(), pins.clone(), loaded.running, links).context("open what is attached")?;
     let (meter_path, mut ebpf) = (loaded.meter_path, loaded.ebpf);
-    let readers = Readers::open(&mut ebpf)?;
+    let readers = Readers::open(&mut ebpf, &pins)?;
     let [lister, listing, open_requests] = listers(&ebpf, &pins)?;
     let adopted = adopt(&ebpf, &cgroup, &lister)?;
     let ebpf = Arc::new(Mutex::new(ebpf));
@@ -113,7 +130,8 @@ pub fn run(config: &AgentConfig, log: LogFilter) -> Result<()> {
     let (packet_path, packet) = PacketPath::start(
         config.packet.clone(),
         Arc::clone(&ebpf),
-        pins.clone(),
+        &pins,
+        interfaces,
         Arc::clone(&flows),
     )?;
     let correct = corrector(Arc::clone(&ebpf));
@@ -145,6 +163,7 @@ pub fn run(config: &AgentConfig, log: LogFilter) -> Result<()> {
         maps: MapReader::open(&pins)?,
         lister,
         ebpf,
+        attachment,
         source: feed.source.clone(),
         events: Arc::clone(&events),
         drains,
@@ -167,12 +186,15 @@ pub fn run(config: &AgentConfig, log: LogFilter) -> Result<()> {
     let sweeper = spawn("sweep", move || sweeper.run(&stopped))?;
     let (end_packets, ended) = mpsc::channel();
     let packet_path = spawn("packet", move || packet_path.run(&ended))?;
+    let (end_guard, guard_ended) = mpsc::channel();
+    let guard = spawn("guard", move || guard.run(&guard_ended))?;
     let (end_watch, ended) = mpsc::channel();
     let watch = spawn("admission", move || watch.run(&ended))?;
     // Its end drops the tasks and with them every sender of commands, which ends the reconciler.
     let records = feed.run(node, |node, changes| serve(node, changes, readers, progress))?;
-    drop((stop, end_watch, end_packets));
+    drop((stop, end_watch, end_guard, end_packets));
     join(sweeper)?;
+    join(guard)?;
     join(packet_path)?;
     join(watch)?;
     join(reconciler)?;
@@ -193,13 +215,14 @@ fn finish(access_log: &AccessLog, records: Option<AccessReader>) {
 fn reconciler(
     config: &AgentConfig,
     cgroup: &Path,
-    pins: &PinRoot,
+    (ebpf, pins): (&Ebpf, &PinRoot),
     settings: Settings,
     (desired, drained): (Option<Version>, Targets),
 ) -> Result<(Reconciler, watch::Receiver<Arc<View>>)> {
     let maps = MapWriter::open(pins)?;
     let excluded = config.exclude_cgroup.clone();
-    let (mut reconciler, view) = Reconciler::new(maps, settings, cgroup.into(), excluded)?;
+    let enlist = lister(ebpf, pins, program::ENLIST)?;
+    let (mut reconciler, view) = Reconciler::new(maps, enlist, settings, cgroup.into(), excluded)?;
     reconciler.drain(drained);
     let log_level = config.program_log.into();
     match desired {
@@ -217,11 +240,11 @@ struct Readers {
 }
 
 impl Readers {
-    fn open(ebpf: &mut Ebpf) -> Result<Self> {
+    fn open(ebpf: &mut Ebpf, pins: &PinRoot) -> Result<Self> {
         Ok(Self {
             logs: ProgramLog::open(ebpf).context("open the programs' log")?,
             access: AccessReader::open(ebpf).context("open the records of the access log")?,
-            events: EventReader::open(ebpf).context("open the events")?,
+            events: EventReader::open(ebpf, pins).context("open the events")?,
         })
     }
 }
@@ -246,33 +269,13 @@ fn prepare_pins(pin_dir: &Path) -> Result<PinRoot> {
     Ok(pins)
 }
 
-fn load(config: &AgentConfig, pins: &PinRoot) -> Result<Loaded> {
-    let capacities = loader::Capacities {
-        services: config.max_services,
-        backends: config.max_backends,
-        metered_backends: config.max_metered_backends,
-        flows: config.packet.flows(host::memory()),
-    };
-    let loaded = loader::load(pins, capacities, config.meter_path.into(), config.packet.is_on())?;
-    info!(path = loaded.meter_path.label(), "the meter sees bytes");
-    for (name, cost) in &loaded.costs {
-        tracing::debug!(
-            program = name,
-            instructions = cost.instructions,
-            verified = cost.verified_instructions,
-            load_us = cost.load_time.as_micros() as u64,
-            "loaded"
-        );
-    }
-    Ok(loaded)
-}
-
 /// What the programs are told for as long as this agent runs.
 fn settings(config: &AgentConfig, loaded: &Loaded) -> Result<Settings> {
     Ok(Settings {
         agent_tgid: loader::own_tgid(&loaded.ebpf).context("ask the kernel for the agent's process id")?,
         meter_path: loaded.meter_path as u32,
         connection_limit: config.connection_limit(host::memory()),
+        epoch: loaded.epochs[0],
         ..Settings::default()
     })
 }
@@ -282,27 +285,6 @@ fn program_stats() -> Option<OwnedFd> {
     enable_stats(Stats::RunTime)
         .inspect_err(|error| warn!(%error, "no statistics of the programs; they need CAP_SYS_ADMIN"))
         .ok()
-}
-
-fn attach_programs(loaded: &mut Loaded, cgroup: &Path, pins: &PinRoot, progress: Progress) -> Result<()> {
-    let mut first = true;
-    attach::attach(loaded, cgroup, pins, |_| {
-        if std::mem::take(&mut first) {
-            progress.reached(Step::FirstAttached);
-        }
-    })?;
-    // Not before ours are attached, so that an upgrade leaves no gap.
-    match pins.remove_other_versions() {
-        Ok(0) => {}
-        Ok(removed) => info!(
-            removed,
-            "removed the programs and maps of an agent of another version"
-        ),
-        Err(error) => {
-            warn!(%error, "could not remove what an agent of another version left; `nodemesh cleanup` does it while no agent runs");
-        }
-    }
-    Ok(())
 }
 
 /// Gives connections that this node's backends had accepted before the programs were attached their records; returns how many.
@@ -320,14 +302,16 @@ fn adopt(ebpf: &Ebpf, cgroup: &Path, lister: &ConnectionLister) -> Result<u64> {
 
 /// What lists all connections, and what lists those with open requests.
 fn listers(ebpf: &Ebpf, pins: &PinRoot) -> Result<[ConnectionLister; 3]> {
-    let lister = |name| -> Result<ConnectionLister> {
-        let program = ebpf
-            .program(name)
-            .with_context(|| format!("the object lacks the iterator {name}"))?;
-        Ok(ConnectionLister::new(program.fd()?.try_clone()?, pins)?)
-    };
+    let lister = |name| lister(ebpf, pins, name);
     let all = program::LIST_CONNECTIONS;
     Ok([lister(all)?, lister(all)?, lister(program::SWEEP)?])
+}
+
+fn lister(ebpf: &Ebpf, pins: &PinRoot, name: &str) -> Result<ConnectionLister> {
+    let program = ebpf
+        .program(name)
+        .with_context(|| format!("the object lacks the iterator {name}"))?;
+    Ok(ConnectionLister::new(program.fd()?.try_clone()?, pins)?)
 }
 
 /// Serves until the agent is told to end; returns what still holds records of the access log.

@@ -25,9 +25,10 @@ pub const VERSION: &str = concat!(
     env!("CARGO_PKG_VERSION"),
     " (commit ",
     env!("NODEMESH_COMMIT"),
-    ", ABI 4)"
+    ", ABI ",
+    env!("NODEMESH_ABI"),
+    ")"
 );
-const _: () = assert!(nodemesh_abi::ABI_VERSION == 4, "VERSION above names the ABI");
 
 /// The mesh agent of this node.
 #[derive(Debug, Parser)]

@@ -2,7 +2,8 @@
 //! The kernel side as the agent sees it: loading and attaching the programs, typed maps, and the listing of connections.
 //!
 //! ```text
-//! host (cgroup, bpffs) ─► pins ─► loader ─► attach ─► adoption    at start, in this order
+//! host (cgroup, bpffs) ─► pins ─► carry ─► loader ─► attach ─► adoption    at start, in this order
+//! guard ─► [ links, pins ]                                                 all the time
 //! reconcile ─► MapWriter ─► [ maps ] ─► MapReader ─► metrics, admin
 //! ```
 //!
@@ -11,10 +12,15 @@
 pub mod adoption;
 pub mod attach;
 mod btf;
+pub mod carry;
 pub mod clock;
+mod doors;
 pub mod flow_maps;
+pub mod guard;
 pub mod host;
 pub mod interface_links;
+mod kept;
+pub mod link;
 pub mod listing;
 pub mod loader;
 pub mod maps;
@@ -23,7 +29,10 @@ pub mod pins;
 pub mod program_log;
 pub mod programs;
 pub mod records;
+pub mod shapes;
 mod sys;
+pub mod tallies;
+pub mod verify;
 
 pub use maps::{MapReader, MapWriter};
 pub use pins::PinRoot;

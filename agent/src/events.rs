@@ -7,6 +7,9 @@
 //! agent ─► Events::tell ─────────────────────────────┘ full: lost, counted   counts       behind: lost, counted, told
 //! ```
 //!
+//! What clients can cause as often as they like is told at most once a second per service, client and reason, with how often it happened:
+//! the programs keep tallies, and `reader` takes out those that nothing is added to any more.
+//!
 //! The programs write while no agent runs, too: the next one tells what the ring buffer held. Invariants: nobody who tells an event
 //! or hands one over waits for a reader; an event is either remembered or counted as lost.
 
@@ -149,7 +152,7 @@ impl Events {
 
     /// Adds events of the programs.
     fn push(&self, records: Vec<nodemesh_abi::Event>) {
-        let count = records.len() as u64;
+        let count = records.iter().map(|record| record.count).sum();
         self.send(Message::Records(records), count);
     }
 
@@ -165,7 +168,7 @@ impl Events {
         Store::subscribe(&self.store, since, follow)
     }
 
-    /// How many events there were, since the agent started, by kind and reason (empty for a kind that needs none).
+    /// How often each kind of event happened, since the agent started, by reason (empty for a kind that needs none).
     pub fn counts(&self) -> Vec<((EventKind, &'static str), u64)> {
         self.store.counts()
     }
@@ -203,7 +206,7 @@ impl Naming {
                     for record in &records {
                         match describer.record(record) {
                             Some((event, reason)) => self.publish(event, reason),
-                            None => _ = self.lost.fetch_add(1, Ordering::Relaxed),
+                            None => _ = self.lost.fetch_add(record.count, Ordering::Relaxed),
                         }
                     }
                 }

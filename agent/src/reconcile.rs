@@ -12,6 +12,7 @@
 pub mod admission;
 pub mod apply;
 pub mod clients;
+pub mod demand;
 pub mod endpoints;
 pub mod flows;
 pub mod ids;
@@ -24,6 +25,7 @@ pub mod retired;
 pub mod round;
 pub mod rows;
 pub mod service_rows;
+pub mod shared;
 pub mod thread;
 pub mod view;
 

@@ -13,6 +13,7 @@
 
 pub mod control;
 pub mod files;
+pub mod host;
 pub mod input;
 pub mod local;
 pub mod snapshot;
@@ -23,7 +24,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use nodemesh_model::{Desired, Locality, Resources};
+use nodemesh_model::{Desired, Locality, NodeAccess, Resources};
 use tokio::sync::watch as channel;
 use tracing::{error, info, warn};
 
@@ -85,6 +86,9 @@ pub type Version = (Arc<Desired>, u64);
 struct InForce {
     /// Where this node is.
     node: Locality,
+    /// The node as a client.
+    access: NodeAccess,
+    /// With `access`.
     resources: Resources,
     desired: Arc<Desired>,
     status: SourceStatus,
@@ -96,6 +100,7 @@ impl InForce {
     fn new(status: SourceStatus, node: Locality) -> Self {
         Self {
             node,
+            access: NodeAccess::new(host::addresses()),
             resources: Resources::default(),
             desired: Arc::default(),
             published: channel::Sender::new(Arc::new(status.clone())),
@@ -111,9 +116,51 @@ impl InForce {
         self.published.send_replace(Arc::new(self.status.clone()));
     }
 
-    /// Puts `resources` in force, with their own warnings after those of `warnings`.
-    fn accept(&mut self, resources: Resources, mut warnings: Vec<String>) -> Result<(), Vec<String>> {
+    /// What is in force, as it was configured.
+    fn configured(&self) -> Resources {
+        let mut resources = self.resources.clone();
+        resources.remove_node(&self.access);
+        resources
+    }
+
+    /// Compiles anew what is in force if this node has other addresses than before; whether it has.
+    fn follow_addresses(&mut self) -> bool {
+        let addresses = host::addresses();
+        if self.access.addresses() == addresses {
+            return false;
+        }
+        let mut resources = self.configured();
+        let former = std::mem::replace(&mut self.access, NodeAccess::new(addresses));
+        if resources.access_policies().is_empty() {
+            return false;
+        }
+        resources.add_node(&self.access);
         let previous = (self.status.generation > 0).then_some((&self.resources, &*self.desired));
+        match Desired::compile(&resources, &self.node, previous) {
+            Ok(desired) if previous.is_some() => {
+                self.desired = Arc::new(desired);
+                self.resources = resources;
+                self.status.generation += 1;
+                info!(
+                    generation = self.status.generation,
+                    addresses = ?self.access.addresses(),
+                    "the addresses of this node are others than before"
+                );
+                true
+            }
+            Ok(_) => false,
+            Err(error) => {
+                warn!(%error, "the policies do not know the new addresses of this node");
+                self.access = former;
+                false
+            }
+        }
+    }
+
+    /// Puts `resources` in force, with their own warnings after those of `warnings`.
+    fn accept(&mut self, mut resources: Resources, mut warnings: Vec<String>) -> Result<(), Vec<String>> {
+        let previous = (self.status.generation > 0).then_some((&self.resources, &*self.desired));
+        resources.add_node(&self.access);
         let desired =
             Desired::compile(&resources, &self.node, previous).map_err(|error| vec![error.to_string()])?;
         warnings.extend(resources.warnings().iter().map(ToString::to_string));

@@ -17,6 +17,8 @@ pub enum Step {
     PinsReady,
     /// The maps are pinned and the programs loaded.
     Loaded,
+    /// What an agent of another ABI left is translated.
+    Carried,
     /// The rows are written.
     Reconciled,
     /// The first program is attached.

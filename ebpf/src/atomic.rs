@@ -65,6 +65,18 @@ pub unsafe fn exchange(place: *mut u32, next: u32) -> u32 {
     value
 }
 
+/// Stores `next` into `*place` and returns its former value.
+///
+/// # Safety
+/// As the module says.
+#[inline(always)]
+pub unsafe fn exchange_u64(place: *mut u64, next: u64) -> u64 {
+    let mut value = next;
+    // SAFETY: as in `add`.
+    unsafe { asm!("{1} = xchg_64({0} + 0, {1})", in(reg) place, inout(reg) value) };
+    value
+}
+
 /// Stores `next` into `*place` if it holds `expected`; returns whether it did.
 ///
 /// # Safety

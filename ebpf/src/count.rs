@@ -27,15 +27,18 @@ use crate::{
 struct After {
     /// Change of the load.
     load: i32,
+    /// Where else that is counted, see [`Record::counted`].
+    counted: u32,
     /// Bits of [`News`].
     news: u32,
 }
 
 impl After {
     #[inline(always)]
-    fn of(effects: &Effects) -> Self {
+    fn of(effects: &Effects, counted: u32) -> Self {
         Self {
             load: effects.load,
+            counted,
             news: (u32::from(effects.first_byte_ns != 0) * News::ANSWERED)
                 | (u32::from(effects.first_token_ns != 0) * News::WARMED),
         }
@@ -102,7 +105,7 @@ impl Subject {
                     let effects = &*settled(effects);
                     self.count(effects, load);
                     self.tell(effects, meter);
-                    (effects.finished, After::of(effects))
+                    (effects.finished, After::of(effects, self.record.counted()))
                 }
             },
         );
@@ -126,7 +129,7 @@ impl Subject {
             // SAFETY: a live record; the fields are written only while the socket is not connected.
             unsafe {
                 let connection = self.record.0;
-                let place = u64::from((*connection).rules) << 32 | u64::from((*connection).counted);
+                let place = u64::from((*connection).rules) << 32 | u64::from(after.counted);
                 after_step(
                     (*connection).backend,
                     news,

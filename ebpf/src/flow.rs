@@ -199,7 +199,13 @@ fn begin(packet: &mut Skb) -> u32 {
         return 0;
     }
     let now = now();
-    let refused = admit::admit(hook, now);
+    let mut refused = admit::admit(hook, now);
+    if refused == admit::ADMITTED {
+        refused = admit::choose(hook, now);
+    }
+    if scratch.news != 0 {
+        admit::tell(hook);
+    }
     if refused != admit::ADMITTED {
         count::packet(refused, scratch.headers.bytes);
         return open::FAILED | refused;

@@ -7,8 +7,8 @@
 //!                                └─────────────────────────────────────────┘
 //! ```
 //!
-//! Invariant: at most one connection per probe window reaches an ejected backend, and no more than the configured share of a service is
-//! ejected.
+//! A failed health check outranks what connections tell: while the agent upholds it, only the agent readmits. Invariant: at most one
+//! connection at a time reaches an ejected backend, and no more than the configured share of a service is ejected.
 
 use core::ptr;
 
@@ -26,7 +26,7 @@ use crate::{
     stats,
 };
 
-/// How long a probe has before another one is sent.
+/// How long a probe has before another one is sent, if it is not over sooner.
 const PROBE_NS: u64 = 10_000_000_000;
 /// Slots that are looked at to tell how much of a service is ejected.
 const SAMPLE: u32 = 128;
@@ -144,9 +144,9 @@ pub extern "C" fn learn(id: u32, news: u32) -> u32 {
 unsafe fn success(id: u32, backend: &Backend, state: *mut BackendState, rules: &Rules, news: u32) {
     // SAFETY: the caller's; volatile because other CPUs write it.
     unsafe {
-        let generation = u64::from(backend.generation);
-        if news & News::WARMED != 0 && ptr::read_volatile(&raw const (*state).warm) != generation {
-            (&raw mut (*state).warm).write_volatile(generation);
+        let since = backend.since_ns;
+        if news & News::WARMED != 0 && ptr::read_volatile(&raw const (*state).warm) != since {
+            (&raw mut (*state).warm).write_volatile(since);
         }
         let until = ptr::read_volatile(&raw const (*state).ejected_until_ns);
         let by_connect = ptr::read_volatile(&raw const (*state).ejected_for) == Ejection::Connect as u64;
@@ -177,8 +177,8 @@ unsafe fn success(id: u32, backend: &Backend, state: *mut BackendState, rules: &
     }
 }
 
-/// Whether what is told of an ejected backend shows that it is well again. An answer to a request that is older than the ejection does
-/// so only where the backend was silent.
+/// Whether what is told of an ejected backend shows that it is well again: a connection where these failed, a token where none came, and
+/// else an answer to the probe.
 ///
 /// # Safety
 /// `state` is a map value.
@@ -189,7 +189,35 @@ unsafe fn proves_well(state: *const BackendState, until: u64, news: u32) -> bool
     if reason == Ejection::Connect as u64 {
         return news & News::CONNECTED != 0;
     }
-    news & News::ANSWERED != 0 && (reason == Ejection::Silence as u64 || until & PROBE != 0)
+    (reason == Ejection::Silence as u64 && news & News::WARMED != 0)
+        || (until & PROBE != 0 && news & News::ANSWERED != 0)
+}
+
+/// A connection to a backend has ended that was placed at `opened_ns`. A global function, as [`learn`] is.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn ended(id: u32, opened_ns: u64) -> u32 {
+    if let Some(state) = stats::backend(id) {
+        // SAFETY: a map value.
+        unsafe { end_probe(state, opened_ns) };
+    }
+    0
+}
+
+/// If what was placed at `opened_ns` was a probe, and told nothing (its client gave up, or asked nothing), the next connection is one.
+///
+/// # Safety
+/// `state` is a map value.
+#[inline(always)]
+pub unsafe fn end_probe(state: *mut BackendState, opened_ns: u64) {
+    // SAFETY: the caller's; volatile because other CPUs write it.
+    unsafe {
+        let until = ptr::read_volatile(&raw const (*state).ejected_until_ns);
+        let begun = (until & !PROBE).wrapping_sub(PROBE_NS);
+        if until & PROBE != 0 && opened_ns >= begun {
+            replace_if_u64(&raw mut (*state).ejected_until_ns, until, begun & !PROBE);
+        }
+    }
 }
 
 /// Sets a count of failures to 0. The row is written only if it has to be, since all CPUs read it.
@@ -229,7 +257,7 @@ fn failure(id: u32, service: u32, state: *mut BackendState, rules: &Rules, reaso
 }
 
 /// Ejects a backend, for `least_ns` if that is longer than its rules say; nothing if the share of ejected ones is reached. One that is
-/// ejected already stays so for at least `least_ns`.
+/// ejected already stays so for at least `least_ns`, and from then on for its health check if that is the reason.
 #[inline(always)]
 pub fn eject(service: u32, backend: u32, rules: &Rules, reason: Ejection, least_ns: u64) {
     let Some(state) = stats::backend(backend) else {
@@ -245,6 +273,17 @@ pub fn eject(service: u32, backend: u32, rules: &Rules, reason: Ejection, least_
             if least_ns != 0 && until > former {
                 replace_if_u64(&raw mut (*state).ejected_until_ns, former, until);
             }
+            if reason as u64 == Ejection::HealthCheck as u64
+                && ptr::read_volatile(&raw const (*state).ejected_for) != reason as u64
+            {
+                tell(
+                    service,
+                    backend,
+                    state,
+                    reason,
+                    if until > former { until } else { former },
+                );
+            }
             return;
         }
         if former == 0 && !may_eject(service, rules.eject_percent) {
@@ -259,6 +298,18 @@ pub fn eject(service: u32, backend: u32, rules: &Rules, reason: Ejection, least_
         add(&raw mut (*state).ejections, 1);
         (&raw mut (*state).connect_failures).write_volatile(0);
         (&raw mut (*state).request_failures).write_volatile(0);
+        tell(service, backend, state, reason, until);
+    }
+}
+
+/// Notes why a backend is ejected, counts it and tells of it.
+///
+/// # Safety
+/// `state` is that of `backend`.
+#[inline(always)]
+unsafe fn tell(service: u32, backend: u32, state: *mut BackendState, reason: Ejection, until: u64) {
+    // SAFETY: the caller's; volatile because other CPUs read it.
+    unsafe {
         (&raw mut (*state).ejected_for).write_volatile(reason as u64);
         add_at(&raw mut (*state).ejected, reason as usize, 1);
         event::ejected(service, backend, reason, until);

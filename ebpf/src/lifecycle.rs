@@ -24,7 +24,7 @@ use crate::{
     health::{self, News},
     kernel_sock::KernelSock,
     maps,
-    place::{Call, Placed, current_settings},
+    place::{Call, Placed, current_settings, is_in_force},
     policy,
     record::Record,
     sock_addr::{Endpoint, SockAddr},
@@ -126,23 +126,23 @@ fn untracked(call: &Call<'_>, placed: &Placed) {
 /// The TCP state of any socket of the host changed.
 #[inline(always)]
 pub fn state_changed(sk: *const c_void, old: i32, new: i32) {
-    match (old, new) {
-        (tcp::SYN_SENT, tcp::ESTABLISHED) => {
-            if let Some(record) = Record::of(sk.cast_mut()) {
-                established(record, KernelSock::new(sk));
-            }
-        }
-        (_, tcp::CLOSE) => {
-            if let Some(record) = Record::of(sk.cast_mut()) {
-                closed(record, KernelSock::new(sk));
-            }
-        }
-        (_, tcp::CLOSE_WAIT) => {
-            if let Some(record) = Record::of(sk.cast_mut()) {
-                record.locked(Meter::peer_fin);
-            }
-        }
-        _ => {}
+    let is_followed = matches!(
+        (old, new),
+        (tcp::SYN_SENT, tcp::ESTABLISHED) | (_, tcp::CLOSE | tcp::CLOSE_WAIT)
+    );
+    if !is_followed {
+        return;
+    }
+    let Some(record) = Record::of(sk.cast_mut()) else {
+        return;
+    };
+    if !is_in_force(&current_settings()) {
+        return;
+    }
+    match new {
+        tcp::ESTABLISHED => established(record, KernelSock::new(sk)),
+        tcp::CLOSE => closed(record, KernelSock::new(sk)),
+        _ => record.locked(Meter::peer_fin),
     }
 }
 
@@ -349,6 +349,7 @@ fn ended(record: Record, sk: Option<KernelSock>, failure: ConnectFailure) {
             let ns = unsafe { bpf_ktime_get_ns() }.wrapping_sub(opened_ns);
             health::learn(backend, News::not_connected(failure, ns));
         }
+        health::ended(backend, opened_ns);
     }
     if let (Ending::Closed, Some(subject)) = (ending, Subject::of(record)) {
         subject.closed();

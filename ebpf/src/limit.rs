@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
-//! Limits of a service and of each of its clients: tokens of new connections, and how much is held at once.
+//! Limits of a service, of each of its clients and of its backends: tokens of new connections, and how much is held at once.
 //!
 //! What is taken for a connection is noted in its record and given back with it. Invariant: a count never passes its cap, not for
 //! an instant: it is compared and exchanged, not added and looked at.
@@ -65,20 +65,33 @@ pub unsafe fn take_both(connections: *mut u64, requests: *mut u64, caps: Caps) -
     Ok(())
 }
 
+/// Whether there is a token at `now`; it is not taken. `due` is when the next one is.
+///
+/// # Safety
+/// `due` is a map value.
+#[inline(always)]
+pub unsafe fn has_token(due: *const u64, rate: &Rate, now: u64) -> bool {
+    // SAFETY: the caller's; volatile because other CPUs write it.
+    rate.interval_ns == 0 || rate.take(unsafe { ptr::read_volatile(due) }, now).is_some()
+}
+
 /// Takes a token; one that is contended for more than `TRIES` times is not there.
+///
+/// # Safety
+/// `due` is a map value that all writers change atomically.
 #[inline(never)]
-fn take_token(held: *mut Held, rate: &Rate, now: u64) -> bool {
+pub unsafe fn take_token(due: *mut u64, rate: &Rate, now: u64) -> bool {
     if rate.interval_ns == 0 {
         return true;
     }
     for _ in 0..TRIES {
-        // SAFETY: a map value; volatile because other CPUs write it.
-        let due = unsafe { ptr::read_volatile(&raw const (*held).due_ns) };
-        let Some(next) = rate.take(due, now) else {
+        // SAFETY: the caller's; volatile because other CPUs write it.
+        let found = unsafe { ptr::read_volatile(due) };
+        let Some(next) = rate.take(found, now) else {
             return false;
         };
-        // SAFETY: a map value.
-        if unsafe { replace_if_u64(&raw mut (*held).due_ns, due, next) } {
+        // SAFETY: the caller's.
+        if unsafe { replace_if_u64(due, found, next) } {
             return true;
         }
     }
@@ -86,32 +99,89 @@ fn take_token(held: *mut Held, rate: &Rate, now: u64) -> bool {
 }
 
 /// Takes what a connection of `identity` to the service needs, or says what is missing. `number` is the service's index into `rules`.
+///
+/// Whoever finds no token holds nothing, not for an instant; whoever finds no room takes no token.
 #[inline(always)]
 pub fn admit(rules: &Rules, number: u32, identity: u32, now: u64) -> Result<Taken, Refusal> {
-    let mut taken = Taken(0);
-    let has_client = rules.client_rate.interval_ns != 0 || !rules.client_caps.is_none();
-    if has_client && let Some(held) = client(number, identity) {
-        if !take_token(held, &rules.client_rate, now) {
+    let of_client = rules.client_rate.interval_ns != 0 || !rules.client_caps.is_none();
+    let of_service = rules.rate.interval_ns != 0 || !rules.caps.is_none();
+    let own = if of_client { client(number, identity) } else { None };
+    let all = if of_service {
+        maps::rule_states.get_ptr_mut(number)
+    } else {
+        None
+    };
+    // SAFETY: map values in all of this function.
+    unsafe {
+        if let Some(held) = own
+            && !has_token(&raw const (*held).due_ns, &rules.client_rate, now)
+        {
             return Err(Refusal::Rate);
         }
-        if !rules.client_caps.is_none() {
-            taken.hold(held, rules.client_caps, Counted::CLIENT)?;
+        if let Some(held) = all
+            && !has_token(&raw const (*held).due_ns, &rules.rate, now)
+        {
+            return Err(Refusal::Rate);
         }
     }
-    let limited = rules.rate.interval_ns != 0 || !rules.caps.is_none();
-    if limited && let Some(held) = maps::rule_states.get_ptr_mut(number) {
-        if !take_token(held, &rules.rate, now) {
+    let mut taken = Taken(0);
+    if let Some(held) = own
+        && !rules.client_caps.is_none()
+    {
+        taken.hold(held, rules.client_caps, Counted::CLIENT)?;
+    }
+    if let Some(held) = all
+        && !rules.caps.is_none()
+        && let Err(refusal) = taken.hold(held, rules.caps, Counted::SERVICE)
+    {
+        taken.give_back(number, identity);
+        return Err(refusal);
+    }
+    // SAFETY: map values.
+    unsafe {
+        if let Some(held) = own
+            && !take_token(&raw mut (*held).due_ns, &rules.client_rate, now)
+        {
             taken.give_back(number, identity);
             return Err(Refusal::Rate);
         }
-        if !rules.caps.is_none()
-            && let Err(refusal) = taken.hold(held, rules.caps, Counted::SERVICE)
+        if let Some(held) = all
+            && !take_token(&raw mut (*held).due_ns, &rules.rate, now)
         {
+            if let Some(held) = own {
+                return_token(&raw mut (*held).due_ns, &rules.client_rate);
+            }
             taken.give_back(number, identity);
-            return Err(refusal);
+            return Err(Refusal::Rate);
         }
     }
     Ok(taken)
+}
+
+/// Gives the tokens back that [`admit`] took: there is nowhere to send the connection.
+#[inline(always)]
+pub fn return_tokens(rules: &Rules, number: u32, identity: u32) {
+    // SAFETY: map values.
+    unsafe {
+        if rules.client_rate.interval_ns != 0
+            && let Some(held) = client(number, identity)
+        {
+            return_token(&raw mut (*held).due_ns, &rules.client_rate);
+        }
+        if rules.rate.interval_ns != 0
+            && let Some(held) = maps::rule_states.get_ptr_mut(number)
+        {
+            return_token(&raw mut (*held).due_ns, &rules.rate);
+        }
+    }
+}
+
+/// # Safety
+/// As [`take_token`].
+#[inline(always)]
+unsafe fn return_token(due: *mut u64, rate: &Rate) {
+    // SAFETY: the caller's.
+    unsafe { add(due, 0u64.wrapping_sub(rate.interval_ns)) };
 }
 
 impl Taken {
@@ -169,7 +239,7 @@ fn each(counted: u32, number: u32, identity: u32, change: impl Fn(*mut Held)) {
 
 /// What a client holds of a service; `None`, and counted, if there is no room for one more client.
 #[inline(always)]
-fn client(rules: u32, identity: u32) -> Option<*mut Held> {
+pub fn client(rules: u32, identity: u32) -> Option<*mut Held> {
     let key = ClientRules { rules, identity };
     if let Some(held) = maps::clients.get_ptr_mut(key) {
         return Some(held);

@@ -1,28 +1,33 @@
 // SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
 //! The iterators over `connections`: a `ListedExcerpt` for each socket that is counted, for `nodemesh connections` and for the
-//! agent's sweep.
+//! agent's sweep; and the count of those that were opened before anything limited them.
 //!
 //! Cost nothing while nobody reads them: the records are the sockets' own, in every network namespace.
 
 use core::{ffi::c_void, ptr};
 
 use aya_ebpf::helpers::generated::{bpf_ktime_get_ns, bpf_seq_write};
-use nodemesh_abi::{Connection, ConnectionState, Excerpt, Protocol, connection::IDENTITY_BYTES};
+use nodemesh_abi::{
+    Connection, ConnectionState, Excerpt, Protocol, Vantage,
+    connection::{Counted, IDENTITY_BYTES},
+};
 
-use crate::{count::Subject, kernel_sock::KernelSock, record::Record};
+use crate::{count::Subject, kernel_sock::KernelSock, limit, maps, record::Record};
 
 /// `struct bpf_iter__bpf_sk_storage_map` of the kernel: each pointer takes 8 bytes.
 #[repr(C)]
-struct IterContext {
+pub struct IterContext {
     meta: *mut IterMeta,
     map: *mut c_void,
-    sk: *mut c_void,
-    value: *mut Connection,
+    /// The socket, null after the last one.
+    pub sk: *mut c_void,
+    /// Its value in the map, null after the last one.
+    pub value: *mut Connection,
 }
 
 /// `struct bpf_iter_meta`.
 #[repr(C)]
-struct IterMeta {
+pub struct IterMeta {
     seq: *mut c_void,
 }
 
@@ -60,6 +65,43 @@ pub fn sweep(ctx: *mut c_void) -> i32 {
         };
         is_open || is_tcp && socket.unread() != 0
     })
+}
+
+/// Counts the record of the iterator's current socket wherever its service has caps and it is not counted; writes nothing.
+#[inline(always)]
+pub fn enlist(ctx: *mut c_void) -> i32 {
+    let ctx = ctx.cast::<IterContext>();
+    // SAFETY: the kernel passes this context; the verifier checks the access and demands the null check.
+    let sk = unsafe { ptr::read_volatile(&raw const (*ctx).sk) };
+    if sk.is_null() {
+        return 0;
+    }
+    let Some(record) = Record::of(sk) else {
+        return 0;
+    };
+    // SAFETY: a live record; the fields are written only while the socket is not connected.
+    let (vantage, number, identity) =
+        unsafe { ((*record.0).meter.vantage, (*record.0).rules, (*record.0).identity) };
+    let Some(rules) = maps::rules.get(number) else {
+        return 0;
+    };
+    if vantage != Vantage::Client as u8 {
+        return 0;
+    }
+    // SAFETY: map values.
+    unsafe {
+        if !rules.caps.is_none()
+            && let Some(held) = maps::rule_states.get_ptr_mut(number)
+        {
+            record.enlist(Counted::SERVICE, held);
+        }
+        if !rules.client_caps.is_none()
+            && let Some(held) = limit::client(number, identity)
+        {
+            record.enlist(Counted::CLIENT, held);
+        }
+    }
+    0
 }
 
 #[inline(always)]

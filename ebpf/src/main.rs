@@ -31,6 +31,7 @@
 mod access;
 mod adopt;
 mod atomic;
+mod carry;
 mod client;
 mod correct;
 mod count;
@@ -199,6 +200,20 @@ pub extern "C" fn list_conns(ctx: *mut core::ffi::c_void) -> i32 {
 #[unsafe(link_section = "iter/bpf_sk_storage_map")]
 pub extern "C" fn sweep(ctx: *mut core::ffi::c_void) -> i32 {
     listing::sweep(ctx)
+}
+
+/// As `list_conns`, but writes nothing: counts connections where caps are new.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/bpf_sk_storage_map")]
+pub extern "C" fn enlist(ctx: *mut core::ffi::c_void) -> i32 {
+    listing::enlist(ctx)
+}
+
+/// As `list_conns`, over the map of another version: copies each record.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/bpf_sk_storage_map")]
+pub extern "C" fn carry(ctx: *mut core::ffi::c_void) -> i32 {
+    carry::record(ctx)
 }
 
 /// One call per open file of each process, one with a null file at the end.

@@ -14,10 +14,10 @@ use aya_ebpf::{
 };
 use nodemesh_abi::{
     AccessRecord, AccessWord, AffinityKey, AffinityValue, Backend, BackendState, CgroupEntry, ClientRules,
-    Connection, Effects, Endpoint, EndpointKey, Event, FlowCount, FlowEvent, FlowKey, FlowService,
-    FlowSettings, FlowValue, Held, IdentityAddr, InternalError, Ip16, NumberKey, Rules, Service, ServiceKey,
-    ServiceState, Settings, Slot, SockOffsets, Source, Streams, TableState, Track, TrackState, Traffic,
-    flow::IndexSet, limits, service::TIERS,
+    Connection, Effects, Endpoint, EndpointKey, Event, EventKey, EventTally, FlowCount, FlowEvent, FlowKey,
+    FlowService, FlowSettings, FlowValue, Held, IdentityAddr, InternalError, Ip16, NumberKey, Rules, Service,
+    ServiceKey, ServiceState, Settings, Slot, SockOffsets, Source, Streams, TableState, Track, TrackState,
+    Traffic, flow::IndexSet, limits, service::TIERS,
 };
 
 use crate::flow::{Hook, ScratchWords};
@@ -115,6 +115,10 @@ pub static clients: HashMap<ClientRules, Held, { limits::CLIENTS as usize }> = H
 #[btf_map]
 pub static numbers: HashMap<NumberKey, u32, { limits::NUMBERS as usize }> = HashMap::new();
 
+/// What is refused over and over, to how often that was not told yet. Programs write; agent takes out what has come to an end.
+#[btf_map]
+pub static event_tallies: HashMap<EventKey, EventTally, { limits::EVENT_TALLIES as usize }> = HashMap::new();
+
 /// Decisions. Programs write; agent reads.
 #[btf_map]
 pub static events: RingBuf<Event, { limits::EVENT_BYTES as usize }> = RingBuf::new();
@@ -174,6 +178,14 @@ pub static settings: Array<Settings, 1> = Array::new();
 /// Internal errors. Programs write; agent reads.
 #[btf_map]
 pub static errors: PerCpuArray<u64, { InternalError::COUNT }> = PerCpuArray::new();
+
+/// Epoch in which the programs at tracepoints are in force. Set by the loader.
+#[unsafe(no_mangle)]
+pub static EPOCH: Global<u32> = Global::new(0);
+
+/// Bytes of a record of another version that mean the same in this one. Set by the loader.
+#[unsafe(no_mangle)]
+pub static CARRIED_BYTES: Global<u32> = Global::new(size_of::<Connection>() as u32);
 
 /// Where the fields of `struct sock` are on the running kernel. Set by the loader.
 #[unsafe(no_mangle)]

@@ -9,7 +9,12 @@ use core::ffi::c_void;
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use nodemesh_abi::{MeterPath, Vantage};
 
-use crate::{count::Subject, kernel_sock::KernelSock, place::current_settings, record::Record};
+use crate::{
+    count::Subject,
+    kernel_sock::KernelSock,
+    place::{current_settings, is_in_force},
+    record::Record,
+};
 
 /// Which way bytes went through a socket of this node.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -37,7 +42,8 @@ pub fn transferred(sk: *const c_void, length: i32, way: Way) {
     let Some(record) = Record::of(sk.cast_mut()) else {
         return;
     };
-    if current_settings().meter_path != MeterPath::Tracepoint as u32 {
+    let settings = current_settings();
+    if !is_in_force(&settings) || settings.meter_path != MeterPath::Tracepoint as u32 {
         return;
     }
     bytes(record, KernelSock::new(sk), length.cast_unsigned(), way);
@@ -70,7 +76,9 @@ pub fn bytes(record: Record, sk: KernelSock, length: u32, way: Way) {
 /// A segment is sent again.
 #[inline(always)]
 pub fn retransmitted(sk: *const c_void) {
-    if let Some(subject) = Record::of(sk.cast_mut()).and_then(Subject::of) {
+    if let Some(subject) = Record::of(sk.cast_mut()).and_then(Subject::of)
+        && is_in_force(&current_settings())
+    {
         subject.retransmit();
     }
 }

@@ -13,8 +13,8 @@ mod flow;
 
 use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
 use nodemesh_abi::{
-    AffinityKey, AffinityValue, Algorithm, Backend, BackendFlags, ClientKey, InternalError, Refusal, Rules,
-    Service, Slot,
+    AffinityKey, AffinityValue, Algorithm, Backend, BackendFlags, BackendState, Caps, ClientKey,
+    InternalError, Refusal, Rules, Service, Slot,
     service::{TIERS, tier_table},
     slot::{less_loaded, rotate, scale},
 };
@@ -112,6 +112,8 @@ enum Attempt {
     Connections,
     /// It has as many requests in flight as it is given.
     Requests,
+    /// It has as many new connections a second as it is given.
+    Rate,
     /// There is no such backend.
     Missing,
 }
@@ -283,6 +285,8 @@ impl Seen {
     const CONNECTIONS: u32 = 1 << 2;
     /// One that has as many requests in flight as it is given.
     const REQUESTS: u32 = 1 << 3;
+    /// One that has as many new connections a second as it is given.
+    const RATE: u32 = 1 << 4;
 }
 
 /// A tier of a service as one number.
@@ -328,6 +332,7 @@ extern "C" fn scan(place: u64, draw: u32, now: u64, demand: u32, holds: u32) -> 
             outcome if outcome == Attempt::Ejected as u32 => Seen::EJECTED,
             outcome if outcome == Attempt::Connections as u32 => Seen::CONNECTIONS,
             outcome if outcome == Attempt::Requests as u32 => Seen::REQUESTS,
+            outcome if outcome == Attempt::Rate as u32 => Seen::RATE,
             _ => 0,
         };
     }
@@ -341,6 +346,8 @@ fn refusal(seen: u32) -> Refusal {
         Refusal::Connections
     } else if seen & Seen::REQUESTS != 0 {
         Refusal::Requests
+    } else if seen & Seen::RATE != 0 {
+        Refusal::Rate
     } else {
         Refusal::NoBackend
     }
@@ -372,27 +379,63 @@ fn take(id: u32, now: u64, demand: u32, how: u32) -> Attempt {
         return Attempt::Spared;
     }
     let warms = demand < Demand::Fit as u32 && is_cold(backend, state);
+    let mut is_probe = false;
     // SAFETY: `state` is a map value.
     unsafe {
+        if let Some(rules) = rules
+            && !limit::has_token(&raw const (*state).due_ns, &rules.backend_rate, now)
+        {
+            return Attempt::Rate;
+        }
         if demand < Demand::Any as u32 {
             match health::fitness(state, now) {
                 Fitness::Well => {}
-                Fitness::Probe => event::probed(backend.service, id),
+                Fitness::Probe => is_probe = true,
                 Fitness::Ejected => return Attempt::Ejected,
             }
         }
-        if how & How::HOLDS == 0 {
-            add(&raw mut (*state).opened, 1);
-            return Attempt::Taken;
+        let outcome = if how & How::HOLDS == 0 {
+            opened(state, rules, now)
+        } else {
+            let mut caps = rules.map(|rules| rules.backend_caps).unwrap_or_default();
+            if warms {
+                caps.connections = 1;
+            }
+            hold(state, rules, caps, warms, now)
+        };
+        if is_probe {
+            if outcome == Attempt::Taken {
+                event::probed(backend.service, id);
+            } else {
+                health::end_probe(state, now);
+            }
         }
-        let mut caps = rules.map(|rules| rules.backend_caps).unwrap_or_default();
-        if warms {
-            caps.connections = 1;
-        }
+        outcome
+    }
+}
+
+/// Counts a connection and its first request against `caps`, and gives them back if there is no token.
+///
+/// # Safety
+/// `state` is a map value.
+#[inline(always)]
+unsafe fn hold(
+    state: *mut BackendState,
+    rules: Option<&Rules>,
+    caps: Caps,
+    warms: bool,
+    now: u64,
+) -> Attempt {
+    // SAFETY: the caller's.
+    unsafe {
         match limit::take_both(&raw mut (*state).active, &raw mut (*state).load, caps) {
             Ok(()) => {
-                add(&raw mut (*state).opened, 1);
-                Attempt::Taken
+                let outcome = opened(state, rules, now);
+                if outcome != Attempt::Taken {
+                    add(&raw mut (*state).active, u64::MAX);
+                    add(&raw mut (*state).load, u64::MAX);
+                }
+                outcome
             }
             Err(_) if warms => Attempt::Spared,
             Err(Refusal::Connections) => Attempt::Connections,
@@ -401,11 +444,29 @@ fn take(id: u32, now: u64, demand: u32, how: u32) -> Attempt {
     }
 }
 
+/// Takes a token of a backend and counts what is placed there.
+///
+/// # Safety
+/// `state` is a map value.
+#[inline(always)]
+unsafe fn opened(state: *mut BackendState, rules: Option<&Rules>, now: u64) -> Attempt {
+    // SAFETY: the caller's.
+    unsafe {
+        if let Some(rules) = rules
+            && !limit::take_token(&raw mut (*state).due_ns, &rules.backend_rate, now)
+        {
+            return Attempt::Rate;
+        }
+        add(&raw mut (*state).opened, 1);
+    }
+    Attempt::Taken
+}
+
 /// Whether a backend is to be spared: it starts, or it is loaded and there is a further tier.
 #[inline(always)]
 fn spares(
     backend: &Backend,
-    state: *const nodemesh_abi::BackendState,
+    state: *const BackendState,
     rules: &Rules,
     now: u64,
     demand: u32,
@@ -439,10 +500,10 @@ fn spares(
 
 /// Whether a backend's first token is still to be seen, and waited for.
 #[inline(always)]
-fn is_cold(backend: &Backend, state: *const nodemesh_abi::BackendState) -> bool {
+fn is_cold(backend: &Backend, state: *const BackendState) -> bool {
     // SAFETY: a map value; volatile because other CPUs write it.
     backend.flags & BackendFlags::COLD != 0
-        && unsafe { (&raw const (*state).warm).read_volatile() } != u64::from(backend.generation)
+        && unsafe { (&raw const (*state).warm).read_volatile() } != backend.since_ns
 }
 
 /// Counts a row that should be there and refuses: there is nowhere to send the connection.

@@ -109,6 +109,9 @@ impl Call<'_> {
             }
             Err(refusal) => {
                 taken.give_back(service.rules, identity);
+                if let Some(rules) = maps::rules.get(service.rules) {
+                    limit::return_tokens(rules, service.rules, identity);
+                }
                 Err(refusal)
             }
         }
@@ -138,6 +141,12 @@ pub fn find(dialled: Endpoint, protocol: u8) -> Option<Service> {
 #[inline(always)]
 pub fn current_settings() -> Settings {
     maps::settings.get(0).copied().unwrap_or_default()
+}
+
+/// Whether this program, at a tracepoint, is the one that counts: while an upgrade lasts, its predecessor is attached too.
+#[inline(always)]
+pub fn is_in_force(settings: &Settings) -> bool {
+    settings.epoch == maps::EPOCH.load()
 }
 
 /// Nanoseconds of `CLOCK_MONOTONIC`.

@@ -5,8 +5,7 @@
 
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use nodemesh_abi::{
-    Access, AccessWord, EndpointKey, EventKind, IdentityAddr, InternalError, Ip16, Port, Service,
-    flow::Tuple, policy::UNKNOWN,
+    Access, AccessWord, EndpointKey, EventKind, IdentityAddr, InternalError, Ip16, Port, policy::UNKNOWN,
 };
 
 use crate::{event, maps, place::Call, stats};
@@ -68,16 +67,12 @@ pub fn admits_syn(client: Ip16, addr: Ip16, port: Port) -> bool {
     }
 }
 
-/// Whether the client of a flow, `identity` by its address, may use `service`, which has a policy.
+/// What `policy` says about the client of a flow, `identity` by its address.
 #[inline(always)]
-pub fn admits_flow(service: &Service, tuple: &Tuple, identity: u32) -> bool {
-    match access(service.policy, identity) {
-        Access::Allow => true,
-        Access::Audit => {
-            event::flow_audited(service, tuple, identity);
-            true
-        }
+pub fn of_flow(policy: u32, identity: u32) -> Access {
+    match access(policy, identity) {
         // No address range of the policy has this address.
-        Access::Deny | Access::ByAddress => false,
+        Access::ByAddress => Access::Deny,
+        access => access,
     }
 }

@@ -10,7 +10,7 @@ use aya_ebpf::{
     bindings::BPF_SK_STORAGE_GET_F_CREATE,
     helpers::generated::{bpf_sk_storage_get, bpf_spin_lock, bpf_spin_unlock},
 };
-use nodemesh_abi::{Connection, ConnectionState, Meter};
+use nodemesh_abi::{Connection, ConnectionState, Held, Meter};
 
 use crate::{atomic, limit, maps, opaque::unknown};
 
@@ -65,11 +65,45 @@ impl Record {
         unsafe { ptr::read_volatile(&raw const (*self.0).state) != ConnectionState::Ended as u32 }
     }
 
+    /// Where it is counted beyond its backend; while it is live, what is done about it is decided under the lock, since
+    /// [`Record::enlist`] may add to it.
+    #[inline(always)]
+    pub fn counted(self) -> u32 {
+        // SAFETY: a live record; volatile because `enlist` writes it.
+        unsafe { ptr::read_volatile(&raw const (*self.0).counted) }
+    }
+
+    /// Counts it in `held`, which `bit` of [`nodemesh_abi::connection::Counted`] stands for, if it is live and not counted there.
+    ///
+    /// # Safety
+    /// `held` is a map value.
+    #[inline(always)]
+    pub unsafe fn enlist(self, bit: u32, held: *mut Held) {
+        self.locked(
+            #[inline(always)]
+            |meter| {
+                let counted = self.counted();
+                if self.is_live() && counted & bit == 0 {
+                    // SAFETY: a live record whose lock is held, and the caller's map value.
+                    unsafe {
+                        ptr::write_volatile(&raw mut (*self.0).counted, counted | bit);
+                        atomic::add(&raw mut (*held).connections, 1);
+                        atomic::add(&raw mut (*held).requests, u64::from(meter.load));
+                    }
+                }
+            },
+        );
+    }
+
     /// Gives back the connection that it is counted as beyond its backend.
     #[inline(always)]
     pub fn give_back(self) {
+        let counted = self.locked(
+            #[inline(always)]
+            |_| self.counted(),
+        );
         // SAFETY: a live record; the fields are written only while the socket is not connected.
-        let (counted, rules, identity) = unsafe { ((*self.0).counted, (*self.0).rules, (*self.0).identity) };
+        let (rules, identity) = unsafe { ((*self.0).rules, (*self.0).identity) };
         if counted != 0 {
             limit::connection_ended(counted, rules, identity);
         }
@@ -78,8 +112,8 @@ impl Record {
     /// Adds to the requests that it is counted with beyond its backend.
     #[inline(always)]
     pub fn hold_requests(self, delta: i64) {
-        // SAFETY: as in `give_back`.
-        let (counted, rules, identity) = unsafe { ((*self.0).counted, (*self.0).rules, (*self.0).identity) };
+        // SAFETY: as in `give_back`; the record has ended, so where it is counted does not change.
+        let (counted, rules, identity) = unsafe { (self.counted(), (*self.0).rules, (*self.0).identity) };
         if counted != 0 {
             limit::requests(counted, rules, identity, delta);
         }

@@ -110,8 +110,14 @@ pub fn ended(backend_id: u32, ending: Ending) {
 /// Counts an internal error.
 #[inline(always)]
 pub fn internal_error(error: InternalError) {
+    internal_errors(error, 1);
+}
+
+/// Counts `times` internal errors.
+#[inline(always)]
+pub fn internal_errors(error: InternalError, times: u64) {
     if let Some(count) = maps::errors.get_ptr_mut(error as u32) {
         // SAFETY: a per-CPU value, which no other CPU writes.
-        unsafe { *count += 1 };
+        unsafe { *count += times };
     }
 }

@@ -181,7 +181,7 @@ impl AccessRules {
         principal
             .probes()
             .map(|probe| self.weighed_for(&probe, principal.is_addressed()))
-            .max_by_key(|(access, _)| strictness(*access))
+            .max_by_key(|(access, _)| access.strictness())
             .unwrap_or((Access::Deny, None))
     }
 
@@ -224,15 +224,6 @@ fn access_of(action: Action) -> Access {
         Action::Allow => Access::Allow,
         Action::Audit => Access::Audit,
         Action::Deny => Access::Deny,
-    }
-}
-
-fn strictness(access: Access) -> u8 {
-    match access {
-        Access::Allow => 0,
-        Access::Audit => 1,
-        Access::ByAddress => 2,
-        Access::Deny => 3,
     }
 }
 

@@ -42,4 +42,4 @@ pub use resource::{
     access_policy::{AccessRule, AccessTarget, Action, DefaultAccess, NamePattern, Source},
     policy::{Excess, HealthCheck, HealthCheckFrom, HealthCheckKind, OnRemoval, ServiceRules, Silence},
 };
-pub use resources::{AccessWarning, Resources, Warning};
+pub use resources::{AccessWarning, NodeAccess, Resources, Warning};

@@ -15,8 +15,10 @@ use crate::{
 
 mod access;
 mod merge;
+mod node;
 
 pub use access::{AccessWarning, MAX_WARNINGS};
+pub use node::NodeAccess;
 
 /// A valid set of resources.
 #[derive(Clone, Debug, Default)]

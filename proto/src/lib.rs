@@ -20,7 +20,7 @@ pub mod to_xds;
 pub mod type_url;
 
 pub use from_xds::{Assembled, Received, Rejected, Unsupported, Waiting};
-pub use names::{api_listener_name, cluster_name, listener_name, policy_name};
+pub use names::{CONTROL_PLANE, api_listener_name, cluster_name, listener_name, policy_name};
 pub use pack::IntoAny;
 pub use to_xds::ServiceResources;
 

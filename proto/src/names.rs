@@ -7,6 +7,10 @@
 use nodemesh_abi::Protocol;
 use nodemesh_model::{Family, Keyword as _, Kind, ResourceName, ServicePort};
 
+/// What `nodemesh-control` calls itself in its responses (`control_plane.identifier`): an agent that reads it waits for what guards
+/// services, which other control planes need not know.
+pub const CONTROL_PLANE: &str = "nodemesh-control";
+
 /// Name of the `Cluster`, the `ClusterLoadAssignment` and the `RouteConfiguration` of a port: `models/llama/8000`, and
 /// `models/llama/8000/udp` for UDP.
 pub fn cluster_name(service: &ResourceName, port: &ServicePort) -> String {

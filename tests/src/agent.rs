@@ -11,7 +11,7 @@ use std::{
     process::{Command, ExitStatus, Output},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use nix::sys::signal::Signal;
 use nodemesh_agent::api;
 use serde::de::DeserializeOwned;
@@ -24,6 +24,32 @@ use crate::{
 
 /// Where an agent serves metrics, in its node's network namespace.
 const HTTP: &str = "127.0.0.1:9464";
+
+/// Which agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Build {
+    /// That of this source tree.
+    Own,
+    /// The same with an ABI that is yet to come.
+    Next,
+}
+
+impl Build {
+    fn binary(self) -> Result<PathBuf> {
+        match self {
+            Self::Own => Ok(binary("nodemesh-agent")),
+            Self::Next => {
+                let next = binary("nodemesh-agent-next");
+                ensure!(
+                    next.exists(),
+                    "there is no {}: run `cargo xtask build --next`",
+                    next.display()
+                );
+                Ok(next)
+            }
+        }
+    }
+}
 
 /// An agent that may run or not.
 #[derive(Debug)]
@@ -86,7 +112,32 @@ impl Agent {
 
     /// Starts it with more `flags`; the caller sees to what becomes of it.
     pub fn launch(&self, flags: &[&str]) -> Result<Process> {
-        Process::spawn(&self.place, &binary("nodemesh-agent"), &self.arguments(flags))
+        self.launch_build(Build::Own, flags)
+    }
+
+    /// The same, of a build of the caller's choice.
+    pub fn launch_build(&self, build: Build, flags: &[&str]) -> Result<Process> {
+        Process::spawn(&self.place, &build.binary()?, &self.arguments(flags))
+    }
+
+    /// Starts it like [`Agent::start`], of a build of the caller's choice.
+    pub fn start_build(&mut self, build: Build, flags: &[&str]) -> Result<()> {
+        self.process = Some(self.launch_build(build, flags)?);
+        self.process().wait_for_log(|line| line.contains(" ready "))?;
+        Ok(())
+    }
+
+    /// Starts it through a shell command that has the agent and its arguments as `"$@"`.
+    pub fn launch_through(&self, script: &str, flags: &[&str]) -> Result<Process> {
+        let mut command = ["-c".to_owned(), script.to_owned(), "sh".to_owned()].to_vec();
+        command.push(binary("nodemesh-agent").display().to_string());
+        command.extend(self.arguments(flags));
+        Process::spawn(&self.place, Path::new("/bin/sh"), &command)
+    }
+
+    /// Lets the next start take what is attached for programs of another build.
+    pub fn disown_programs(&self) -> Result<()> {
+        Ok(nodemesh_agent::datapath::PinRoot::new(&self.pins).forget_build()?)
     }
 
     /// Starts it in a mount namespace of its own, after the shell commands `preparation` ran there.

@@ -7,6 +7,8 @@
 //!
 //! Invariant: what a bed cannot do fails the test at once, with the reason.
 
+mod health;
+mod model;
 mod probing;
 mod replica;
 
@@ -15,9 +17,11 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use nodemesh_agent::api;
+use nodemesh_agent::api::{self, Event, EventKind};
 
 pub use self::{
+    health::HealthServer,
+    model::ModelServer,
     probing::{Counts, Held, Report, Talk, UdpReport, connect, hold, once, probe, report_of, talk, udp},
     replica::Replica,
 };
@@ -187,6 +191,20 @@ impl Bed {
         let listed = self.agent.connections().expect("nodemesh connections");
         assert!(listed.is_empty(), "{listed:#?}");
         counted
+    }
+
+    /// What the agent remembers of this kind, the oldest first: the output of `nodemesh monitor`.
+    pub fn events(&self, kind: EventKind) -> Vec<Event> {
+        let arguments = ["monitor", "--follow=false", "--kind", kind.word(), "-o", "json"];
+        let output = self.agent.cli(&arguments).expect("nodemesh monitor");
+        let text = String::from_utf8(output.stdout).expect("text");
+        let parse = |line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        text.lines().map(parse).collect()
+    }
+
+    /// Waits until this many events of the kind are known.
+    pub fn eventually_events(&self, kind: EventKind, count: usize) -> Vec<Event> {
+        eventually(kind.word(), || self.events(kind), |events| events.len() >= count)
     }
 
     /// Panics if a kernel program had an internal error.

@@ -7,6 +7,8 @@
 //! Used by the binary `bench`. Invariant: a ratio compares what was measured in turns within one run, and stands beside the
 //! ratio of two measurements of the same thing, which is what the machine's noise makes of 1.
 
+mod admission;
+mod chaos;
 mod connect_hook;
 mod control_agents;
 mod control_fanout;
@@ -32,6 +34,7 @@ mod pick_scale;
 mod process_use;
 mod scale;
 mod series;
+mod start;
 mod token_load;
 
 use std::{
@@ -79,6 +82,8 @@ enum Case {
     Exchange,
     /// The pick among 2 and among 10,000 backends.
     PickScale,
+    /// A policy and limits beside none.
+    Admission,
     /// A node with 10,000 services: start, change, memory.
     Scale,
     /// Where connections go.
@@ -99,6 +104,10 @@ enum Case {
     Listing,
     /// The packet path beside nftables DNAT, with 1 and with 10,000 services.
     Packet,
+    /// From the agent's process to its data path: first start, upgrade, restart.
+    Start,
+    /// Kills and upgrades under 1,000 streams and 500 connects per second.
+    Chaos,
     /// From an acknowledged write to the kernel of a node, with 100 agents connected.
     ControlPush,
     /// One change to 1,000 agents.
@@ -133,6 +142,7 @@ impl Case {
             Self::ConnectHook => connect_hook::run(run),
             Self::Exchange => exchange::run(run),
             Self::PickScale => pick_scale::run(run),
+            Self::Admission => admission::run(run),
             Self::Scale => scale::run(run),
             Self::Distribution => distribution::run(run),
             Self::Established => established::run(run),
@@ -143,6 +153,8 @@ impl Case {
             Self::MeterMemory => meter_memory::run(run),
             Self::Listing => listing::run(run),
             Self::Packet => packet::run(run),
+            Self::Start => start::run(run),
+            Self::Chaos => chaos::run(run),
             Self::ControlPush => control_push::run(run),
             Self::ControlFanout => control_fanout::run(run),
             Self::ControlScale => control_scale::run(run),

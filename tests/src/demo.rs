@@ -1,20 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The demo: clients of a virtual address, model servers of unequal speed that register themselves at a control plane, two nodes,
-//! and what becomes of the traffic when the control plane dies and returns, and a server dies, joins, leaves, and freezes.
+//! and what becomes of the traffic when the control plane dies and returns, a server dies, joins, leaves, and freezes, and a client is
+//! denied.
 //!
 //! ```text
-//! roles ─► stage (nodes, control plane, servers, clients) ─► script, story, wedge, outside (what happens) ─► kernels, watch ─► screen
+//! roles ─► stage (nodes, control plane, servers, clients) ─► script, story, wedge, outside, denial (what happens) ─► kernels, watch ─► screen
 //!                                                                   └─► facts, fleet ─► summary, verdict (expectations)
 //! ```
 //! Used by the binary `demo`. Invariant: every number on the screen was read from the CLI and the agents' API, from a client's report
 //! or from a server's own answer; none is computed from what the demo did.
 
 mod client;
+mod denial;
 mod facts;
 mod fleet;
 mod kernels;
 mod latency;
 mod mesh;
+mod operator;
 mod outside;
 mod picture;
 mod replica;
@@ -25,6 +28,7 @@ mod squatters;
 mod stage;
 mod story;
 mod summary;
+mod upheaval;
 mod verdict;
 mod watch;
 mod wedge;
@@ -46,7 +50,7 @@ const EXIT_INTERRUPTED: u8 = 130;
 #[command(name = "demo", bin_name = "cargo xtask demo")]
 pub struct Options {
     /// How long it takes; everything that happens is scaled to it.
-    #[arg(long, default_value_t = 34, value_parser = clap::value_parser!(u32).range(30..=600))]
+    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(30..=600))]
     seconds: u32,
     /// Append lines instead of redrawing the table in place [default: if the output is no terminal].
     #[arg(long)]
@@ -78,8 +82,11 @@ fn perform(options: &Options, interrupt: &Interrupt, screen: &mut Screen) -> Res
     screen.say(&summary::text(&stage, &facts));
     let wedged = wedge::play(&stage, interrupt, screen)?;
     let outside = outside::play(&stage, interrupt, screen)?;
+    let denied = denial::play(&stage, interrupt, screen)?;
     let fleet = fleet::show(&stage.control, interrupt, screen)?;
-    let verdict = verdict::judge(&stage, &facts, (&wedged, &outside), &fleet);
+    let upheaval = upheaval::play(interrupt, screen)?;
+    let scenes = (&wedged, &outside, &denied);
+    let verdict = verdict::judge(&stage, &facts, scenes, &fleet, &upheaval);
     screen.say(&verdict.to_string());
     Ok(verdict.all_hold())
 }

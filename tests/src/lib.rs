@@ -5,12 +5,14 @@
 //! programs in them; `agent` runs the agent of a node and its CLI.
 #![forbid(unsafe_code)]
 
+pub mod admission_scene;
 pub mod agent;
 pub mod attachment;
 pub mod bed;
 pub mod bench;
 pub mod certificate;
 pub mod cgroup;
+pub mod chaos;
 pub mod control;
 pub mod demo;
 mod errno;

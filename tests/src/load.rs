@@ -57,9 +57,13 @@ pub async fn run(options: Options) -> anyhow::Result<ExitCode> {
     crate::file_limit::raise()?;
     let mut terminate = signal(SignalKind::terminate()).context("watch SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("watch SIGINT")?;
+    let mut enough = signal(SignalKind::user_defined1())?;
     let allow_failures = options.allow_failures;
-    let report = drive(
+    let report = drive_to_end(
         options,
+        async {
+            enough.recv().await;
+        },
         async {
             tokio::select! {
                 _ = terminate.recv() => (),
@@ -82,9 +86,20 @@ pub async fn run(options: Options) -> anyhow::Result<ExitCode> {
 pub async fn drive(
     options: Options,
     interrupted: impl Future<Output = ()>,
+    on_interval: impl FnMut(&Report) -> anyhow::Result<()>,
+) -> anyhow::Result<Report> {
+    drive_to_end(options, std::future::pending(), interrupted, on_interval).await
+}
+
+/// The same, but when `enough` resolves, no request is started any more, and those that are open get their `--grace`.
+async fn drive_to_end(
+    options: Options,
+    enough: impl Future<Output = ()>,
+    interrupted: impl Future<Output = ()>,
     mut on_interval: impl FnMut(&Report) -> anyhow::Result<()>,
 ) -> anyhow::Result<Report> {
     let (duration, grace, every) = (options.duration, options.grace, options.report_interval);
+    let finish = options.finish;
     let concurrency = options.concurrency;
     let plan = Arc::new(Plan::new(options)?);
     let (phase, _) = watch::channel(Phase::Running);
@@ -96,7 +111,9 @@ pub async fn drive(
     let mut total = Tally::default();
     let mut last_tick = started;
     let mut end = std::pin::pin!(tokio::time::sleep(duration.unwrap_or(Duration::MAX)));
+    let mut enough = std::pin::pin!(enough);
     let mut interrupted = std::pin::pin!(interrupted);
+    let mut stopped = false;
     let period = every.unwrap_or(Duration::from_secs(u64::from(u32::MAX)));
     let mut ticks = interval_at(tokio::time::Instant::now() + period, period);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -111,7 +128,16 @@ pub async fn drive(
                 phase.send_replace(next);
                 end.as_mut().reset(tokio::time::Instant::now() + grace);
             }
-            () = &mut interrupted, if *phase.borrow() != Phase::Cut => drop(phase.send_replace(Phase::Cut)),
+            () = &mut enough, if *phase.borrow() == Phase::Running => {
+                phase.send_replace(Phase::Finishing);
+                end.as_mut().reset(tokio::time::Instant::now() + grace);
+            }
+            () = &mut interrupted, if !stopped => {
+                stopped = true;
+                let finishes = finish && *phase.borrow() != Phase::Cut;
+                phase.send_replace(if finishes { Phase::Finishing } else { Phase::Cut });
+                end.as_mut().reset(tokio::time::Instant::now() + grace);
+            }
             _ = ticks.tick() => {
                 let tally = plan.take();
                 on_interval(&Report::new(Kind::Interval, &tally, last_tick.elapsed(), plan.in_flight()))?;

@@ -3,15 +3,12 @@
 //!
 //! Invariant: what the scene cannot do fails the test at once, with the reason.
 
-use std::{
-    io::{Read as _, Write as _},
-    net::{SocketAddr, TcpStream},
-};
+use std::net::SocketAddr;
 
 use serde_json::Value;
 
 use crate::{
-    bed::{Bed, Family},
+    bed::{Bed, Family, ModelServer},
     manifest::{Manifest, Service},
     process::Process,
     single_node::said,
@@ -24,10 +21,9 @@ pub struct Model {
     pub address: SocketAddr,
     /// Its only backend.
     pub replica: SocketAddr,
-    control: SocketAddr,
     /// Name of the service, with its namespace.
     pub name: String,
-    _server: Process,
+    server: ModelServer,
 }
 
 /// An agent, and the services `m1`, `m2`... with one model server each, which is started with these flags.
@@ -82,20 +78,7 @@ impl ModelScene {
 
     /// Changes the behaviour of the model server `index`. Its second port is no backend of the mesh.
     pub fn control(&self, index: usize, change: &Value) {
-        let address = self.models[index].control;
-        let answer = self.server.netns().run(|| -> std::io::Result<String> {
-            let (body, mut answer) = (change.to_string(), String::new());
-            let mut stream = TcpStream::connect(address)?;
-            let length = body.len();
-            write!(
-                stream,
-                "POST /control HTTP/1.0\r\nContent-Length: {length}\r\n\r\n{body}"
-            )?;
-            stream.read_to_string(&mut answer)?;
-            Ok(answer)
-        });
-        let answer = answer.expect("a scene that works").expect("a scene that works");
-        assert!(answer.contains(" 200 OK"), "{answer}");
+        self.models[index].server.behave(self.server.netns(), change);
     }
 
     /// The output of a CLI call that must succeed.
@@ -134,16 +117,12 @@ impl ModelScene {
 
 impl Model {
     fn start(pod: &Pod, number: u8, flags: &[&str]) -> Self {
-        let at = |port: u16| SocketAddr::new(pod.v4(), port + u16::from(number));
-        let (replica, control) = (at(9_000), at(9_100));
-        let listen = [replica.to_string(), control.to_string()];
-        let arguments = [&["--listen", &listen[0], "--listen", &listen[1]], flags].concat();
+        let server = ModelServer::start(pod, 9_000 + u16::from(number), flags);
         Self {
             address: Family::V4.vip(number),
-            replica,
-            control,
+            replica: server.address,
             name: format!("models/m{number}"),
-            _server: pod.serve("model-server", &arguments).expect("a scene that works"),
+            server,
         }
     }
 }

@@ -25,7 +25,8 @@ pub use far_end::FarEnd;
 pub use flood::flood;
 
 use crate::{
-    agent::Agent,
+    agent::{Agent, Build},
+    attachment,
     bed::Family,
     eventually::eventually,
     manifest::{Manifest, NAMESPACE},
@@ -38,6 +39,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub const TARGET: u16 = 9000;
 /// Virtual port of the service.
 pub const PORT: u16 = 8000;
+/// The version of the ABI of the agent that stands for one to come.
+const NEXT_ABI: u32 = 1_000;
 /// Node port of the service.
 pub const NODE_PORT: u16 = 30_080;
 
@@ -97,6 +100,11 @@ impl PacketBed {
         self.agent
             .configure(&manifest.to_string())
             .expect("write the configuration");
+        self.switch(Build::Own, flags);
+    }
+
+    /// Starts the agent of `build` with the configuration that it has, and waits until its interfaces are served.
+    pub fn switch(&mut self, build: Build, flags: &[&str]) {
         let own = ["--packet-interface", "up0,ext0,br0", "--max-flows", "4096"];
         let named = |flag: &&str| flags.contains(flag);
         let own: Vec<&str> = own
@@ -106,13 +114,24 @@ impl PacketBed {
             .copied()
             .collect();
         self.agent
-            .start(&[&own, flags].concat())
+            .start_build(build, &[&own, flags].concat())
             .expect("start the agent");
         let packet = self.packet();
         assert!(
             packet.interfaces.iter().all(|interface| interface.effective),
             "{packet:?}"
         );
+    }
+
+    /// Links in the kernel to `flow_ingress` and `flow_egress` of the agent of `build`.
+    pub fn links(&self, build: Build) -> [usize; 2] {
+        let pins = self.a.pins();
+        let pins = match build {
+            Build::Own => pins,
+            Build::Next => pins.of_version(NEXT_ABI),
+        };
+        let links = attachment::links(&pins).expect("the links in the kernel");
+        ["flow_ingress", "flow_egress"].map(|name| links.get(name).copied().unwrap_or_default())
     }
 
     /// What `nodemesh status` says of the packet path.

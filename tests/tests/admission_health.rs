@@ -7,7 +7,7 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use nodemesh_agent::api::{Event, EventKind};
+use nodemesh_agent::api::EventKind;
 use nodemesh_e2e::{
     bed::{Bed, Family, Replica, connect, hold, once},
     eventually::eventually,
@@ -39,21 +39,6 @@ fn bed(family: Family, count: u16, detection: Value) -> (Bed, Vec<Replica>) {
     (bed, replicas)
 }
 
-/// What the agent remembers of this kind, the oldest first.
-fn events(bed: &Bed, kind: EventKind) -> Vec<Event> {
-    let arguments = ["monitor", "--follow=false", "--kind", kind.word(), "-o", "json"];
-    let output = bed.agent.cli(&arguments).unwrap();
-    let text = String::from_utf8(output.stdout).unwrap();
-    text.lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect()
-}
-
-/// Waits until this many events of the kind are known.
-fn eventually_events(bed: &Bed, kind: EventKind, count: usize) -> Vec<Event> {
-    eventually(kind.word(), || events(bed, kind), |events| events.len() >= count)
-}
-
 #[test]
 fn a_killed_replica_costs_one_attempt() {
     for family in Family::BOTH {
@@ -71,7 +56,7 @@ fn a_killed_replica_costs_one_attempt() {
         let report = connect(&place, to, &["--count", "300"]);
         assert_eq!((report.ok, &report.errors), (299, &once(REFUSED, 1)));
         assert_eq!((report.of("r1"), report.of("r0") + report.of("r2")), (0, 299));
-        let ejected = eventually_events(&bed, EventKind::Ejected, 1);
+        let ejected = bed.eventually_events(EventKind::Ejected, 1);
         assert_eq!(ejected.len(), 1, "{ejected:#?}");
         assert_eq!(ejected[0].backend, Some(address.to_string()));
         assert_eq!(ejected[0].reason.as_deref(), Some("connect"));
@@ -112,7 +97,7 @@ fn many_clients_that_fail_at_once_eject_once() {
     let failed = report.errors.get(REFUSED).copied().unwrap_or_default();
     assert!((1..=16).contains(&failed), "one per client at most: {report:?}");
     assert_eq!(report.ok + failed, 2000);
-    let ejected = eventually_events(&bed, EventKind::Ejected, 1);
+    let ejected = bed.eventually_events(EventKind::Ejected, 1);
     assert_eq!(ejected.len(), 1, "{ejected:#?}");
 }
 
@@ -144,13 +129,13 @@ fn a_replica_that_comes_back_is_readmitted_by_a_probe() {
     assert!(back.errors.is_empty(), "{back:?}");
     let report = connect(&place, to, &["--count", "20"]);
     assert_eq!((report.of("r0"), report.of("r1")), (10, 10));
-    let readmitted = eventually_events(&bed, EventKind::Readmitted, 1);
+    let readmitted = bed.eventually_events(EventKind::Readmitted, 1);
     assert_eq!(readmitted.len(), 1, "{readmitted:#?}");
     assert_eq!(readmitted[0].backend, Some(again.at(Family::V4).to_string()));
-    let probed = events(&bed, EventKind::Probed).len() as u64;
+    let probed = bed.events(EventKind::Probed).len() as u64;
     assert_eq!(
         probed,
-        events(&bed, EventKind::Ejected).len() as u64,
+        bed.events(EventKind::Ejected).len() as u64,
         "each ejection ends with a probe"
     );
 }
@@ -165,7 +150,7 @@ fn each_failed_probe_makes_the_ejection_longer() {
         "five ejections",
         || {
             connect(&place, to, &["--count", "50"]);
-            events(&bed, EventKind::Ejected)
+            bed.events(EventKind::Ejected)
         },
         |events| events.len() >= 5,
     );
@@ -188,7 +173,7 @@ fn no_more_than_the_configured_share_is_ejected() {
     // Two are left out after a failure each, the third one is met again and again.
     let failed = report.errors[REFUSED];
     assert!((50..150).contains(&failed), "{report:?}");
-    let ejected = eventually_events(&bed, EventKind::Ejected, 2);
+    let ejected = bed.eventually_events(EventKind::Ejected, 2);
     let backends: BTreeSet<_> = ejected.iter().map(|event| event.backend.clone()).collect();
     assert_eq!((ejected.len(), backends.len()), (2, 2), "{ejected:#?}");
 }
@@ -201,12 +186,12 @@ fn with_all_ejected_everyone_is_tried() {
     drop(replicas);
     let (place, to) = (bed.client.place(), Family::V4.vip(1));
     connect(&place, to, &["--count", "10"]).assert_all_failed(10, REFUSED);
-    assert_eq!(eventually_events(&bed, EventKind::Ejected, 2).len(), 2);
+    assert_eq!(bed.eventually_events(EventKind::Ejected, 2).len(), 2);
     assert_eq!(bed.refused(to), 0, "they were sent somewhere");
     let _again = Replica::start(&bed.server, "r1", 9001);
     let served = || connect(&place, to, &["--count", "10"]);
     eventually("it serves", served, |report| report.ok == 10);
-    let readmitted = eventually_events(&bed, EventKind::Readmitted, 1);
+    let readmitted = bed.eventually_events(EventKind::Readmitted, 1);
     assert_eq!(readmitted.len(), 1, "{readmitted:#?}");
 }
 
@@ -220,7 +205,7 @@ fn failures_are_counted_in_a_row_and_the_only_replica_stays() {
     let (place, to) = (bed.client.place(), Family::V4.vip(1));
     drop(replicas.remove(0));
     connect(&place, to, &["--count", "5"]).assert_all_failed(5, REFUSED);
-    assert_eq!(events(&bed, EventKind::Ejected), [], "there is no other");
+    assert_eq!(bed.events(EventKind::Ejected), [], "there is no other");
     let r0 = Replica::start(&bed.server, "r0", 9000);
     let r1 = Replica::start(&bed.server, "r1", 9001);
     let detection = json!({"connectFailures": 3, "baseEjectionTime": FOREVER, "maxEjectionTime": FOREVER});
@@ -236,12 +221,12 @@ fn failures_are_counted_in_a_row_and_the_only_replica_stays() {
         assert_eq!((report.ok, &report.errors), (2, &once(REFUSED, 2)));
         drop(r1);
     }
-    assert_eq!(events(&bed, EventKind::Ejected), []);
+    assert_eq!(bed.events(EventKind::Ejected), []);
     let _r1 = Replica::start(&bed.server, "r1", 9001);
     // The third one.
     let report = connect(&place, to, &["--count", "40"]);
     assert_eq!(report.errors, once(REFUSED, 1));
-    assert_eq!(eventually_events(&bed, EventKind::Ejected, 1).len(), 1);
+    assert_eq!(bed.eventually_events(EventKind::Ejected, 1).len(), 1);
 }
 
 #[test]
@@ -264,7 +249,7 @@ fn a_replica_that_does_not_answer_is_ejected_when_its_client_gives_up() {
     let flags = ["--count", "10", "--timeout", "1200ms", "--nonblocking"];
     let report = connect(&place, to, &flags);
     assert_eq!((report.ok, &report.errors), (9, &once("TIMEOUT", 1)));
-    let ejected = eventually_events(&bed, EventKind::Ejected, 1);
+    let ejected = bed.eventually_events(EventKind::Ejected, 1);
     assert_eq!(ejected[0].backend, Some(backend.to_string()));
 }
 
@@ -326,7 +311,7 @@ fn failed_requests_eject_at_the_threshold() {
         });
         let (bed, [bad, _], _servers) = models(failure, detection);
         assert_eq!(requests(&bed, 40, &[]), 37, "{failure}");
-        let ejected = eventually_events(&bed, EventKind::Ejected, 1);
+        let ejected = bed.eventually_events(EventKind::Ejected, 1);
         assert_eq!(ejected.len(), 1, "{failure}: {ejected:#?}");
         assert_eq!(ejected[0].backend, Some(bad.to_string()), "{failure}");
         assert_eq!(ejected[0].reason.as_deref(), Some("request"), "{failure}");
@@ -346,7 +331,7 @@ fn statuses_eject_only_where_they_are_the_servers_fault_and_configured() {
     };
     let (bed, addresses, _servers) = models("error", detection(true));
     assert_eq!(requests(&bed, 20, &[]), 18);
-    let ejected = eventually_events(&bed, EventKind::Ejected, 1);
+    let ejected = bed.eventually_events(EventKind::Ejected, 1);
     assert_eq!(ejected.len(), 1, "{ejected:#?}");
     assert_eq!(ejected[0].backend, Some(addresses[0].to_string()));
 
@@ -354,7 +339,7 @@ fn statuses_eject_only_where_they_are_the_servers_fault_and_configured() {
     assert_eq!(requests(&bed, 20, &[]), 10);
     // A client that asks for what is not there.
     assert_eq!(requests(&bed, 20, &["--model", "none"]), 0);
-    assert_eq!(events(&bed, EventKind::Ejected), []);
+    assert_eq!(bed.events(EventKind::Ejected), []);
 }
 
 #[test]
@@ -365,7 +350,7 @@ fn a_replica_that_still_fails_is_ejected_again_by_its_first_failure() {
         "three ejections",
         || {
             requests(&bed, 20, &[]);
-            events(&bed, EventKind::Ejected)
+            bed.events(EventKind::Ejected)
         },
         |events| events.len() >= 3,
     );
@@ -373,7 +358,7 @@ fn a_replica_that_still_fails_is_ejected_again_by_its_first_failure() {
     let counted = || {
         (
             bed.backend(bad).connections_total,
-            events(&bed, EventKind::Ejected).len() as u64,
+            bed.events(EventKind::Ejected).len() as u64,
         )
     };
     eventually("nothing but probes", counted, |(total, ejections)| {

@@ -252,10 +252,17 @@ fn every_way_to_connect_is_denied_alike() {
 #[test]
 fn a_client_without_an_agent_gains_nothing() {
     let mut scene = Scene::new();
-    let base = scene.workloads().and(scene.service("echo", 1));
+    let neighbour = scene.bed.b.pod("neighbour").unwrap();
+    // With an identity of its own: refusals of one identity within a second are told together, without an address.
+    let identified = json!({
+        "addresses": [neighbour.v4(), neighbour.v6()], "identity": "spiffe://example.org/ns/apps/sa/neighbour",
+    });
+    let base = scene
+        .workloads()
+        .and(workload("apps", "neighbour", &identified))
+        .and(scene.service("echo", 1));
     let closed = base.clone().and(AccessPolicy::of_all().default("deny"));
     scene.start_other(&closed);
-    let neighbour = scene.bed.b.pod("neighbour").unwrap();
     let (client, stranger) = (scene.bed.client.place(), scene.stranger.place());
     let direct = |family| scene.replicas[0].at(family);
     let meets = |place: &Place, expected: &str| {

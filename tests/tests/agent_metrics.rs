@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, fs};
 
 use nodemesh_agent::{api::Backend, metrics::family};
 use nodemesh_e2e::{
+    attachment,
     eventually::eventually,
     model_scene::ModelScene,
     scrape::Scrape,
@@ -291,17 +292,16 @@ fn probes_tell_whether_the_kernel_runs_the_programs() {
     assert_eq!(get("/healthz"), (200, "ok\n".to_owned()));
     assert_eq!(get("/readyz"), (200, "ok\n".to_owned()));
     assert_eq!(get("/nothing").0, 404);
-    // Somebody detaches a program.
-    fs::remove_file(scene.node.pins().link("connect4")).unwrap();
+    // Somebody takes the folder of the links away, and with it the place for others.
+    let links = scene.node.pins().link("");
+    fs::remove_dir_all(&links).unwrap();
     let (code, reason) = eventually(
         "the end of readiness",
         || get("/readyz"),
         |(code, _)| *code != 200,
     );
-    assert_eq!(
-        (code, &*reason),
-        (503, "the kernel does not run connect4 for the cgroup\n")
-    );
+    let expected = "connect4 is unpinned and cannot be put right: No such file or directory (os error 2)";
+    assert!(code == 503 && reason.contains(expected), "{code}: {reason}");
     assert_eq!(
         get("/healthz").0,
         200,
@@ -311,11 +311,22 @@ fn probes_tell_whether_the_kernel_runs_the_programs() {
     assert_eq!(output.status.code(), Some(1));
     let text = said(&output);
     assert!(
-        text.contains("ready    no") && text.contains("! the kernel does not run connect4"),
+        text.contains("ready    no") && text.contains("! connect4 is unpinned"),
         "{text}"
     );
     let status = scene.agent.status().unwrap();
     assert!(!status.datapath.programs["connect4"], "{status:?}");
+    assert!(
+        scene.is_answered_by(8000, "r0"),
+        "it is held open as long as the agent runs"
+    );
+    fs::create_dir(links).unwrap();
+    let ready = || get("/readyz").0;
+    eventually("readiness", ready, |code| *code == 200);
+    let repairs = scene
+        .scrape()
+        .sum("nodemesh_attachment_repairs_total", &[("fault", "unpinned")]);
+    assert!(repairs >= attachment::complete().len() as f64, "{repairs}");
 }
 
 #[test]

@@ -4,8 +4,9 @@
 
 use std::{
     io::{Read as _, Write as _},
+    ops::Range,
     os::unix::net::UnixStream,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use nix::sys::signal::Signal;
@@ -126,6 +127,12 @@ fn without_a_past_only_what_comes_is_shown() {
     );
 }
 
+/// How often it happened, by lines of JSON.
+fn happened<'a>(lines: impl Iterator<Item = &'a str>) -> u64 {
+    let count = |line| serde_json::from_str::<Event>(line).unwrap().count.unwrap_or(1);
+    lines.map(count).sum()
+}
+
 #[test]
 fn only_what_was_asked_for_is_shown() {
     let scene = scene();
@@ -144,8 +151,10 @@ fn only_what_was_asked_for_is_shown() {
         (&["--service", "models/none"], 0),
         (&["--backend", &backend], 0),
     ] {
-        let shown = remembered(&scene, arguments);
-        assert_eq!(shown.lines().count(), count, "{arguments:?}: {shown}");
+        let shown = remembered(&scene, &[arguments, &["-o", "json"]].concat());
+        assert_eq!(happened(shown.lines()), count, "{arguments:?}: {shown}");
+        let lines = remembered(&scene, arguments).lines().count();
+        assert_eq!(shown.lines().count(), lines, "{arguments:?}: {shown}");
     }
     let shown = remembered(&scene, &["--service", "models/a", "--output", "json"]);
     for line in shown.lines() {
@@ -159,9 +168,90 @@ fn only_what_was_asked_for_is_shown() {
 }
 
 #[test]
-fn a_reader_that_stops_reading_takes_nothing_from_others() {
-    const EVENTS: u64 = 20_000;
+fn a_million_refusals_are_a_few_events_that_add_up() {
+    const REFUSALS: u64 = 1_000_000;
+    /// Lines that one of two services may cause in a second: one for each reason, and what was left.
+    const PER_SECOND: u64 = 4;
     let scene = scene();
+    let monitor = monitor(&scene, &["--since", "1h", "--output", "json"]);
+    let began = Instant::now();
+    let address = scene.address(A);
+    let arguments = ["connect", &address, "--count", "999997", "--concurrency", "4"];
+    let flood = scene.client.spawn("socket-probe", &arguments).unwrap();
+    // Another service's refusals are told beside it.
+    refused(&scene, B, 3);
+    let (connects, _): (Connects, _) = flood.report().unwrap();
+    assert_eq!(
+        connects.errors.get("ECONNREFUSED"),
+        Some(&(REFUSALS - 3)),
+        "{connects:?}"
+    );
+    eventually(
+        "every refusal, told",
+        || counted(&scene),
+        |told| *told == REFUSALS,
+    );
+    let all = || monitor.stdout();
+    let lines = eventually("every refusal, shown", all, |lines| {
+        happened(lines.iter().map(String::as_str)) == REFUSALS
+    });
+    let most = PER_SECOND * (began.elapsed().as_secs() + 1);
+    assert!(
+        lines.len() as u64 <= most,
+        "{} events, {most} at most",
+        lines.len()
+    );
+    let of_b = lines.iter().filter(|line| line.contains("models/b"));
+    assert_eq!(happened(of_b.map(String::as_str)), 3);
+    assert_eq!(lost(&scene, "recording"), 0);
+    let refusals = [("service", "a"), ("reason", "no_backend")];
+    assert_eq!(
+        scene.scrape().count("nodemesh_refusals_total", &refusals),
+        REFUSALS - 3
+    );
+}
+
+#[test]
+fn what_was_not_told_yet_is_told_by_the_next_agent() {
+    let mut scene = scene();
+    scene.agent.kill().unwrap();
+    refused(&scene, A, 1_000);
+    scene.agent.start(&[]).unwrap();
+    eventually("every refusal, told", || counted(&scene), |told| *told == 1_000);
+}
+
+/// A UDP service without backends on so many ports, each of which tells of its own refusals.
+fn wide(scene: &SingleNode, ports: Range<u16>) -> String {
+    let ports: Vec<String> = ports
+        .map(|port| format!("{{name: p{port}, port: {port}, protocol: UDP}}"))
+        .collect();
+    format!(
+        "---\napiVersion: nodemesh.io/v1alpha1\nkind: Service\nmetadata: {{name: wide, namespace: models}}\n\
+         spec: {{addresses: [{}], ports: [{}], backends: []}}\n",
+        scene.address(A).rsplit_once(':').unwrap().0,
+        ports.join(", ")
+    )
+}
+
+/// Is refused once on each of these ports.
+fn refused_on(scene: &SingleNode, ports: Range<u16>) {
+    let count = ports.len().to_string();
+    let targets: Vec<String> = ports.map(|port| scene.address(port)).collect();
+    let arguments = ["udp", "--targets", &targets.join(","), "--count", &count];
+    let probe = scene.client.spawn("socket-probe", &arguments).unwrap();
+    let (report, _): (Value, _) = probe.report().unwrap();
+    assert_eq!(
+        report["errors"]["ECONNREFUSED"],
+        targets.len(),
+        "{}",
+        report["errors"]
+    );
+}
+
+#[test]
+fn a_reader_that_stops_reading_takes_nothing_from_others() {
+    const PORTS: Range<u16> = 10_000..22_000;
+    let scene = SingleNode::started(|scene| scene.service_of("a", A, "") + &wide(scene, PORTS), &[]);
     let mut idle = UnixStream::connect(scene.agent.run_dir().join(ADMIN_SOCKET)).unwrap();
     idle.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     write!(
@@ -178,8 +268,9 @@ fn a_reader_that_stops_reading_takes_nothing_from_others() {
     // What the programs found no room for is nobody's.
     let seen = || attentive.stdout().len() as u64 - 1 + lost(&scene, "recording");
     // In steps that a reader who reads can follow on a busy machine.
-    for sum in (1_000..=EVENTS).step_by(1_000) {
-        refused(&scene, B, 1_000);
+    for (step, first) in PORTS.step_by(1_000).enumerate() {
+        refused_on(&scene, first..first + 1_000);
+        let sum = (step as u64 + 1) * 1_000;
         eventually("every event at the other reader", seen, |seen| *seen == sum);
     }
     assert_eq!(
@@ -208,21 +299,24 @@ fn a_reader_that_stops_reading_takes_nothing_from_others() {
 
 #[test]
 fn a_ring_that_overflows_harms_nobody() {
-    const EVENTS: u64 = 10_000;
-    let scene = scene();
+    const PORTS: Range<u16> = 10_000..18_000;
+    const EVENTS: u64 = 8_000;
+    let scene = SingleNode::started(|scene| scene.service_of("b", B, "") + &wide(scene, PORTS), &[]);
     let monitor = monitor(&scene, &["--since", "1h", "--output", "json"]);
     scene.agent.process().signal(Signal::SIGSTOP).unwrap();
     // As fast as ever, and with the same answer.
-    refused(&scene, A, EVENTS);
+    for first in PORTS.step_by(1_000) {
+        refused_on(&scene, first..first + 1_000);
+    }
     scene.agent.process().signal(Signal::SIGCONT).unwrap();
 
     let told = || counted(&scene) + lost(&scene, "recording");
     eventually("every event, told or lost", told, |told| *told == EVENTS);
     assert!(
         lost(&scene, "recording") > EVENTS / 2,
-        "the ring holds some 3,000"
+        "the ring holds some 2,700"
     );
-    let refusals = [("service", "a"), ("reason", "no_backend")];
+    let refusals = [("service", "wide"), ("reason", "no_backend")];
     assert_eq!(scene.scrape().count("nodemesh_refusals_total", &refusals), EVENTS);
     refused(&scene, B, 1);
     monitor.wait_for_line(|line| line.contains("models/b")).unwrap();

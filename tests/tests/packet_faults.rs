@@ -8,7 +8,12 @@ use std::{
     time::Duration,
 };
 
+use nodemesh_agent::datapath::{
+    link::{Link, Running},
+    programs::PROGRAMS,
+};
 use nodemesh_e2e::{
+    agent::Build,
     bed::Family,
     eventually::eventually,
     manifest::AccessPolicy,
@@ -69,7 +74,7 @@ fn replies_may_leave_by_another_interface() {
 }
 
 #[test]
-fn a_transfer_outlives_the_agent() {
+fn a_transfer_outlives_the_agent_and_changes_of_the_abi() {
     let mut bed = PacketBed::new();
     let _ends = [
         FarEnd::start(&bed.local, "local"),
@@ -115,13 +120,63 @@ fn a_transfer_outlives_the_agent() {
             .unwrap()
             .echoes(b"hello")
             .unwrap();
-        bed.start(&manifest, &[]);
-        moves("a transfer with the next agent");
-        let flows = bed.flows();
-        let established = flows.iter().filter(|flow| flow.state == "established").count();
-        assert!(established >= 2, "{flows:#?}");
+        let mut sent = 0;
+        for build in [Build::Own, Build::Next, Build::Own] {
+            bed.switch(build, &[]);
+            moves("a transfer with the next agent");
+            assert_eq!(bed.count("opened"), 3, "{build:?}: the flows are those that there were");
+            let flows = bed.flows();
+            let established = || flows.iter().filter(|flow| flow.state == "established");
+            assert_eq!(established().count(), 2, "{build:?}: {flows:#?}");
+            let bytes: u64 = established().map(|flow| flow.request_bytes).sum();
+            assert!(bytes > sent, "{build:?}: {bytes} bytes after {sent}");
+            sent = bytes;
+            assert_eq!(bed.links(build), [3, 3], "{build:?}: one of each program per interface");
+            bed.agent.kill().unwrap();
+        }
+        bed.switch(Build::Own, &[]);
         ends.store(true, Ordering::SeqCst);
     });
+    // The threads above end at different times; their connections end with them.
+    let active = || {
+        let backends = bed.agent.backends().unwrap();
+        backends.iter().map(|backend| backend.active_connections).sum()
+    };
+    eventually("the flows' end", active, |active: &u64| *active == 0);
+}
+
+#[test]
+fn what_another_tool_does_to_the_links_is_put_right() {
+    let mut bed = PacketBed::new();
+    let _end = FarEnd::start(&bed.local, "local");
+    bed.start(&service("snat", &[&bed.local], &json!({})), &[]);
+    let pins = bed.a.pins();
+    let spec = |name: &str| PROGRAMS.iter().find(|spec| spec.name == name).unwrap();
+    let [ingress, egress] = ["flow_ingress", "flow_egress"].map(spec);
+    let other = Running::of_pinned(egress, &pins).unwrap().unwrap();
+    let paths: Vec<_> = pins
+        .interfaces(ingress)
+        .unwrap()
+        .into_iter()
+        .map(|index| pins.interface_link(ingress, index))
+        .collect();
+    for path in &paths[1..] {
+        Link::pinned(path).unwrap().unwrap().update(&other).unwrap();
+    }
+    std::fs::remove_file(&paths[0]).unwrap();
+    let repairs = || {
+        let repairs = bed.agent.status().unwrap().datapath.attachment.repairs;
+        (repairs["unpinned"], repairs["replaced"])
+    };
+    eventually("the repairs", repairs, |repairs| *repairs == (1, 2));
+    assert_eq!(bed.links(Build::Own), [3, 3]);
+    assert!(bed.agent.status().unwrap().problems.is_empty());
+    for family in Family::BOTH {
+        Call::to(&bed.client, vip(family)).unwrap().echoes(b"hello").unwrap();
+    }
+    bed.agent.stop().unwrap();
+    assert!(bed.agent.cleanup().unwrap().status.success());
+    assert!(!pins.path().exists(), "cleanup leaves no link");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
-use crate::{ebpf, process, workspace};
+use crate::{ebpf, next, process, workspace};
 
 /// Build the kernel programs and every host binary.
 #[derive(clap::Args)]
@@ -13,10 +13,16 @@ pub(crate) struct Build {
     /// Build the host binaries optimised; the kernel programs always are.
     #[arg(long)]
     release: bool,
+    /// Build first the agent of an ABI that is yet to come, for the tests of upgrades.
+    #[arg(long)]
+    next: bool,
 }
 
 impl Build {
     pub(crate) fn run(self) -> Result<ExitCode> {
+        if self.next {
+            println!("agent to come    {}", next::build(self.release)?.display());
+        }
         let object = ebpf::build_object()?;
         let mut cargo = workspace::cargo_host("build")?;
         if self.release {

@@ -20,17 +20,26 @@ use crate::{
 
 /// Builds the kernel programs and returns `<target>/ebpf/nodemesh-ebpf.o`.
 pub(crate) fn build_object() -> Result<PathBuf> {
+    build_as("nodemesh-ebpf.o", &[])
+}
+
+/// The same of the version of the ABI that stands for one to come: `<target>/ebpf/nodemesh-ebpf-next.o`.
+pub(crate) fn build_next_object() -> Result<PathBuf> {
+    build_as("nodemesh-ebpf-next.o", &["--features", "next"])
+}
+
+fn build_as(name: &str, features: &[&str]) -> Result<PathBuf> {
     setup::ensure(Scope::Kernel)?;
     let toolchain = EbpfToolchain::require()?;
     let mut command = toolchain.cargo();
     compile(command.arg("build").arg("--release"), &toolchain)?;
-    process::run(&mut command)?;
+    process::run(command.args(features))?;
     let folder = output_dir()?;
     let linked = folder
         .join(target())
         .join("release")
         .join(workspace::EBPF_PACKAGE);
-    let object = folder.join("nodemesh-ebpf.o");
+    let object = folder.join(name);
     publish(&linked, &object)?;
     Ok(object)
 }

@@ -11,6 +11,7 @@ mod ci;
 mod demo;
 mod ebpf;
 mod lint;
+mod next;
 mod process;
 mod release;
 mod setup;

@@ -14,7 +14,7 @@ use std::{
 use anyhow::{Context as _, Result};
 
 use crate::{
-    ebpf, process,
+    ebpf, next, process,
     setup::{self, Scope},
     workspace,
 };
@@ -26,6 +26,7 @@ const PACKAGES: [&str; 3] = ["nodemesh-agent", "nodemesh-control", workspace::E2
 /// Builds the agent and the test bed with optimisation, and returns the folder of the binaries.
 pub(crate) fn build() -> Result<PathBuf> {
     setup::ensure(Scope::Tests)?;
+    next::build(true)?;
     ebpf::build_object()?;
     let mut cargo = workspace::cargo("build")?;
     cargo.args(["--release", "--bins"]);

@@ -14,7 +14,7 @@ use std::{
 use anyhow::Result;
 
 use crate::{
-    ebpf, process,
+    ebpf, next, process,
     setup::{self, Scope, prometheus, python},
     workspace,
 };
@@ -81,6 +81,7 @@ impl Test {
 
     fn e2e_tests(&self, tally: &mut Tally) -> Result<()> {
         setup::ensure(Scope::Tests)?;
+        next::build(false)?;
         ebpf::build_object()?;
         process::run(workspace::cargo_host("build")?.arg("--bins"))?;
         let mut cargo = workspace::cargo("test")?;

@@ -112,15 +112,15 @@ async fn change(node: &Node, target: &DrainTarget, undo: bool) -> Result<()> {
         "{target} is not drained on this node; what the configuration drains is undone there"
     );
     let targets = node.drains.change(target, undo)?;
-    let mut view = node.view.clone();
-    view.mark_unchanged();
     node.commands
         .send(Command::Drain(targets))
         .context("the reconciler has ended")?;
-    let applied = view.changed();
+    let mut view = node.view.clone();
+    let applied = view.wait_for(|view| view.drained.contains(target) != undo);
     tokio::time::timeout(APPLIED, applied)
         .await
         .with_context(|| format!("{target} is noted, but the kernel's rows are still to be written"))?
+        .map(drop)
         .context("the reconciler has ended")
 }
 

@@ -4,13 +4,12 @@
 
 use std::{
     collections::BTreeMap,
-    fs::File,
     net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, mpsc},
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use aya::Ebpf;
 use nodemesh_abi::{BackendState as Counters, ConnectFailure, Ip16, MeterPath, Port, Protocol, Refusal};
 use nodemesh_model::{BackendState, Keyword as _};
@@ -21,7 +20,9 @@ use crate::{
     access_log::AccessLog,
     api,
     config::{AgentConfig, ProgramLogLevel},
-    datapath::{MapReader, attach, clock::monotonic_ns, flow_maps::FlowReader, listing::ConnectionLister},
+    datapath::{
+        MapReader, clock::monotonic_ns, flow_maps::FlowReader, guard::Attachment, listing::ConnectionLister,
+    },
     drain::Drains,
     events::Events,
     logging::LogFilter,
@@ -42,6 +43,8 @@ pub struct Node {
     pub started: Instant,
     /// The programs; never locked across an await.
     pub ebpf: Arc<Mutex<Ebpf>>,
+    /// What the guard found.
+    pub attachment: watch::Receiver<Arc<Attachment>>,
     /// Counters.
     pub maps: MapReader,
     /// Connections.
@@ -110,29 +113,13 @@ impl Node {
         if self.view().generation == 0 {
             problems.push(self.source().why_not_yet());
         }
-        match self.attached() {
-            Ok(programs) => {
-                let missing = programs
-                    .iter()
-                    .filter(|(_, effective)| !**effective)
-                    .map(|(name, _)| name.as_str());
-                problems.extend(missing.map(|name| format!("the kernel does not run {name} for the cgroup")));
-            }
-            Err(error) => problems.push(format!(
-                "cannot tell whether the programs are attached: {error:#}"
-            )),
-        }
+        problems.extend(self.attachment().problems);
         problems
     }
 
-    pub(super) fn attached(&self) -> Result<BTreeMap<String, bool>> {
-        let root = File::open(&self.cgroup).with_context(|| format!("open {}", self.cgroup.display()))?;
-        let ebpf = self.ebpf.lock().expect("no holder panics");
-        let programs = attach::effective(&ebpf, &root)?;
-        Ok(programs
-            .into_iter()
-            .map(|(name, effective)| (name.to_owned(), effective))
-            .collect())
+    /// What is attached, as it was found within the last second.
+    pub fn attachment(&self) -> Attachment {
+        self.attachment.borrow().and(&self.packet.borrow().attachment)
     }
 
     /// Answer of `GET /v1/services`.

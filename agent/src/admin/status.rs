@@ -11,6 +11,7 @@ use crate::{
     access_log::Setting,
     api,
     config::VERSION,
+    datapath::{guard::Attachment, host},
     reconcile::{thread::Command, view::View},
     source::{ControlStatus, SourceStatus},
 };
@@ -48,11 +49,13 @@ impl Node {
     }
 
     fn datapath_status(&self, view: &View) -> api::DatapathStatus {
+        let attachment = self.attachment();
         api::DatapathStatus {
             kernel: self.kernel(),
             cgroup: self.cgroup.display().to_string(),
             pin_dir: self.config.pin_dir.display().to_string(),
-            programs: self.attached().unwrap_or_default(),
+            programs: programs_in_force(&attachment),
+            attachment: attachment_status(&attachment),
             maps: self.map_usage(view),
             internal_errors: self.internal_errors(),
             frontends_not_programmed: self.not_programmed(view),
@@ -64,10 +67,7 @@ impl Node {
 
     /// Release of the running kernel.
     pub fn kernel(&self) -> String {
-        nix::sys::utsname::uname().map_or_else(
-            |_| "unknown".into(),
-            |uts| uts.release().to_string_lossy().into_owned(),
-        )
+        host::kernel_release()
     }
 
     /// Frontends that are not as configured, with the reason.
@@ -186,6 +186,28 @@ impl Node {
 
     fn command(&self, command: Command) -> Result<()> {
         self.commands.send(command).context("the reconciler has ended")
+    }
+}
+
+fn programs_in_force(attachment: &Attachment) -> BTreeMap<String, bool> {
+    let programs = attachment.programs.iter();
+    programs
+        .map(|(name, in_force)| ((*name).to_owned(), *in_force))
+        .collect()
+}
+
+fn attachment_status(attachment: &Attachment) -> api::AttachmentStatus {
+    api::AttachmentStatus {
+        repairs: attachment
+            .repairs
+            .iter()
+            .map(|(fault, count)| (fault.word().to_owned(), *count))
+            .collect(),
+        last_repair: attachment.last.as_ref().map(|repair| api::Repair {
+            object: repair.object.to_owned(),
+            fault: repair.fault.word().to_owned(),
+            at: repair.at,
+        }),
     }
 }
 

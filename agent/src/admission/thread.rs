@@ -71,7 +71,7 @@ struct Drain {
 }
 
 impl Watch {
-    /// Follows `view`; lists with `lister` and ends connections through `sockets`.
+    /// Follows `view`, what it shows now not being news; lists with `lister` and ends connections through `sockets`.
     pub fn new(
         lister: ConnectionLister,
         maps: MapReader,
@@ -79,7 +79,8 @@ impl Watch {
         events: Arc<Events>,
         sockets: Sockets,
     ) -> Self {
-        Self {
+        let now = view.borrow().clone();
+        let mut watch = Self {
             lister,
             maps,
             view,
@@ -94,7 +95,10 @@ impl Watch {
             next_look: Instant::now(),
             rested: Instant::now(),
             asked: HashMap::new(),
-        }
+        };
+        // Not by the first pass: a drain may begin before that.
+        watch.follow(&now);
+        watch
     }
 
     /// Watches until the other end of `stop` is gone.

@@ -107,7 +107,8 @@ pub struct Event {
     /// For how long a backend is ejected.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ejected_seconds: Option<f64>,
-    /// How many events are missing, of [`EventKind::Lost`].
+    /// How often it happened since the last event with the same kind, reason, client and service, of what is told at most once a second;
+    /// absent if once. Of [`EventKind::Lost`], how many events are missing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub count: Option<u64>,
 }

@@ -14,13 +14,14 @@ use tokio::{
     runtime::{Builder, Runtime},
     sync::{oneshot, watch},
     task::JoinHandle,
+    time::sleep,
 };
 
 use crate::{
     admin::Node,
     config::AgentConfig,
     reconcile::thread::Command,
-    source::{SourceStatus, Version, input::Input, local::FileSource, watch::SourceWatch},
+    source::{SourceStatus, Version, host, input::Input, local::FileSource, watch::SourceWatch},
     xds::{
         identity,
         link::{Announced, Link},
@@ -112,8 +113,11 @@ impl Changes {
         match self {
             Self::Files(files) => loop {
                 let (source, watch) = &mut **files;
-                watch.changed().await;
-                if source.reload(&watch.unfinished()) {
+                let is_new = tokio::select! {
+                    () = watch.changed() => source.reload(&watch.unfinished()),
+                    () = sleep(host::PERIOD) => source.follow_addresses(),
+                };
+                if is_new {
                     return source.desired();
                 }
             },

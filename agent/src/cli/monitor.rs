@@ -126,6 +126,7 @@ fn describe(event: &Event) -> String {
     add(&mut line, "reason", event.reason.as_ref());
     add(&mut line, "backend", event.backend.as_ref());
     add(&mut line, "workload", event.backend_workload.as_ref());
+    add(&mut line, "count", event.count);
     add(&mut line, "for", event.ejected_seconds.map(units::seconds));
     if event.service.is_some() {
         add(&mut line, "dialled", event.service_address.as_ref());
@@ -210,6 +211,9 @@ mod tests {
             describe(&event),
             "T refused    models/chat client=apps/bot,10.1.0.7,pid:77 reason=policy dialled=10.9.0.1:80 protocol=TCP"
         );
+        event.count = Some(12);
+        let line = describe(&event);
+        assert!(line.contains(" reason=policy count=12 dialled="), "{line}");
         let mut event = Event::new(EventKind::Ejected, "T".to_owned(), 7);
         event.service = Some("models/chat".to_owned());
         event.backend = Some("10.2.0.1:9000".to_owned());

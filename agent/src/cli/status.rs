@@ -106,11 +106,20 @@ fn describe_datapath(text: &mut String, status: &Status) -> Result<()> {
     let running = datapath.programs.values().filter(|effective| **effective).count();
     writeln!(
         text,
-        "kernel   {}, {running} of {} cgroup programs run at {}",
+        "kernel   {}, {running} of {} programs in force, cgroup {}",
         datapath.kernel,
         datapath.programs.len(),
         datapath.cgroup
     )?;
+    if let Some(last) = &datapath.attachment.last_repair {
+        let count: u64 = datapath.attachment.repairs.values().sum();
+        let at = humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(last.at));
+        writeln!(
+            text,
+            "  - put right {count} times what another tool had done, last {} ({}) at {at}",
+            last.object, last.fault
+        )?;
+    }
     writeln!(text, "pins     {}", datapath.pin_dir)?;
     let maps: Vec<String> = datapath
         .maps
@@ -215,7 +224,8 @@ fn describe_packet(text: &mut String, packet: &PacketStatus) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use crate::api::{
-        ConfigStatus, DatapathStatus, LogStatus, MapUsage, PacketEvent, PacketInterface, PacketSource,
+        AttachmentStatus, ConfigStatus, DatapathStatus, LogStatus, MapUsage, PacketEvent, PacketInterface,
+        PacketSource, Repair,
     };
 
     use super::*;
@@ -274,6 +284,14 @@ mod tests {
                 cgroup: "/sys/fs/cgroup".into(),
                 pin_dir: "/sys/fs/bpf/nodemesh".into(),
                 programs: [("connect4".to_owned(), true), ("connect6".to_owned(), false)].into(),
+                attachment: AttachmentStatus {
+                    repairs: [("detached".to_owned(), 2), ("moved".to_owned(), 0)].into(),
+                    last_repair: Some(Repair {
+                        object: "connect4".into(),
+                        fault: "detached".into(),
+                        at: 1_700_000_000,
+                    }),
+                },
                 maps: [(
                     "services".to_owned(),
                     MapUsage {
@@ -308,7 +326,8 @@ mod tests {
             "agent    0.1.0, pid 7, up 1m 1s",
             "ready    yes",
             "config   /etc/mesh.yaml: ok, generation 2 (2 in the kernel)",
-            "kernel   6.18, 1 of 2 cgroup programs run at /sys/fs/cgroup",
+            "kernel   6.18, 1 of 2 programs in force, cgroup /sys/fs/cgroup",
+            "  - put right 2 times what another tool had done, last connect4 (detached) at 2023-11-14T22:13:20Z",
             "pins     /sys/fs/bpf/nodemesh",
             "maps     services 1/10",
             "errors   slot_table 3",

@@ -1,33 +1,28 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Attaches the loaded programs, or puts them in the place of those that a former agent left attached.
+//! Attaches the loaded programs, or puts them in the place of those that a former agent left attached, of this version of the ABI or of
+//! another one.
 //!
-//! Invariant: between a former agent's program and ours there is no moment without one: links at cgroup hooks are
-//! updated in place, and a tracepoint's new link is pinned over the old one only after it is attached. An agent of the same build
-//! finds the same programs at the tracepoints and leaves them there, so that no byte is metered twice.
+//! Invariant: between a former agent's program and ours there is no moment without one, and none in which both count. Links at cgroup
+//! hooks are updated in place. A tracepoint's new link is attached beside the old one, but of the two programs only the one whose
+//! epoch the settings name does anything.
 
 use std::{
+    collections::BTreeMap,
     fs::{self, File},
     io,
     os::fd::AsFd as _,
     path::{Path, PathBuf},
 };
 
-use aya::{
-    Ebpf,
-    pin::PinError,
-    programs::{
-        CgroupAttachMode, CgroupSkbAttachType, Program, ProgramError,
-        links::{FdLink, LinkError},
-    },
-};
-use aya_obj::generated::bpf_attach_type;
+use aya::{Ebpf, programs::Program};
 use tracing::{debug, info};
 
 pub use super::sys::Runs;
 use super::{
+    link::{At, Fault, Link, Running, Target, found},
     loader::Loaded,
-    pins::PinRoot,
-    programs::{Hook, PROGRAMS, ProgramSpec},
+    pins::{PinRoot, is_interface_link},
+    programs::{Hook, PROGRAMS, ProgramSpec, Use},
     sys,
 };
 
@@ -42,7 +37,7 @@ pub enum AttachError {
         /// Why not.
         cause: io::Error,
     },
-    /// The kernel refused.
+    /// The kernel refused, or the link could not be pinned.
     #[error("attach {program} to {target}: {cause}; the agent needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON")]
     Refused {
         /// The program.
@@ -50,18 +45,10 @@ pub enum AttachError {
         /// Where to.
         target: String,
         /// Why not.
-        cause: ProgramError,
+        cause: io::Error,
     },
-    /// The link could not be pinned.
-    #[error("pin the link of {program}: {cause}")]
-    Pin {
-        /// The program.
-        program: &'static str,
-        /// Why not.
-        cause: PinError,
-    },
-    /// It could not be noted of which build the programs are.
-    #[error("note in {path} of which build the attached programs are: {cause}")]
+    /// The folder for pins could not be read or written.
+    #[error("note below {path} what is attached: {cause}")]
     Build {
         /// The folder for pins.
         path: PathBuf,
@@ -78,225 +65,269 @@ pub enum AttachError {
         /// With which result.
         cause: io::Error,
     },
+    /// The programs at tracepoints could not be put in force.
+    #[error("put the programs at tracepoints in force: {0}")]
+    Force(String),
     /// The call succeeded but the kernel does not run the program there.
     #[error(
-        "{program} is attached to {cgroup} but is not among the programs that run there; another tool may have replaced it"
+        "{program} is attached to {cgroup} but is not among the programs that run there ({fault}); another tool may have replaced it"
     )]
     NotEffective {
         /// The program.
         program: &'static str,
         /// The cgroup root.
         cgroup: PathBuf,
+        /// What is wrong.
+        fault: &'static str,
     },
 }
 
-/// Attaches every program to `cgroup` or to its tracepoint; `step` is told of each as it is done.
+/// Where programs are attached.
+#[derive(Clone, Copy, Debug)]
+pub struct Place<'a> {
+    /// The cgroup.
+    pub cgroup: &'a Path,
+    /// The pins.
+    pub pins: &'a PinRoot,
+    /// Those of another version, whose programs are attached now.
+    pub former: Option<&'a PinRoot>,
+}
+
+/// Attaches every program; gives the links by program. `put_in_force` writes the epoch of the programs at tracepoints, `step` is told of
+/// each program as it is done.
 pub fn attach(
-    loaded: &mut Loaded,
-    cgroup: &Path,
-    pins: &PinRoot,
+    loaded: &Loaded,
+    place: Place<'_>,
+    put_in_force: impl FnOnce(u32) -> Result<(), String>,
     mut step: impl FnMut(&'static str),
-) -> Result<(), AttachError> {
-    let root = File::open(cgroup).map_err(|cause| AttachError::Cgroup {
-        path: cgroup.into(),
+) -> Result<BTreeMap<&'static str, Link>, AttachError> {
+    let root = File::open(place.cgroup).map_err(|cause| AttachError::Cgroup {
+        path: place.cgroup.into(),
         cause,
     })?;
     let build_error = |cause| AttachError::Build {
-        path: pins.path().into(),
+        path: place.pins.path().into(),
         cause,
     };
-    let same_build = pins.is_of(loaded.build);
-    if !same_build {
-        pins.forget_build().map_err(build_error)?;
+    if !loaded.is_kept {
+        place.pins.forget_build().map_err(build_error)?;
     }
-    for spec in PROGRAMS {
-        if !spec.is_used(loaded.meter_path, loaded.has_packet_path) {
-            detach(spec, pins)?;
-            continue;
-        }
-        let Some(program) = loaded.ebpf.program_mut(spec.name) else {
-            continue;
-        };
-        match spec.hook {
-            Hook::Cgroup(_) => attach_cgroup(program, spec, &root, cgroup, pins)?,
-            Hook::Tracepoint(_) if same_build && is_linked(spec, pins)? => {
-                debug!(
-                    program = spec.name,
-                    "left the program of a pinned link, which is the same"
-                );
-            }
-            Hook::Tracepoint(name) => attach_tracepoint(program, spec, name, pins)?,
-            Hook::Iterator(_) | Hook::TestRun | Hook::Tcx(_) | Hook::Xdp | Hook::PacketTestRun => continue,
-        }
+    place.pins.remember_layouts().map_err(build_error)?;
+    let attaching = Attaching {
+        loaded,
+        place,
+        target: Target {
+            at: At::Cgroup(&root),
+            pins: place.pins,
+        },
+    };
+    let mut links = BTreeMap::new();
+    attaching.tracepoints(put_in_force, &mut links, &mut step)?;
+    for (spec, running) in attaching.programs(|hook| matches!(hook, Hook::Cgroup(_))) {
+        links.insert(spec.name, attaching.cgroup(spec, running)?);
         step(spec.name);
     }
-    verify(&loaded.ebpf, &root, cgroup)?;
-    pins.remember_build(loaded.build).map_err(build_error)
+    attaching.detach_unused(&links)?;
+    attaching.verify(&links)?;
+    place.pins.remember_build(loaded.build).map_err(build_error)?;
+    Ok(links)
 }
 
-/// Takes away what a former agent attached and this one does not use.
-fn detach(spec: &ProgramSpec, pins: &PinRoot) -> Result<(), AttachError> {
-    match fs::remove_file(pins.link(spec.name)) {
-        Ok(()) => info!(program = spec.name, "detached"),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(cause) => {
-            return Err(AttachError::Link {
-                op: "unpin",
+/// One attachment of everything.
+struct Attaching<'a> {
+    loaded: &'a Loaded,
+    place: Place<'a>,
+    target: Target<'a>,
+}
+
+impl Attaching<'_> {
+    /// The programs that are used at hooks of a kind, in the order of the table.
+    fn programs(
+        &self,
+        is_hook: impl Fn(Hook) -> bool,
+    ) -> impl Iterator<Item = (&'static ProgramSpec, &Running)> {
+        PROGRAMS
+            .iter()
+            .filter(move |spec| is_hook(spec.hook) && spec.is_used(self.used()))
+            .filter_map(|spec| Some((spec, self.loaded.running.get(spec.name)?)))
+    }
+
+    fn used(&self) -> Use {
+        Use {
+            meter_path: self.loaded.meter_path,
+            carries: false,
+            has_packet_path: false,
+        }
+    }
+
+    fn refused(&self, spec: &ProgramSpec) -> impl FnOnce(io::Error) -> AttachError {
+        let program = spec.name;
+        let target = match spec.hook {
+            Hook::Tracepoint(name) => name.to_owned(),
+            _ => self.place.cgroup.display().to_string(),
+        };
+        move |cause| AttachError::Refused {
+            program,
+            target,
+            cause,
+        }
+    }
+
+    /// Attaches the programs at tracepoints beside those that are there, lets them take over in one step, and ends the others.
+    fn tracepoints(
+        &self,
+        put_in_force: impl FnOnce(u32) -> Result<(), String>,
+        links: &mut BTreeMap<&'static str, Link>,
+        step: &mut impl FnMut(&'static str),
+    ) -> Result<(), AttachError> {
+        let [in_force, epoch] = self.loaded.epochs;
+        let mut pending = Vec::new();
+        for (spec, running) in self.programs(|hook| matches!(hook, Hook::Tracepoint(_))) {
+            self.finish_former(spec, in_force)?;
+            if self.loaded.is_kept
+                && let Some(link) = self.kept(spec, running)?
+            {
+                links.insert(spec.name, link);
+                debug!(
+                    program = spec.name,
+                    "kept the program of a pinned link, which is the same"
+                );
+            } else {
+                let path = self.next(spec, epoch);
+                found(fs::remove_file(&path)).map_err(self.refused(spec))?;
+                let link = Link::create_at(spec, running, self.target, &path).map_err(self.refused(spec))?;
+                pending.push((spec, link, path));
+            }
+            step(spec.name);
+        }
+        if epoch != in_force || !pending.is_empty() {
+            put_in_force(epoch).map_err(AttachError::Force)?;
+        }
+        for (spec, link, path) in pending {
+            fs::rename(path, self.place.pins.link(spec.name)).map_err(self.refused(spec))?;
+            if let Some(former) = self.place.former {
+                found(fs::remove_file(former.link(spec.name))).map_err(self.refused(spec))?;
+            }
+            info!(program = spec.name, "attached");
+            links.insert(spec.name, link);
+        }
+        Ok(())
+    }
+
+    /// Where the link of a program that is not in force yet is pinned.
+    fn next(&self, spec: &ProgramSpec, epoch: u32) -> PathBuf {
+        self.place.pins.link(&format!("{}_e{epoch}", spec.name))
+    }
+
+    /// Completes what an agent had begun that was killed between putting its programs in force and naming their links.
+    fn finish_former(&self, spec: &ProgramSpec, in_force: u32) -> Result<(), AttachError> {
+        let path = self.next(spec, in_force);
+        if path.exists() {
+            fs::rename(path, self.place.pins.link(spec.name)).map_err(self.refused(spec))?;
+        }
+        Ok(())
+    }
+
+    /// The pinned link of a program that stays.
+    fn kept(&self, spec: &ProgramSpec, running: &Running) -> Result<Option<Link>, AttachError> {
+        let failed = |cause| AttachError::Link {
+            op: "inspect",
+            program: spec.name,
+            cause,
+        };
+        let Some(link) = Link::pinned(&self.place.pins.link(spec.name)).map_err(failed)? else {
+            return Ok(None);
+        };
+        let fault = link.fault(spec, running, self.target).map_err(failed)?;
+        Ok(fault.is_none().then_some(link))
+    }
+
+    /// Puts a program into the link of its predecessor, or attaches it.
+    fn cgroup(&self, spec: &'static ProgramSpec, running: &Running) -> Result<Link, AttachError> {
+        let failed = |op| {
+            move |cause| AttachError::Link {
+                op,
                 program: spec.name,
                 cause,
+            }
+        };
+        let own = self.place.pins.link(spec.name);
+        let mut link = Link::pinned(&own).map_err(failed("open"))?;
+        let is_own = link.is_some();
+        if let (None, Some(former)) = (&link, self.place.former) {
+            link = Link::pinned(&former.link(spec.name)).map_err(failed("open"))?;
+        }
+        let Some(link) = link else {
+            let link = Link::create(spec, running, self.target).map_err(self.refused(spec))?;
+            info!(program = spec.name, cgroup = %self.place.cgroup.display(), "attached");
+            return Ok(link);
+        };
+        let fault = link
+            .fault(spec, running, self.target)
+            .map_err(failed("inspect"))?;
+        let link = if let Some(fault) = fault {
+            debug!(
+                program = spec.name,
+                fault = fault.word(),
+                "replaced the program of a pinned link"
+            );
+            link.mend(fault, spec, running, self.target)
+                .map_err(|(_, cause)| failed("update")(cause))?
+        } else {
+            debug!(
+                program = spec.name,
+                "kept the program of a pinned link, which is the same"
+            );
+            link
+        };
+        if !is_own {
+            link.pin(spec, self.target).map_err(failed("pin"))?;
+        }
+        Ok(link)
+    }
+
+    /// Takes away what a former agent attached, or began to attach, and this one does not use. What is at interfaces is for `packet` to
+    /// take away.
+    fn detach_unused(&self, links: &BTreeMap<&'static str, Link>) -> Result<(), AttachError> {
+        let unpinned = self.place.pins.remove_links_but(|name| links.contains_key(name) || is_interface_link(name));
+        for name in unpinned.map_err(|cause| AttachError::Build {
+            path: self.place.pins.path().into(),
+            cause,
+        })? {
+            info!(link = name, "detached");
+        }
+        Ok(())
+    }
+
+    fn verify(&self, links: &BTreeMap<&'static str, Link>) -> Result<(), AttachError> {
+        for (spec, running) in self.programs(|hook| matches!(hook, Hook::Cgroup(_) | Hook::Tracepoint(_))) {
+            let fault = links.get(spec.name).map_or(Ok(Some(Fault::Detached)), |link| {
+                link.fault(spec, running, self.target)
             });
+            let fault = fault.map_err(|cause| AttachError::Link {
+                op: "inspect",
+                program: spec.name,
+                cause,
+            })?;
+            if let Some(fault) = fault {
+                return Err(AttachError::NotEffective {
+                    program: spec.name,
+                    cgroup: self.place.cgroup.into(),
+                    fault: fault.word(),
+                });
+            }
         }
+        Ok(())
     }
-    Ok(())
-}
-
-/// Whether a link of the program is pinned.
-fn is_linked(spec: &ProgramSpec, pins: &PinRoot) -> Result<bool, AttachError> {
-    match sys::object_get(&pins.link(spec.name)) {
-        Ok(_) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(cause) => Err(AttachError::Link {
-            op: "open",
-            program: spec.name,
-            cause,
-        }),
-    }
-}
-
-fn attach_cgroup(
-    program: &mut Program,
-    spec: &ProgramSpec,
-    root: &File,
-    cgroup: &Path,
-    pins: &PinRoot,
-) -> Result<(), AttachError> {
-    let pin = pins.link(spec.name);
-    if update_pinned(program, spec, root, &pin)? {
-        debug!(program = spec.name, "replaced the program of a pinned link");
-        return Ok(());
-    }
-    let refused = |cause| AttachError::Refused {
-        program: spec.name,
-        target: cgroup.display().to_string(),
-        cause,
-    };
-    let link = cgroup_link(program, spec.hook, root).map_err(refused)?;
-    link.pin(&pin).map_err(|cause| AttachError::Pin {
-        program: spec.name,
-        cause,
-    })?;
-    info!(program = spec.name, cgroup = %cgroup.display(), "attached");
-    Ok(())
-}
-
-/// Attaches with `BPF_LINK_CREATE` and no flags, which for cgroups always means "beside the programs of others".
-fn cgroup_link(program: &mut Program, hook: Hook, root: &File) -> Result<FdLink, ProgramError> {
-    let from_link = |_: LinkError| ProgramError::UnexpectedProgramType;
-    match program {
-        Program::CgroupSockAddr(program) => {
-            let id = program.attach(root, CgroupAttachMode::Single)?;
-            program.take_link(id)?.try_into().map_err(from_link)
-        }
-        Program::CgroupSock(program) => {
-            let id = program.attach(root, CgroupAttachMode::Single)?;
-            program.take_link(id)?.try_into().map_err(from_link)
-        }
-        Program::SockOps(program) => {
-            let id = program.attach(root, CgroupAttachMode::Single)?;
-            program.take_link(id)?.try_into().map_err(from_link)
-        }
-        Program::CgroupSkb(program) => {
-            let direction = match hook {
-                Hook::Cgroup(bpf_attach_type::BPF_CGROUP_INET_EGRESS) => CgroupSkbAttachType::Egress,
-                _ => CgroupSkbAttachType::Ingress,
-            };
-            let id = program.attach(root, direction, CgroupAttachMode::Single)?;
-            program.take_link(id)?.try_into().map_err(from_link)
-        }
-        _ => Err(ProgramError::UnexpectedProgramType),
-    }
-}
-
-/// Puts `program` into the link that a former agent pinned, if that link is to the same cgroup.
-fn update_pinned(
-    program: &Program,
-    spec: &ProgramSpec,
-    root: &File,
-    pin: &Path,
-) -> Result<bool, AttachError> {
-    let failed = |op| {
-        move |cause| AttachError::Link {
-            op,
-            program: spec.name,
-            cause,
-        }
-    };
-    let link = match sys::object_get(pin) {
-        Ok(link) => link,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-        Err(error) => return Err(failed("open")(error)),
-    };
-    if sys::link_cgroup(link.as_fd()).map_err(failed("inspect"))?
-        != cgroup_id(root).map_err(failed("inspect"))?
-    {
-        fs::remove_file(pin).map_err(failed("unpin"))?;
-        return Ok(false);
-    }
-    let fd = program
-        .fd()
-        .map_err(|error| failed("update")(io::Error::other(error)))?;
-    sys::link_update(link.as_fd(), fd.as_fd()).map_err(failed("update"))?;
-    Ok(true)
-}
-
-/// Id of a cgroup: the inode number of its folder.
-fn cgroup_id(cgroup: &File) -> io::Result<u64> {
-    use std::os::unix::fs::MetadataExt as _;
-    Ok(cgroup.metadata()?.ino())
-}
-
-fn attach_tracepoint(
-    program: &mut Program,
-    spec: &ProgramSpec,
-    tracepoint: &str,
-    pins: &PinRoot,
-) -> Result<(), AttachError> {
-    let refused = |cause| AttachError::Refused {
-        program: spec.name,
-        target: tracepoint.into(),
-        cause,
-    };
-    let Program::BtfTracePoint(program) = program else {
-        return Err(refused(ProgramError::UnexpectedProgramType));
-    };
-    let id = program.attach().map_err(refused)?;
-    let link: FdLink = program.take_link(id).map_err(refused)?.into();
-    let failed = |op| {
-        move |cause| AttachError::Link {
-            op,
-            program: spec.name,
-            cause,
-        }
-    };
-
-    // A link at a tracepoint cannot be updated. The old one ends when its only pin is overwritten by the rename.
-    let next = pins.link(&format!("{}_next", spec.name));
-    match fs::remove_file(&next) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed("unpin")(error)),
-        _ => {}
-    }
-    link.pin(&next).map_err(|cause| AttachError::Pin {
-        program: spec.name,
-        cause,
-    })?;
-    fs::rename(&next, pins.link(spec.name)).map_err(failed("rename"))?;
-    info!(program = spec.name, tracepoint, "attached");
-    Ok(())
 }
 
 /// What each program cost so far, by name, while the kernel measured: also for a program that a former agent attached.
 pub fn runs(ebpf: &Ebpf, pins: &PinRoot) -> Vec<(String, Runs)> {
-    let of_link = |name| sys::object_get(&pins.link(name)).and_then(|link| sys::link_runs(link.as_fd()));
+    let of_link = |name| {
+        let spec = PROGRAMS.iter().find(|spec| spec.name == name)?;
+        let link = sys::object_get(&pins.first_link(spec).ok()??).ok()?;
+        sys::link_runs(link.as_fd()).ok()
+    };
     let of_program = |program: &Program| {
         program.info().ok().map(|info| Runs {
             count: info.run_count(),
@@ -305,43 +336,8 @@ pub fn runs(ebpf: &Ebpf, pins: &PinRoot) -> Vec<(String, Runs)> {
     };
     ebpf.programs()
         .filter_map(|(name, program)| {
-            let runs = of_link(name).ok().or_else(|| of_program(program))?;
+            let runs = of_link(name).or_else(|| of_program(program))?;
             Some((name.to_owned(), runs))
         })
         .collect()
-}
-
-/// Asks the kernel which programs really run for sockets of the cgroup.
-pub fn effective(ebpf: &Ebpf, root: &File) -> Result<Vec<(&'static str, bool)>, AttachError> {
-    let mut programs = Vec::new();
-    for spec in PROGRAMS {
-        let Hook::Cgroup(attach_type) = spec.hook else {
-            continue;
-        };
-        let failed = |cause| AttachError::Link {
-            op: "query",
-            program: spec.name,
-            cause,
-        };
-        let running = sys::effective_programs(root.as_fd(), attach_type).map_err(failed)?;
-        let ours = ebpf
-            .program(spec.name)
-            .and_then(|program| program.info().ok())
-            .map(|info| info.id());
-        programs.push((spec.name, ours.is_some_and(|id| running.contains(&id))));
-    }
-    Ok(programs)
-}
-
-fn verify(ebpf: &Ebpf, root: &File, cgroup: &Path) -> Result<(), AttachError> {
-    let replaced = effective(ebpf, root)?
-        .into_iter()
-        .find(|(_, effective)| !effective);
-    match replaced {
-        Some((program, _)) => Err(AttachError::NotEffective {
-            program,
-            cgroup: cgroup.into(),
-        }),
-        None => Ok(()),
-    }
 }

@@ -146,7 +146,7 @@ impl Tracks {
         let data = MapData::from_pin(pins.map(map::TRACKS)).map_err(failed("open", map::TRACKS))?;
         let entries = data.info().map_err(failed("inspect", map::TRACKS))?.max_entries();
         let length = entries as usize * size_of::<Track>();
-        let mapped = sys::map_memory(data.fd().as_fd(), length);
+        let mapped = sys::memory::map(data.fd().as_fd(), length);
         let first = mapped.map_err(|error| io_failed("map", map::TRACKS, error))?;
         Ok(Self {
             first: first.cast(),
@@ -177,7 +177,7 @@ impl Tracks {
 impl Drop for Tracks {
     fn drop(&mut self) {
         // SAFETY: nobody else has the mapping, and it is not used any more.
-        unsafe { sys::unmap_memory(self.first.cast(), self.length) };
+        unsafe { sys::memory::unmap(self.first.cast(), self.length) };
     }
 }
 

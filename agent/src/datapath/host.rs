@@ -86,6 +86,14 @@ fn first_cgroup2(mounts: &str) -> Option<PathBuf> {
     })
 }
 
+/// Release of the running kernel.
+pub fn kernel_release() -> String {
+    nix::sys::utsname::uname().map_or_else(
+        |_| "unknown".into(),
+        |uts| uts.release().to_string_lossy().into_owned(),
+    )
+}
+
 /// Bytes of memory that this machine has; 0 if it does not tell.
 pub fn memory() -> u64 {
     let ask = |variable| sysconf(variable).ok().flatten().unwrap_or_default();

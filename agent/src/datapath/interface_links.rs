@@ -1,192 +1,220 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The links of the packet path's programs at interfaces: made, given new programs, checked, removed. Called by the thread of the packet
-//! path.
+//! The links of the packet path's programs at interfaces: made, taken over, put right when another tool touched them, removed. Owned by
+//! the thread of the packet path.
 //!
 //! A link is pinned as `<program>_<number of the interface>`. Invariants: between a former agent's program and ours there is no moment
 //! without one, since a link is updated in place; XDP never runs where the programs behind it do not.
 
-use std::{
-    collections::BTreeSet,
-    fs, io,
-    os::fd::AsFd as _,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeMap, fs, io};
 
-use aya::{
-    Ebpf,
-    programs::{
-        LinkOrder, Program, ProgramError, TcAttachType,
-        links::{FdLink, LinkError},
-        tc::TcAttachOptions,
-        xdp::XdpMode,
-    },
-};
-use aya_obj::generated::bpf_attach_type;
 use nodemesh_abi::names::program;
-use tracing::info;
+use tracing::{debug, info, warn};
 
 use super::{
     attach::AttachError,
+    guard::Attachment,
+    link::{At, Link, Running, Target, found},
     pins::PinRoot,
     programs::{Hook, PROGRAMS, ProgramSpec},
-    sys,
 };
 
-/// Attaches the tcx programs to an interface, or gives a former agent's links there these programs.
-pub fn attach(ebpf: &mut Ebpf, pins: &PinRoot, (index, name): (u32, &str)) -> Result<(), AttachError> {
-    for (spec, hook) in tcx() {
-        let Some(program) = ebpf.program_mut(spec.name) else {
-            continue;
-        };
-        let pin = pin(pins, spec.name, index);
-        if update_pinned(program, spec, index, &pin)? {
-            continue;
+/// `XDP_FLAGS_SKB_MODE` of `linux/if_link.h`.
+const XDP_GENERIC: u32 = 1 << 1;
+/// `XDP_FLAGS_DRV_MODE`.
+const XDP_NATIVE: u32 = 1 << 2;
+
+/// The programs, and their links, held open.
+#[derive(Debug)]
+pub struct InterfaceLinks {
+    pins: PinRoot,
+    running: BTreeMap<&'static str, Running>,
+    links: BTreeMap<(u32, &'static str), Link>,
+    attachment: Attachment,
+}
+
+impl InterfaceLinks {
+    /// Takes the programs for interfaces out of all that were loaded.
+    pub fn new(pins: PinRoot, loaded: &mut BTreeMap<&'static str, Running>) -> Self {
+        let specs = PROGRAMS.iter().filter(|spec| spec.is_at_interfaces());
+        let running: BTreeMap<_, _> = specs
+            .filter_map(|spec| loaded.remove_entry(spec.name))
+            .collect();
+        let attachment = Attachment::of(running.keys().copied().filter(|name| *name != program::FLOW_XDP));
+        Self {
+            pins,
+            running,
+            links: BTreeMap::new(),
+            attachment,
         }
-        let refused = |cause| AttachError::Refused {
-            program: spec.name,
-            target: name.to_owned(),
-            cause,
-        };
-        let link = tcx_link(program, name, hook).map_err(refused)?;
-        keep(link, spec, &pin)?;
-        info!(program = spec.name, interface = name, "attached");
     }
-    Ok(())
-}
 
-/// Attaches the XDP program to an interface that [`attach`] was done for, natively or by the generic hook.
-pub fn attach_xdp(
-    ebpf: &mut Ebpf,
-    pins: &PinRoot,
-    (index, name): (u32, &str),
-    is_native: bool,
-) -> Result<(), AttachError> {
-    let Some((spec, Program::Xdp(program))) =
-        spec_of(program::FLOW_XDP).zip(ebpf.program_mut(program::FLOW_XDP))
-    else {
-        return Ok(());
-    };
-    let mode = if is_native { XdpMode::Driver } else { XdpMode::Skb };
-    let refused = |cause| AttachError::Refused {
-        program: spec.name,
-        target: name.to_owned(),
-        cause,
-    };
-    let id = program.attach(name, mode).map_err(refused)?;
-    let link = program.take_link(id).map_err(refused)?;
-    let from_link = |_: LinkError| refused(ProgramError::UnexpectedProgramType);
-    keep(
-        link.try_into().map_err(from_link)?,
-        spec,
-        &pin(pins, spec.name, index),
-    )?;
-    info!(program = spec.name, interface = name, is_native, "attached");
-    Ok(())
-}
+    /// Which programs are in force, on all interfaces that are served, and what was put right.
+    pub fn attachment(&self) -> &Attachment {
+        &self.attachment
+    }
 
-/// Whether the kernel runs both tcx programs on the interface with this number.
-pub fn is_effective(ebpf: &Ebpf, index: u32) -> bool {
-    tcx().all(|(spec, hook)| {
-        let own = ebpf.program(spec.name).and_then(|program| program.info().ok());
-        let running = sys::interface_programs(index, hook).unwrap_or_default();
-        own.is_some_and(|own| running.contains(&own.id()))
-    })
-}
-
-/// Removes the links of interfaces whose number `is_wanted` does not name; XDP first. Returns how many there were.
-pub fn detach(pins: &PinRoot, is_wanted: impl Fn(&str, u32) -> bool) -> io::Result<usize> {
-    let mut removed = 0;
-    for name in [program::FLOW_XDP, program::FLOW_INGRESS, program::FLOW_EGRESS] {
-        for index in attached(pins, name)? {
-            if !is_wanted(name, index) {
-                fs::remove_file(pin(pins, name, index))?;
-                info!(program = name, interface = index, "detached");
-                removed += 1;
+    /// Lets the links that an agent of another version of the ABI left run these programs, and pins them with ours. XDP's end with the
+    /// other pins: the programs behind it do the same.
+    pub fn take_over(&mut self, former: &PinRoot) -> io::Result<usize> {
+        let mut taken = 0;
+        for spec in tcx() {
+            let Some(running) = self.running.get(spec.name) else {
+                continue;
+            };
+            for index in former.interfaces(spec)? {
+                let target = Target {
+                    at: interface(index, 0),
+                    pins: &self.pins,
+                };
+                let is_ours = target.path(spec).exists();
+                let Some(link) = Link::pinned(&former.interface_link(spec, index))?.filter(|_| !is_ours)
+                else {
+                    continue;
+                };
+                // The interface may have gone meanwhile, and its link with it.
+                if let Err(error) = link.update(running).and_then(|()| link.pin(spec, target)) {
+                    warn!(program = spec.name, interface = index, %error, "could not take over a link");
+                    continue;
+                }
+                self.links.insert((index, spec.name), link);
+                taken += 1;
             }
         }
+        Ok(taken)
     }
-    Ok(removed)
+
+    /// A look at all interfaces begins.
+    pub fn begin(&mut self) {
+        self.attachment.begin();
+    }
+
+    /// Sees to it that the tcx programs run on an interface.
+    pub fn serve(&mut self, (index, name): (u32, &str)) -> Result<(), AttachError> {
+        tcx().try_for_each(|spec| self.see_to(spec, (index, name), 0))
+    }
+
+    /// The same of the XDP program, where [`Self::serve`] was done: in the driver, or by the kernel's generic hook.
+    pub fn serve_xdp(&mut self, interface: (u32, &str), is_native: bool) -> Result<(), AttachError> {
+        let flags = if is_native { XDP_NATIVE } else { XDP_GENERIC };
+        xdp().try_for_each(|spec| self.see_to(spec, interface, flags))
+    }
+
+    fn see_to(
+        &mut self,
+        spec: &'static ProgramSpec,
+        interface: (u32, &str),
+        xdp_flags: u32,
+    ) -> Result<(), AttachError> {
+        let held = self.links.remove(&(interface.0, spec.name));
+        let (link, result) = self.put_right(spec, interface, xdp_flags, held);
+        if let Some(link) = link {
+            self.links.insert((interface.0, spec.name), link);
+        }
+        if let Err(error) = &result {
+            self.attachment.not_in_force(spec.name);
+            debug!(program = spec.name, interface = interface.1, %error, "not attached");
+        }
+        result
+    }
+
+    /// Gives the link that is there then, which is `held` if that is well.
+    fn put_right(
+        &mut self,
+        spec: &'static ProgramSpec,
+        (index, name): (u32, &str),
+        xdp_flags: u32,
+        held: Option<Link>,
+    ) -> (Option<Link>, Result<(), AttachError>) {
+        let Some(running) = self.running.get(spec.name) else {
+            return (None, Ok(()));
+        };
+        let target = Target {
+            at: interface(index, xdp_flags),
+            pins: &self.pins,
+        };
+        let failed = |op| {
+            move |cause| AttachError::Link {
+                op,
+                program: spec.name,
+                cause,
+            }
+        };
+        let is_held = held.is_some();
+        let link = match held.map_or_else(|| Link::pinned(&target.path(spec)), |link| Ok(Some(link))) {
+            Ok(link) => link,
+            Err(error) => return (None, Err(failed("open")(error))),
+        };
+        let Some(link) = link else {
+            return match Link::create(spec, running, target) {
+                Ok(link) => {
+                    info!(program = spec.name, interface = name, "attached");
+                    (Some(link), Ok(()))
+                }
+                Err(cause) => (None, Err(refused(spec, name)(cause))),
+            };
+        };
+        let fault = match link.fault(spec, running, target) {
+            Ok(None) => return (Some(link), Ok(())),
+            Ok(Some(fault)) => fault,
+            Err(error) => return (Some(link), Err(failed("inspect")(error))),
+        };
+        match link.mend(fault, spec, running, target) {
+            Ok(link) => {
+                if is_held {
+                    let (object, fault_word) = (spec.name, fault.word());
+                    warn!(
+                        object,
+                        interface = name,
+                        fault = fault_word,
+                        "another tool touched what is attached; put right"
+                    );
+                    self.attachment.repaired(object, fault);
+                }
+                (Some(link), Ok(()))
+            }
+            Err((link, cause)) => (Some(link), Err(refused(spec, name)(cause))),
+        }
+    }
+
+    /// Removes the links of interfaces whose number `is_wanted` does not name; XDP first. Returns how many there were.
+    pub fn detach(&mut self, is_wanted: impl Fn(&str, u32) -> bool) -> io::Result<usize> {
+        let mut removed = 0;
+        for spec in xdp().chain(tcx()) {
+            self.links
+                .retain(|(index, name), _| *name != spec.name || is_wanted(name, *index));
+            for index in self.pins.interfaces(spec)? {
+                if !is_wanted(spec.name, index) {
+                    found(fs::remove_file(self.pins.interface_link(spec, index)))?;
+                    info!(program = spec.name, interface = index, "detached");
+                    removed += 1;
+                }
+            }
+        }
+        Ok(removed)
+    }
 }
 
-/// Numbers of the interfaces at which a link of the program `name` is pinned.
-fn attached(pins: &PinRoot, name: &str) -> io::Result<BTreeSet<u32>> {
-    let folder = pins.link("");
-    let entries = match fs::read_dir(folder) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeSet::new()),
-        entries => entries?,
-    };
-    let index = |entry: io::Result<fs::DirEntry>| {
-        let entry = entry.ok()?.file_name();
-        entry
-            .to_str()?
-            .strip_prefix(name)?
-            .strip_prefix('_')?
-            .parse()
-            .ok()
-    };
-    Ok(entries.filter_map(index).collect())
+fn interface(index: u32, xdp_flags: u32) -> At<'static> {
+    At::Interface { index, xdp_flags }
 }
 
-fn pin(pins: &PinRoot, name: &str, index: u32) -> PathBuf {
-    pins.link(&format!("{name}_{index}"))
-}
-
-fn spec_of(name: &str) -> Option<&'static ProgramSpec> {
-    PROGRAMS.iter().find(|spec| spec.name == name)
+fn refused(spec: &ProgramSpec, interface: &str) -> impl FnOnce(io::Error) -> AttachError {
+    let (program, target) = (spec.name, interface.to_owned());
+    move |cause| AttachError::Refused {
+        program,
+        target,
+        cause,
+    }
 }
 
 /// The programs at tcx hooks.
-fn tcx() -> impl Iterator<Item = (&'static ProgramSpec, bpf_attach_type)> {
-    PROGRAMS.iter().filter_map(|spec| match spec.hook {
-        Hook::Tcx(hook) => Some((spec, hook)),
-        _ => None,
-    })
+fn tcx() -> impl Iterator<Item = &'static ProgramSpec> {
+    PROGRAMS.iter().filter(|spec| matches!(spec.hook, Hook::Tcx(_)))
 }
 
-fn tcx_link(program: &mut Program, interface: &str, hook: bpf_attach_type) -> Result<FdLink, ProgramError> {
-    let Program::SchedClassifier(program) = program else {
-        return Err(ProgramError::UnexpectedProgramType);
-    };
-    let direction = match hook {
-        bpf_attach_type::BPF_TCX_EGRESS => TcAttachType::Egress,
-        _ => TcAttachType::Ingress,
-    };
-    let options = TcAttachOptions::TcxOrder(LinkOrder::default());
-    let id = program.attach_with_options(interface, direction, options)?;
-    let from_link = |_: LinkError| ProgramError::UnexpectedProgramType;
-    program.take_link(id)?.try_into().map_err(from_link)
-}
-
-fn keep(link: FdLink, spec: &ProgramSpec, pin: &Path) -> Result<(), AttachError> {
-    link.pin(pin).map(drop).map_err(|cause| AttachError::Pin {
-        program: spec.name,
-        cause,
-    })
-}
-
-/// Puts `program` into the link pinned at `pin`, if that is at this interface; a link whose interface is gone is removed.
-fn update_pinned(program: &Program, spec: &ProgramSpec, index: u32, pin: &Path) -> Result<bool, AttachError> {
-    let failed = |op| {
-        move |cause| AttachError::Link {
-            op,
-            program: spec.name,
-            cause,
-        }
-    };
-    let link = match sys::object_get(pin) {
-        Ok(link) => link,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-        Err(error) => return Err(failed("open")(error)),
-    };
-    if sys::link_interface(link.as_fd()).map_err(failed("inspect"))? != index {
-        fs::remove_file(pin).map_err(failed("unpin"))?;
-        return Ok(false);
-    }
-    let fd = program
-        .fd()
-        .map_err(|error| failed("update")(io::Error::other(error)))?;
-    sys::link_update(link.as_fd(), fd.as_fd()).map_err(failed("update"))?;
-    Ok(true)
+/// The program at the XDP hook.
+fn xdp() -> impl Iterator<Item = &'static ProgramSpec> {
+    PROGRAMS.iter().filter(|spec| spec.hook == Hook::Xdp)
 }
 
 #[cfg(test)]
@@ -203,17 +231,24 @@ mod tests {
             "flow_egress_2",
             "flow_ingress_13",
             "flow_xdp_13",
+            "flow_ingress_next",
             "connect4",
         ] {
             fs::write(pins.link(name), "").unwrap();
         }
+        let mut links = InterfaceLinks::new(pins.clone(), &mut BTreeMap::new());
         let is_wanted = |name: &str, index| index == 2 && name != program::FLOW_EGRESS;
-        assert_eq!(detach(&pins, is_wanted).unwrap(), 3);
+        assert_eq!(links.detach(is_wanted).unwrap(), 3);
         let mut left: Vec<_> = fs::read_dir(pins.link(""))
             .unwrap()
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
             .collect();
         left.sort();
-        assert_eq!(left, ["connect4", "flow_ingress_2"]);
+        assert_eq!(left, ["connect4", "flow_ingress_2", "flow_ingress_next"]);
+        let ingress = PROGRAMS
+            .iter()
+            .find(|spec| spec.name == program::FLOW_INGRESS)
+            .unwrap();
+        assert_eq!(pins.first_link(ingress).unwrap(), Some(pins.link("flow_ingress_2")));
     }
 }

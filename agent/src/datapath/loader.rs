@@ -7,30 +7,30 @@
 use std::{
     collections::BTreeMap,
     hash::{DefaultHasher, Hash as _, Hasher as _},
+    io,
 };
 
 use aya::{
     Btf, Ebpf, EbpfLoader,
     maps::{MapData, MapError},
-    programs::{Program, ProgramError, RawTracePointRunOptions, TestRun as _},
+    programs::{ProgramError, RawTracePointRunOptions, TestRun as _},
 };
 use aya_obj::btf::BtfKind;
 use nodemesh_abi::{
-    AffinityKey, AffinityValue, Backend, BackendState, CgroupEntry, ClientRules, Connection, Endpoint,
-    EndpointKey, FlowCount, FlowKey, FlowService, FlowSettings, FlowValue, Held, IdentityAddr, Ip16,
-    MeterPath, NumberKey, Rules, Service, ServiceKey, ServiceState, Settings, SockOffsets, Source, Streams,
-    TableState, Track, TrackState, Traffic,
-    flow::IndexSet,
-    limits,
+    MeterPath, SockOffsets, limits,
     names::{self, map, program},
     service::TIERS,
 };
 use zerocopy::IntoBytes as _;
 
 use super::{
+    kept,
+    link::Running,
     offsets::{OffsetError, sock_offsets},
     pins::PinRoot,
-    programs::{Hook, PROGRAMS, byte_event_tracepoints},
+    programs::{Use, byte_event_tracepoints},
+    shapes::{self, SHAPES},
+    verify::{ProgramCost, load_programs},
 };
 
 /// Capacities that the operator may choose.
@@ -96,6 +96,14 @@ pub enum LoadError {
         /// Why not.
         cause: MapError,
     },
+    /// What a former agent left could not be looked at.
+    #[error("look at what runs below {path}: {cause}")]
+    Former {
+        /// The folder for pins.
+        path: std::path::PathBuf,
+        /// Why not.
+        cause: io::Error,
+    },
     /// A tracepoint that was asked for does not exist.
     #[error(
         "this kernel has no tracepoint {0}, which Linux 6.3 introduced; run with --meter-path packet or auto"
@@ -124,49 +132,86 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/no
 pub struct Loaded {
     /// aya's handle on them.
     pub ebpf: Ebpf,
+    /// The programs by name, those that a former agent of this build attached included.
+    pub running: BTreeMap<&'static str, Running>,
+    /// Whether the programs that are attached are of this very build, and stay.
+    pub is_kept: bool,
     /// What loading each program cost.
     pub costs: BTreeMap<&'static str, ProgramCost>,
     /// Where the meter's byte events come from.
     pub meter_path: MeterPath,
-    /// Whether the programs of the packet path are loaded.
-    pub has_packet_path: bool,
     /// Stands for these programs: programs of another build, or loaded for another kernel, have another number.
     pub build: u64,
+    /// [`nodemesh_abi::Settings::epoch`]: that of the programs which are in force, and that of these.
+    pub epochs: [u32; 2],
 }
 
-/// What the kernel says of a loaded program.
-#[derive(Clone, Copy, Debug)]
-pub struct ProgramCost {
-    /// Instructions that the verifier walked through, all paths together.
-    pub verified_instructions: u32,
-    /// Instructions of the program.
-    pub instructions: u32,
-    /// Time that loading took, verification and JIT included.
-    pub load_time: std::time::Duration,
+/// What is to be loaded, beside what the table of programs says.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Wanted {
+    /// Sizes of maps that are to be created.
+    pub capacities: Capacities,
+    /// Where byte events come from; the best that the kernel has by default.
+    pub meter_path: Option<MeterPath>,
+    /// The program that copies records, so many bytes of each.
+    pub carried_bytes: Option<u32>,
+    /// The programs of the packet path, which need Linux 6.6.
+    pub has_packet_path: bool,
 }
 
-/// Loads everything, with the maps pinned below `pins`; byte events come from `meter_path`, by default from the best that the
-/// kernel has. The programs of the packet path, which need Linux 6.6, are left out without one.
-pub fn load(
-    pins: &PinRoot,
-    capacities: Capacities,
-    meter_path: Option<MeterPath>,
-    has_packet_path: bool,
-) -> Result<Loaded, LoadError> {
+/// Loads everything, with the maps pinned below `pins`. Programs that a former agent of this very build attached are not loaded again.
+pub fn load(pins: &PinRoot, wanted: Wanted) -> Result<Loaded, LoadError> {
     let btf = Btf::from_sys_fs().map_err(LoadError::Btf)?;
-    let meter_path = choose_meter_path(&btf, meter_path)?;
+    let meter_path = choose_meter_path(&btf, wanted.meter_path)?;
     let offsets = sock_offsets()?;
-    let mut ebpf = open_object(&btf, &offsets, pins, capacities)?;
-    check_shapes(pins)?;
-    warn_of_other_capacities(pins, capacities);
-    let costs = load_programs(&mut ebpf, &btf, (meter_path, has_packet_path))?;
+    let build = build_number(&offsets);
+    let look = |cause| LoadError::Former {
+        path: pins.path().into(),
+        cause,
+    };
+    kept::restore_maps(pins).map_err(look)?;
+    let mut running = if pins.is_of(build) {
+        kept::programs(pins).map_err(look)?
+    } else {
+        BTreeMap::new()
+    };
+    let is_kept = !running.is_empty();
+    let in_force = kept::epoch(pins).map_err(look)?;
+    let epoch = if is_kept {
+        in_force
+    } else {
+        in_force.wrapping_add(1)
+    };
+    let globals = Globals {
+        offsets,
+        epoch,
+        carried_bytes: wanted.carried_bytes,
+    };
+    let mut ebpf = open_object(&btf, &globals, pins, wanted.capacities)?;
+    shapes::check(pins)?;
+    warn_of_other_capacities(pins, wanted.capacities);
+    let using = Use {
+        meter_path,
+        carries: wanted.carried_bytes.is_some(),
+        has_packet_path: wanted.has_packet_path,
+    };
+    let costs = load_programs(&mut ebpf, &btf, using, &mut running)?;
     Ok(Loaded {
         ebpf,
+        running,
+        is_kept,
         costs,
         meter_path,
-        has_packet_path,
-        build: build_number(&offsets),
+        build,
+        epochs: [in_force, epoch],
     })
+}
+
+/// What is placed in the programs' read-only data.
+struct Globals {
+    offsets: SockOffsets,
+    epoch: u32,
+    carried_bytes: Option<u32>,
 }
 
 /// The path asked for, if this kernel has it.
@@ -208,14 +253,18 @@ fn flow_rows(flows: u32) -> [(&'static str, u32); 3] {
 
 fn open_object(
     btf: &Btf,
-    offsets: &SockOffsets,
+    globals: &Globals,
     pins: &PinRoot,
     capacities: Capacities,
 ) -> Result<Ebpf, LoadError> {
     let mut loader = EbpfLoader::new();
     loader
         .btf(Some(btf))
-        .override_global(names::SOCK_OFFSETS, offsets, true);
+        .override_global(names::SOCK_OFFSETS, &globals.offsets, true)
+        .override_global(names::EPOCH, &globals.epoch, true);
+    if let Some(bytes) = &globals.carried_bytes {
+        loader.override_global(names::CARRIED_BYTES, bytes, true);
+    }
     for name in [
         map::SERVICES,
         map::SLOT_TABLES,
@@ -238,85 +287,7 @@ fn open_object(
     for shape in SHAPES {
         loader.map_pin_path(shape.name, pins.map(shape.name));
     }
-    for name in [map::LOGS, map::ACCESS, map::EVENTS] {
-        loader.map_pin_path(name, pins.map(name));
-    }
     loader.load(OBJECT).map_err(LoadError::Object)
-}
-
-/// A key of `identities`.
-type IdentityPrefix = aya::maps::lpm_trie::Key<IdentityAddr>;
-
-struct Shape {
-    name: &'static str,
-    key: usize,
-    value: usize,
-}
-
-const fn shape<K, V>(name: &'static str) -> Shape {
-    Shape {
-        name,
-        key: size_of::<K>(),
-        value: size_of::<V>(),
-    }
-}
-
-/// Key and value sizes of the pinned maps.
-const SHAPES: &[Shape] = &[
-    shape::<ServiceKey, Service>(map::SERVICES),
-    shape::<u32, u32>(map::SLOT_TABLES),
-    shape::<u32, u32>(map::TIER_TABLES),
-    shape::<u32, ServiceState>(map::SERVICE_STATES),
-    shape::<u32, Backend>(map::BACKENDS),
-    shape::<u32, BackendState>(map::BACKEND_STATES),
-    shape::<u32, Connection>(map::CONNECTIONS),
-    shape::<FlowKey, FlowValue>(map::FLOWS),
-    shape::<AffinityKey, AffinityValue>(map::AFFINITY),
-    shape::<u64, CgroupEntry>(map::CGROUPS),
-    shape::<u32, Settings>(map::SETTINGS),
-    shape::<u32, u64>(map::ERRORS),
-    shape::<EndpointKey, Endpoint>(map::ENDPOINTS),
-    shape::<u32, Traffic>(map::TRAFFIC),
-    shape::<u32, Streams>(map::STREAMS),
-    shape::<u32, TableState>(map::CONN_TABLE),
-    shape::<IdentityPrefix, u32>(map::IDENTITIES),
-    shape::<u32, u32>(map::POLICIES),
-    shape::<u32, Rules>(map::RULES),
-    shape::<u32, Held>(map::RULE_STATES),
-    shape::<ClientRules, Held>(map::CLIENTS),
-    shape::<NumberKey, u32>(map::NUMBERS),
-    shape::<ServiceKey, FlowService>(map::FLOW_SERVICES),
-    shape::<u32, u32>(map::FLOW_TABLES),
-    shape::<u32, FlowSettings>(map::FLOW_SETTINGS),
-    shape::<u32, FlowCount>(map::FLOW_COUNTS),
-    shape::<u32, Track>(map::TRACKS),
-    shape::<u32, IndexSet>(map::TRACK_INDEX),
-    shape::<(), u32>(map::TRACK_FREE),
-    shape::<u32, TrackState>(map::TRACK_STATE),
-    shape::<Ip16, Source>(map::TRACK_SOURCES),
-];
-
-/// Names of the pinned maps whose fill is worth knowing.
-pub fn map_names() -> impl Iterator<Item = &'static str> {
-    SHAPES.iter().map(|shape| shape.name)
-}
-
-fn check_shapes(pins: &PinRoot) -> Result<(), LoadError> {
-    for &Shape { name, key, value } in SHAPES {
-        let info = MapData::from_pin(pins.map(name))
-            .and_then(|data| data.info())
-            .map_err(|cause| LoadError::Map { name, cause })?;
-        if (info.key_size() as usize, info.value_size() as usize) != (key, value) {
-            return Err(LoadError::Shape {
-                name,
-                key: info.key_size(),
-                value: info.value_size(),
-                need_key: key as u32,
-                need_value: value as u32,
-            });
-        }
-    }
-    Ok(())
 }
 
 /// A pinned map keeps the capacity that it was created with.
@@ -343,71 +314,6 @@ fn warn_of_other_capacities(pins: &PinRoot, capacities: Capacities) {
             );
         }
     }
-}
-
-fn load_programs(
-    ebpf: &mut Ebpf,
-    btf: &Btf,
-    (meter_path, has_packet_path): (MeterPath, bool),
-) -> Result<BTreeMap<&'static str, ProgramCost>, LoadError> {
-    let mut costs = BTreeMap::new();
-    for spec in PROGRAMS
-        .iter()
-        .filter(|spec| spec.is_used(meter_path, has_packet_path))
-    {
-        let program = ebpf
-            .program_mut(spec.name)
-            .ok_or(LoadError::NoProgram(spec.name))?;
-        let started = std::time::Instant::now();
-        load_program(program, spec.hook, btf).map_err(|error| refused(spec.name, error))?;
-        let load_time = started.elapsed();
-        let info = program.info().map_err(|error| refused(spec.name, error))?;
-        let cost = ProgramCost {
-            verified_instructions: info.verified_instruction_count().unwrap_or_default(),
-            instructions: info.size_translated().unwrap_or_default() / 8,
-            load_time,
-        };
-        costs.insert(spec.name, cost);
-    }
-    Ok(costs)
-}
-
-fn load_program(program: &mut Program, hook: Hook, btf: &Btf) -> Result<(), ProgramError> {
-    match (program, hook) {
-        (Program::CgroupSockAddr(program), Hook::Cgroup(_)) => program.load(),
-        (Program::CgroupSock(program), Hook::Cgroup(_)) => program.load(),
-        (Program::CgroupSkb(program), Hook::Cgroup(_)) => program.load(),
-        (Program::SockOps(program), Hook::Cgroup(_)) => program.load(),
-        (Program::BtfTracePoint(program), Hook::Tracepoint(name)) => program.load(name, btf),
-        (Program::Iter(program), Hook::Iterator(kind)) => program.load(kind, btf),
-        (Program::RawTracePoint(program), Hook::TestRun) => program.load(),
-        (Program::SchedClassifier(program), Hook::Tcx(_) | Hook::PacketTestRun) => program.load(),
-        (Program::Xdp(program), Hook::Xdp) => program.load(),
-        _ => Err(ProgramError::UnexpectedProgramType),
-    }
-}
-
-fn refused(name: &'static str, error: ProgramError) -> LoadError {
-    const LAST_LINES: usize = 12;
-    let kernel = nix::sys::utsname::uname().map_or_else(
-        |_| "unknown".into(),
-        |uts| uts.release().to_string_lossy().into_owned(),
-    );
-    let reason = match error {
-        ProgramError::LoadError {
-            io_error,
-            verifier_log,
-        } => {
-            let log = verifier_log.to_string();
-            let lines: Vec<&str> = log.lines().collect();
-            format!(
-                "{io_error}; the verifier's last lines:\n{}",
-                lines[lines.len().saturating_sub(LAST_LINES)..].join("\n")
-            )
-        }
-        other => other.to_string(),
-    };
-    LoadError::Program { name, kernel, reason }
 }
 
 /// Process id of the caller in the initial pid namespace, which is the one that the programs see.

@@ -8,13 +8,13 @@ use std::{io, os::fd::AsFd as _, os::fd::AsRawFd as _};
 
 use aya::{
     Pod,
-    maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, lpm_trie::Key},
+    maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, lpm_trie::Key},
 };
 use aya_obj::generated::bpf_map_type;
 use nodemesh_abi::{
-    AccessWord, AffinityKey, AffinityValue, Backend, BackendState, CgroupEntry, ClientRules, Endpoint,
-    EndpointKey, FlowKey, FlowService, FlowValue, Held, IdentityAddr, InternalError, Ip16, NumberKey, Rules,
-    Service, ServiceKey, ServiceState, Settings, Slot, TableState, Traffic, Vantage, limits, names::map,
+    AccessWord, Backend, BackendState, CgroupEntry, ClientRules, Endpoint, EndpointKey, FlowService, Held,
+    IdentityAddr, Ip16, NumberKey, Rules, Service, ServiceKey, ServiceState, Settings, Slot, Traffic, Vantage,
+    names::map,
     service::tier_table,
 };
 
@@ -22,10 +22,17 @@ use zerocopy::{Immutable, IntoBytes};
 
 use super::{pins::PinRoot, sys};
 
+mod flows;
+mod reader;
+
+pub use self::reader::MapReader;
+
 /// `BPF_F_INNER_MAP` of `linux/bpf.h`: this array may differ in length from the template of its outer map.
 const INNER_MAP: u32 = 1 << 12;
 /// Slot tables swapped by one call: bounds the descriptors that are open at a time.
 const SWAP_BATCH: usize = 256;
+/// Rows that are zeroed by one call: bounds the memory for zeros.
+const BATCH: usize = 1_024;
 
 /// An operation on a map that failed.
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +68,19 @@ pub(super) fn open<T: TryFrom<Map, Error = MapError>>(
         .map_err(failed("open", name))
 }
 
+fn pinned(pins: &PinRoot, name: &'static str) -> Result<MapData, MapOpError> {
+    MapData::from_pin(pins.map(name)).map_err(failed("open", name))
+}
+
+/// Writes many rows in one call.
+fn update<K, V>(map: &MapData, name: &'static str, keys: &[K], rows: &[V]) -> Result<(), MapOpError>
+where
+    K: IntoBytes + Immutable,
+    V: IntoBytes + Immutable,
+{
+    sys::map_update_batch(map.fd().as_fd(), keys, rows).map_err(|(_, error)| io_failed("write", name, error))
+}
+
 /// Writes the rows that the agent owns.
 pub struct MapWriter {
     services: HashMap<MapData, ServiceKey, Service>,
@@ -80,6 +100,9 @@ pub struct MapWriter {
     clients: HashMap<MapData, ClientRules, Held>,
     flow_services: HashMap<MapData, ServiceKey, FlowService>,
     flow_tables: MapData,
+    /// `backends`, `backend_states` and `traffic` again, and `endpoints`, for many rows at once.
+    numbered: [MapData; 3],
+    endpoint_rows: MapData,
 }
 
 impl MapWriter {
@@ -87,10 +110,8 @@ impl MapWriter {
     pub fn open(pins: &PinRoot) -> Result<Self, MapOpError> {
         Ok(Self {
             services: open(pins, map::SERVICES)?,
-            slot_tables: MapData::from_pin(pins.map(map::SLOT_TABLES))
-                .map_err(failed("open", map::SLOT_TABLES))?,
-            tier_tables: MapData::from_pin(pins.map(map::TIER_TABLES))
-                .map_err(failed("open", map::TIER_TABLES))?,
+            slot_tables: pinned(pins, map::SLOT_TABLES)?,
+            tier_tables: pinned(pins, map::TIER_TABLES)?,
             service_states: open(pins, map::SERVICE_STATES)?,
             backends: open(pins, map::BACKENDS)?,
             backend_states: open(pins, map::BACKEND_STATES)?,
@@ -99,13 +120,18 @@ impl MapWriter {
             endpoints: open(pins, map::ENDPOINTS)?,
             traffic: open(pins, map::TRAFFIC)?,
             rules: open(pins, map::RULES)?,
-            policies: MapData::from_pin(pins.map(map::POLICIES)).map_err(failed("open", map::POLICIES))?,
+            policies: pinned(pins, map::POLICIES)?,
             identities: open(pins, map::IDENTITIES)?,
             numbers: open(pins, map::NUMBERS)?,
             clients: open(pins, map::CLIENTS)?,
+            numbered: [
+                pinned(pins, map::BACKENDS)?,
+                pinned(pins, map::BACKEND_STATES)?,
+                pinned(pins, map::TRAFFIC)?,
+            ],
+            endpoint_rows: pinned(pins, map::ENDPOINTS)?,
             flow_services: open(pins, map::FLOW_SERVICES)?,
-            flow_tables: MapData::from_pin(pins.map(map::FLOW_TABLES))
-                .map_err(failed("open", map::FLOW_TABLES))?,
+            flow_tables: pinned(pins, map::FLOW_TABLES)?,
         })
     }
 
@@ -189,6 +215,44 @@ impl MapWriter {
             .map_err(failed("write", map::BACKENDS))
     }
 
+    /// Writes the rows of backends whose ids nothing names yet, and zeroes their counters and these pairs of rows in `traffic`.
+    pub fn put_all_backends(
+        &mut self,
+        ids: &[u32],
+        rows: &[Backend],
+        pairs: &[u32],
+    ) -> Result<(), MapOpError> {
+        let [backends, states, traffic] = &self.numbered;
+        let zeroed = vec![BackendState::default(); ids.len().min(BATCH)];
+        for ids in ids.chunks(BATCH) {
+            update(states, map::BACKEND_STATES, ids, &zeroed[..ids.len()])?;
+        }
+        let of_pairs: Vec<u32> = pairs
+            .iter()
+            .flat_map(|pair| Vantage::ALL.map(|vantage| vantage.row(*pair)))
+            .collect();
+        let zeroed = vec![Traffic::default(); of_pairs.len().min(BATCH)];
+        for indexes in of_pairs.chunks(BATCH) {
+            update(traffic, map::TRAFFIC, indexes, &zeroed[..indexes.len()])?;
+        }
+        update(backends, map::BACKENDS, ids, rows)
+    }
+
+    /// Writes the rows of endpoints.
+    pub fn put_all_endpoints(&mut self, endpoints: &[(EndpointKey, Endpoint)]) -> Result<(), MapOpError> {
+        let (keys, rows): (Vec<EndpointKey>, Vec<Endpoint>) = endpoints.iter().copied().unzip();
+        update(&self.endpoint_rows, map::ENDPOINTS, &keys, &rows)
+    }
+
+    /// Every backend id that is in use, with its row.
+    pub fn backends(&self) -> Result<Vec<(u32, Backend)>, MapOpError> {
+        let [backends, ..] = &self.numbered;
+        let rows: Vec<Backend> = sys::map_rows(backends.fd().as_fd(), self.backend_capacity())
+            .map_err(|error| io_failed("list", map::BACKENDS, error))?;
+        let used = (0..).zip(rows).filter(|(_, row)| row.generation != 0);
+        Ok(used.collect())
+    }
+
     /// Zeroes the counters of a backend id; only for an id on which no socket is counted.
     pub fn reset_backend_state(&mut self, id: u32) -> Result<(), MapOpError> {
         self.backend_states
@@ -219,43 +283,6 @@ impl MapWriter {
         swap_tables(&self.slot_tables, map::SLOT_TABLES, &first)
     }
 
-    /// As [`MapWriter::swap_slot_tables`], for the tables of the packet path, of which each service has one at most.
-    pub fn swap_flow_tables(&mut self, tables: &[(u32, &[Slot])]) -> Result<(), MapOpError> {
-        swap_tables(&self.flow_tables, map::FLOW_TABLES, tables)
-    }
-
-    /// Every row of `flow_services`.
-    pub fn flow_services(&self) -> Result<Vec<(ServiceKey, FlowService)>, MapOpError> {
-        self.flow_services
-            .iter()
-            .collect::<Result<_, _>>()
-            .map_err(failed("list", map::FLOW_SERVICES))
-    }
-
-    /// Ids of the services with a table in `flow_tables`.
-    pub fn flow_tables(&self) -> Result<Vec<u32>, MapOpError> {
-        let mut found = Vec::new();
-        for id in 0..self.service_capacity() {
-            let exists = sys::map_has(self.flow_tables.fd().as_fd(), &id);
-            if exists.map_err(|error| io_failed("list", map::FLOW_TABLES, error))? {
-                found.push(id);
-            }
-        }
-        Ok(found)
-    }
-
-    /// Makes the packet path's row of `key` `row`.
-    pub fn put_flow_service(&mut self, key: &ServiceKey, row: &FlowService) -> Result<(), MapOpError> {
-        self.flow_services
-            .insert(key, row, 0)
-            .map_err(failed("write", map::FLOW_SERVICES))
-    }
-
-    /// Removes the packet path's row of `key`, if it is there.
-    pub fn delete_flow_service(&mut self, key: &ServiceKey) -> Result<(), MapOpError> {
-        ignore_missing(self.flow_services.remove(key)).map_err(failed("delete", map::FLOW_SERVICES))
-    }
-
     /// As [`MapWriter::swap_slot_tables`], for the tables of policies.
     pub fn swap_policies(&mut self, tables: &[(u32, &[AccessWord])]) -> Result<(), MapOpError> {
         swap_tables(&self.policies, map::POLICIES, tables)
@@ -272,6 +299,18 @@ impl MapWriter {
         self.rules
             .set(number, rules, 0)
             .map_err(failed("write", map::RULES))
+    }
+
+    /// The rules of a service as they are in the kernel.
+    pub fn rules(&self, number: u32) -> Result<Rules, MapOpError> {
+        self.rules.get(&number, 0).map_err(failed("read", map::RULES))
+    }
+
+    /// Returns when no program runs any more that may have read rows as they were before the call.
+    pub fn wait_for_programs(&mut self) -> Result<(), MapOpError> {
+        // The kernel waits for them wherever a map in a map is replaced. No service has the policy 0.
+        self.swap_policies(&[(0, &[AccessWord::default()])])?;
+        self.delete_policy(0)
     }
 
     /// Every prefix with its identity.
@@ -423,88 +462,5 @@ fn ignore_missing(result: Result<(), MapError>) -> Result<(), MapError> {
     match result {
         Err(MapError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,
-    }
-}
-
-/// Reads what the programs count.
-pub struct MapReader {
-    service_states: Array<MapData, ServiceState>,
-    backend_states: Array<MapData, BackendState>,
-    errors: PerCpuArray<MapData, u64>,
-    flows: HashMap<MapData, FlowKey, FlowValue>,
-    affinity: HashMap<MapData, AffinityKey, AffinityValue>,
-    cgroups: HashMap<MapData, u64, CgroupEntry>,
-    traffic: Array<MapData, Traffic>,
-    table: Array<MapData, TableState>,
-}
-
-impl MapReader {
-    /// Opens the maps pinned below `pins`.
-    pub fn open(pins: &PinRoot) -> Result<Self, MapOpError> {
-        Ok(Self {
-            service_states: open(pins, map::SERVICE_STATES)?,
-            backend_states: open(pins, map::BACKEND_STATES)?,
-            errors: open(pins, map::ERRORS)?,
-            flows: open(pins, map::FLOWS)?,
-            affinity: open(pins, map::AFFINITY)?,
-            cgroups: open(pins, map::CGROUPS)?,
-            traffic: open(pins, map::TRAFFIC)?,
-            table: open(pins, map::CONN_TABLE)?,
-        })
-    }
-
-    /// What the meter counted in a row of `traffic`.
-    pub fn traffic(&self, row: u32) -> Result<Traffic, MapOpError> {
-        self.traffic.get(&row, 0).map_err(failed("read", map::TRAFFIC))
-    }
-
-    /// How full the table of connections is.
-    pub fn table(&self) -> Result<TableState, MapOpError> {
-        self.table.get(&0, 0).map_err(failed("read", map::CONN_TABLE))
-    }
-
-    /// Live state of a backend id.
-    pub fn backend_state(&self, id: u32) -> Result<BackendState, MapOpError> {
-        self.backend_states
-            .get(&id, 0)
-            .map_err(failed("read", map::BACKEND_STATES))
-    }
-
-    /// Counters of a service id.
-    pub fn service_state(&self, id: u32) -> Result<ServiceState, MapOpError> {
-        self.service_states
-            .get(&id, 0)
-            .map_err(failed("read", map::SERVICE_STATES))
-    }
-
-    /// Internal errors since the maps were created, by [`InternalError`], over all CPUs.
-    pub fn internal_errors(&self) -> Result<[u64; InternalError::COUNT], MapOpError> {
-        let mut sums = [0; InternalError::COUNT];
-        for (index, sum) in sums.iter_mut().enumerate() {
-            let per_cpu = self
-                .errors
-                .get(&(index as u32), 0)
-                .map_err(failed("read", map::ERRORS))?;
-            *sum = per_cpu.iter().sum();
-        }
-        Ok(sums)
-    }
-
-    /// Entries and capacity of the maps that programs or cgroups fill. Counts by walking them.
-    pub fn dynamic_usage(&self) -> [(&'static str, (u64, u64)); 3] {
-        [
-            (
-                map::FLOWS,
-                (self.flows.keys().count() as u64, u64::from(limits::FLOWS)),
-            ),
-            (
-                map::AFFINITY,
-                (self.affinity.keys().count() as u64, u64::from(limits::AFFINITY)),
-            ),
-            (
-                map::CGROUPS,
-                (self.cgroups.keys().count() as u64, u64::from(limits::CGROUPS)),
-            ),
-        ]
     }
 }

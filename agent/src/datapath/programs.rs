@@ -14,15 +14,15 @@ pub enum Hook {
     Cgroup(bpf_attach_type),
     /// At a BTF tracepoint, for the whole host.
     Tracepoint(&'static str),
+    /// At a tcx hook of the interfaces of the packet path.
+    Tcx(bpf_attach_type),
+    /// At the XDP hook of those where that is wanted.
+    Xdp,
     /// As an iterator over a kind of kernel object, when asked.
     Iterator(&'static str),
-    /// At a tcx hook of each interface of the packet path.
-    Tcx(bpf_attach_type),
-    /// Before it, where XDP is wanted.
-    Xdp,
     /// Never attached: run by the agent itself.
     TestRun,
-    /// Likewise, as a program for packets.
+    /// The same, and looks like a program for packets.
     PacketTestRun,
 }
 
@@ -36,16 +36,54 @@ pub struct ProgramSpec {
 }
 
 impl ProgramSpec {
-    /// Whether it is loaded and attached where the meter's byte events take `path`, and there is a packet path or not.
-    pub fn is_used(&self, path: MeterPath, has_packet_path: bool) -> bool {
-        let is_packet_path = matches!(self.hook, Hook::Tcx(_) | Hook::Xdp | Hook::PacketTestRun);
-        match path {
-            _ if is_packet_path => has_packet_path,
-            MeterPath::Tracepoint => true,
-            MeterPath::Packet => !BYTE_EVENTS.contains(&self.name),
+    /// Whether it is loaded, and attached if it has a hook.
+    pub fn is_used(&self, using: Use) -> bool {
+        match self.name {
+            program::CARRY => using.carries,
+            _ if self.is_of_packet_path() => using.has_packet_path,
+            name if BYTE_EVENTS.contains(&name) => using.meter_path == MeterPath::Tracepoint,
+            _ => true,
         }
     }
+
+    /// Whether it is loaded only where there is a packet path.
+    fn is_of_packet_path(&self) -> bool {
+        self.is_at_interfaces() || self.hook == Hook::PacketTestRun
+    }
+
+    /// Whether its hooks are those of interfaces, each with a link of its own.
+    pub fn is_at_interfaces(&self) -> bool {
+        matches!(self.hook, Hook::Tcx(_) | Hook::Xdp)
+    }
+
+    /// Whether it stays attached to a hook of which there is one.
+    pub fn is_attached(&self) -> bool {
+        matches!(self.hook, Hook::Cgroup(_) | Hook::Tracepoint(_))
+    }
 }
+
+/// What decides which programs are used.
+#[derive(Clone, Copy, Debug)]
+pub struct Use {
+    /// Where the meter's byte events come from.
+    pub meter_path: MeterPath,
+    /// Whether records of another version of the ABI are to be copied.
+    pub carries: bool,
+    /// Whether there is a packet path.
+    pub has_packet_path: bool,
+}
+
+/// The programs that the kernel verifies for longest, in this order. Only the duration of a start depends on it.
+pub const SLOWEST: &[&str] = &[
+    program::EGRESS,
+    program::INGRESS,
+    program::SWEEP,
+    program::SEND_LENGTH,
+    program::RECV_LENGTH,
+    program::FLOW_INGRESS,
+    program::CONNECT6,
+    program::CONNECT4,
+];
 
 /// Programs that see the meter's byte events at tracepoints of their own.
 const BYTE_EVENTS: [&str; 2] = [program::SEND_LENGTH, program::RECV_LENGTH];
@@ -69,6 +107,8 @@ pub const PROGRAMS: &[ProgramSpec] = specs! {
     JUDGE: Hook::TestRun,
     LIST_CONNECTIONS: Hook::Iterator("bpf_sk_storage_map"),
     SWEEP: Hook::Iterator("bpf_sk_storage_map"),
+    ENLIST: Hook::Iterator("bpf_sk_storage_map"),
+    CARRY: Hook::Iterator("bpf_sk_storage_map"),
     ADOPT: Hook::Iterator("task_file"),
     FLOW_SWEEP: Hook::PacketTestRun,
     FLOW_EGRESS: Hook::Tcx(bpf_attach_type::BPF_TCX_EGRESS),

@@ -1,22 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The commands of `bpf(2)` that aya does not offer: link update, effective programs of a cgroup, batched map update,
-//! iterators over one map or process, links at interfaces, the memory of a map, and what a link's program cost. Called by the rest of `datapath` only.
+//! The commands of `bpf(2)` that aya does not offer: links by descriptor, effective programs of a cgroup, batched map update,
+//! iterators over one map or process, and what a link's program cost. Called by the rest of `datapath` only.
 //!
 //! Invariant: every pointer handed to the kernel is to memory that outlives the call.
 
+pub mod interface;
+pub mod memory;
+pub mod rows;
+
 use std::{
+    ffi::CString,
     fs::File,
     io,
-    num::NonZeroUsize,
     os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
-    ptr::NonNull,
+    path::Path,
     time::Duration,
 };
 
-use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info, bpf_prog_info};
-use libc::c_void;
-use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
-use zerocopy::{Immutable, IntoBytes};
+use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info, bpf_map_info, bpf_prog_info};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// `BPF_F_QUERY_EFFECTIVE` of `linux/bpf.h`: include programs inherited from ancestors.
 const QUERY_EFFECTIVE: u32 = 1;
@@ -87,46 +89,52 @@ pub fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<
     bpf(bpf_cmd::BPF_LINK_UPDATE, &mut attr).map(drop)
 }
 
+/// Attaches a program to a hook of a cgroup, beside the programs of others (`BPF_LINK_CREATE` without flags).
+pub fn link_cgroup_program(
+    program: BorrowedFd<'_>,
+    cgroup: BorrowedFd<'_>,
+    attach_type: bpf_attach_type,
+) -> io::Result<OwnedFd> {
+    let mut attr = zeroed();
+    attr.link_create.__bindgen_anon_1.prog_fd = raw(program);
+    attr.link_create.__bindgen_anon_2.target_fd = raw(cgroup);
+    attr.link_create.attach_type = attach_type as u32;
+    bpf_fd(bpf_cmd::BPF_LINK_CREATE, &mut attr)
+}
+
+/// Attaches a program to the tracepoint that it was loaded for (`BPF_RAW_TRACEPOINT_OPEN`).
+pub fn link_tracepoint_program(program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let mut attr = zeroed();
+    attr.raw_tracepoint.prog_fd = raw(program);
+    bpf_fd(bpf_cmd::BPF_RAW_TRACEPOINT_OPEN, &mut attr)
+}
+
 /// Opens a pinned object (`BPF_OBJ_GET`).
-pub fn object_get(path: &std::path::Path) -> io::Result<OwnedFd> {
-    let path = std::ffi::CString::new(path.as_os_str().as_encoded_bytes())?;
+pub fn object_get(path: &Path) -> io::Result<OwnedFd> {
+    let path = CString::new(path.as_os_str().as_encoded_bytes())?;
     let mut attr = zeroed();
     attr.__bindgen_anon_4.pathname = path.as_ptr() as u64;
     bpf_fd(bpf_cmd::BPF_OBJ_GET, &mut attr)
 }
 
-/// Id of the cgroup that a link attaches to.
-pub fn link_cgroup(link: BorrowedFd<'_>) -> io::Result<u64> {
-    let info = link_info(link)?;
-    // SAFETY: the caller asks only about cgroup links, for which the kernel fills this member.
-    Ok(unsafe { info.__bindgen_anon_1.cgroup.cgroup_id })
+/// Pins an object at a path where nothing is (`BPF_OBJ_PIN`).
+pub fn object_pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_encoded_bytes())?;
+    let mut attr = zeroed();
+    attr.__bindgen_anon_4.pathname = path.as_ptr() as u64;
+    attr.__bindgen_anon_4.bpf_fd = raw(object);
+    bpf(bpf_cmd::BPF_OBJ_PIN, &mut attr).map(drop)
 }
 
-/// Number of the interface that a tcx link attaches to; 0 if that is gone.
-pub fn link_interface(link: BorrowedFd<'_>) -> io::Result<u32> {
-    let info = link_info(link)?;
-    // SAFETY: the caller asks only about tcx and XDP links, for which the kernel fills this member, of XDP links in the same place.
-    Ok(unsafe { info.__bindgen_anon_1.tcx.ifindex })
+/// Opens the program with this id.
+pub fn program_by_id(id: u32) -> io::Result<OwnedFd> {
+    let mut attr = zeroed();
+    attr.__bindgen_anon_6.__bindgen_anon_1.prog_id = id;
+    bpf_fd(bpf_cmd::BPF_PROG_GET_FD_BY_ID, &mut attr)
 }
 
-/// Maps the first `length` bytes of an array's values, to be read.
-pub fn map_memory(map: BorrowedFd<'_>, length: usize) -> io::Result<NonNull<c_void>> {
-    let length = NonZeroUsize::new(length).ok_or(io::ErrorKind::InvalidInput)?;
-    // SAFETY: a new mapping at an address of the kernel's choice takes no memory away from anybody.
-    unsafe { mmap(None, length, ProtFlags::PROT_READ, MapFlags::MAP_SHARED, map, 0) }.map_err(Into::into)
-}
-
-/// Ends a mapping of [`map_memory`].
-///
-/// # Safety
-///
-/// `memory` is such a mapping of `length` bytes, and is not used any more.
-pub unsafe fn unmap_memory(memory: NonNull<c_void>, length: usize) {
-    // SAFETY: as above. An error would say that it is none.
-    let _ = unsafe { munmap(memory, length) };
-}
-
-fn link_info(link: BorrowedFd<'_>) -> io::Result<bpf_link_info> {
+/// What the kernel says of a link.
+pub fn link_info(link: BorrowedFd<'_>) -> io::Result<bpf_link_info> {
     // SAFETY: `bpf_link_info` is a struct of integers and unions of them, for which zero is valid.
     let mut info: bpf_link_info = unsafe { std::mem::zeroed() };
     object_info(link, &mut info)?;
@@ -157,20 +165,6 @@ pub fn effective_programs(cgroup: BorrowedFd<'_>, attach_type: bpf_attach_type) 
     Ok(ids)
 }
 
-/// Ids of the programs that run at `attach_type` (tcx or XDP) of the interface with this number.
-pub fn interface_programs(index: u32, attach_type: bpf_attach_type) -> io::Result<Vec<u32>> {
-    let mut ids = vec![0_u32; MAX_EFFECTIVE];
-    let mut attr = zeroed();
-    attr.query.__bindgen_anon_1.target_ifindex = index;
-    attr.query.attach_type = attach_type as u32;
-    attr.query.prog_ids = ids.as_mut_ptr() as u64;
-    attr.query.__bindgen_anon_2.count = MAX_EFFECTIVE as u32;
-    bpf(bpf_cmd::BPF_PROG_QUERY, &mut attr)?;
-    // SAFETY: after a successful query this member of the union holds the count.
-    ids.truncate(unsafe { attr.query.__bindgen_anon_2.count } as usize);
-    Ok(ids)
-}
-
 /// Whether a map of maps has an inner map at `key`.
 pub fn map_has<K: IntoBytes + Immutable>(map: BorrowedFd<'_>, key: &K) -> io::Result<bool> {
     let mut id = 0_u32;
@@ -193,6 +187,25 @@ pub fn map_delete<K: IntoBytes + Immutable>(map: BorrowedFd<'_>, key: &K) -> io:
     match bpf(bpf_cmd::BPF_MAP_DELETE_ELEM, &mut attr) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other.map(drop),
+    }
+}
+
+/// Takes an element out of a hash map (`BPF_MAP_LOOKUP_AND_DELETE_ELEM`, Linux 5.14): what a program adds to it until then is in what is
+/// returned. `None` if it is not there.
+pub fn map_take<K, V>(map: BorrowedFd<'_>, key: &K) -> io::Result<Option<V>>
+where
+    K: IntoBytes + Immutable,
+    V: FromBytes,
+{
+    let mut value = V::new_zeroed();
+    let mut attr = zeroed();
+    attr.__bindgen_anon_2.map_fd = raw(map);
+    attr.__bindgen_anon_2.key = std::ptr::from_ref(key) as u64;
+    attr.__bindgen_anon_2.__bindgen_anon_1.value = std::ptr::from_mut(&mut value) as u64;
+    match bpf(bpf_cmd::BPF_MAP_LOOKUP_AND_DELETE_ELEM, &mut attr) {
+        Ok(_) => Ok(Some(value)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
     }
 }
 
@@ -220,6 +233,41 @@ where
             // SAFETY: the kernel wrote the number of updated elements back.
             (unsafe { attr.batch.count } as usize, error)
         })
+}
+
+/// Rows of an array read by one call: bounds the kernel's buffers.
+const READ_BATCH: usize = 4_096;
+
+/// The first `count` rows of an array (`BPF_MAP_LOOKUP_BATCH`, Linux 5.6).
+pub fn map_rows<V: FromBytes + Clone>(map: BorrowedFd<'_>, count: u32) -> io::Result<Vec<V>> {
+    let mut rows = vec![V::new_zeroed(); count as usize];
+    let (mut done, mut last) = (0, 0_u32);
+    let mut keys = vec![0_u32; READ_BATCH];
+    while done < rows.len() {
+        let mut attr = zeroed();
+        attr.batch.in_batch = if done == 0 {
+            0
+        } else {
+            std::ptr::from_ref(&last) as u64
+        };
+        let mut next = 0_u32;
+        attr.batch.out_batch = std::ptr::from_mut(&mut next) as u64;
+        attr.batch.keys = keys.as_mut_ptr() as u64;
+        attr.batch.values = rows[done..].as_mut_ptr() as u64;
+        attr.batch.count = READ_BATCH.min(rows.len() - done) as u32;
+        attr.batch.map_fd = raw(map);
+        let result = bpf(bpf_cmd::BPF_MAP_LOOKUP_BATCH, &mut attr);
+        // SAFETY: the kernel wrote the number of rows that it read.
+        done += unsafe { attr.batch.count } as usize;
+        last = next;
+        match result {
+            Ok(_) => {}
+            // The end of the map.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => break,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(rows)
 }
 
 /// Starts an iterator program over the elements of `map` and opens its output.
@@ -261,6 +309,51 @@ fn iterate(program: BorrowedFd<'_>, info: Option<&IterLinkInfo>) -> io::Result<F
     Ok(bpf_fd(bpf_cmd::BPF_ITER_CREATE, &mut attr)?.into())
 }
 
+/// What the kernel says of a program, without what is of variable length.
+pub fn program_info(program: BorrowedFd<'_>) -> io::Result<bpf_prog_info> {
+    // SAFETY: `bpf_prog_info` is a struct of integers, for which zero is valid.
+    let mut info: bpf_prog_info = unsafe { std::mem::zeroed() };
+    object_info(program, &mut info)?;
+    Ok(info)
+}
+
+/// Ids of the maps that a program uses.
+pub fn program_maps(program: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
+    let mut ids = vec![0_u32; program_info(program)?.nr_map_ids as usize];
+    // SAFETY: `bpf_prog_info` is a struct of integers, for which zero is valid.
+    let mut info: bpf_prog_info = unsafe { std::mem::zeroed() };
+    info.nr_map_ids = ids.len() as u32;
+    info.map_ids = ids.as_mut_ptr() as u64;
+    object_info(program, &mut info)?;
+    ids.truncate(info.nr_map_ids as usize);
+    Ok(ids)
+}
+
+/// Opens the map with this id.
+pub fn map_by_id(id: u32) -> io::Result<OwnedFd> {
+    let mut attr = zeroed();
+    attr.__bindgen_anon_6.__bindgen_anon_1.map_id = id;
+    bpf_fd(bpf_cmd::BPF_MAP_GET_FD_BY_ID, &mut attr)
+}
+
+/// A name as the kernel gives it.
+pub fn object_name(name: &[std::ffi::c_char]) -> String {
+    let bytes: Vec<u8> = name
+        .iter()
+        .map(|byte| byte.cast_unsigned())
+        .take_while(|byte| *byte != 0)
+        .collect();
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// What the kernel says of a map.
+pub fn map_info(map: BorrowedFd<'_>) -> io::Result<bpf_map_info> {
+    // SAFETY: `bpf_map_info` is a struct of integers, for which zero is valid.
+    let mut info: bpf_map_info = unsafe { std::mem::zeroed() };
+    object_info(map, &mut info)?;
+    Ok(info)
+}
+
 /// Runs of a program and the time that they took, while statistics were on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Runs {
@@ -272,12 +365,8 @@ pub struct Runs {
 
 /// [`Runs`] of the program that a link runs.
 pub fn link_runs(link: BorrowedFd<'_>) -> io::Result<Runs> {
-    let mut attr = zeroed();
-    attr.__bindgen_anon_6.__bindgen_anon_1.prog_id = link_info(link)?.prog_id;
-    let program = bpf_fd(bpf_cmd::BPF_PROG_GET_FD_BY_ID, &mut attr)?;
-    // SAFETY: `bpf_prog_info` is a struct of integers, for which zero is valid.
-    let mut info: bpf_prog_info = unsafe { std::mem::zeroed() };
-    object_info(program.as_fd(), &mut info)?;
+    let program = program_by_id(link_info(link)?.prog_id)?;
+    let info = program_info(program.as_fd())?;
     Ok(Runs {
         count: info.run_cnt,
         time: Duration::from_nanos(info.run_time_ns),

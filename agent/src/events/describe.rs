@@ -40,6 +40,7 @@ impl Describer<'_> {
         self.client(&mut event, (record.client_addr, Port::new(0)), record.identity);
         event.client_pid = (record.tgid != 0).then_some(record.tgid);
         event.client_cgroup = (record.cgroup != 0).then_some(record.cgroup);
+        event.count = (record.count > 1).then_some(record.count);
         let ejected_ns = record
             .until_ns
             .checked_sub(record.at_ns)

@@ -88,7 +88,7 @@ impl Store {
     /// Remembers, counts and sends an event.
     pub(super) fn publish(&self, event: Arc<Event>, reason: &'static str) {
         let mut kept = self.kept();
-        *kept.counts.entry((event.kind, reason)).or_default() += 1;
+        *kept.counts.entry((event.kind, reason)).or_default() += event.count.unwrap_or(1);
         if kept.events.len() == KEPT {
             kept.events.pop_front();
         }

@@ -31,6 +31,7 @@ fn refused(at_ns: u64) -> nodemesh_abi::Event {
     record.client_addr = address(1).0;
     record.protocol = Protocol::Udp as u16;
     (record.at_ns, record.tgid, record.cgroup) = (at_ns, 77, 88);
+    record.count = 1;
     record
 }
 
@@ -74,7 +75,7 @@ fn what_programs_write_and_what_the_agent_tells_come_in_one_order() {
     let mut ejected = nodemesh_abi::Event::new_zeroed();
     ejected.kind = Kind::Ejected as u16;
     ejected.reason = Ejection::Silence as u16;
-    ejected.backend = 4;
+    (ejected.backend, ejected.count) = (4, 1);
     (ejected.addr, ejected.port) = address(2);
     (ejected.at_ns, ejected.until_ns) = (20, 2_500_000_020);
     events.push(vec![refused(10), ejected]);
@@ -130,6 +131,21 @@ fn what_programs_write_and_what_the_agent_tells_come_in_one_order() {
         assert_eq!(count(&events, cause), 1, "{cause:?}");
     }
     assert_eq!(count(&events, (EventKind::Refused, "policy")), 0);
+}
+
+#[test]
+fn one_event_may_stand_for_many() {
+    let events = events();
+    let mut many = refused(2);
+    many.count = 1_000_000;
+    events.push(vec![refused(1), many]);
+    named(&events, 1_000_001);
+    let told: Vec<Option<u64>> = heard(&mut events.subscribe(0, false))
+        .iter()
+        .map(|event| event.count)
+        .collect();
+    assert_eq!(told, [None, Some(1_000_000)]);
+    assert_eq!(count(&events, (EventKind::Refused, "requests")), 1_000_001);
 }
 
 #[test]

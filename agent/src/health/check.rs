@@ -30,7 +30,7 @@ use tokio::{
 use tracing::{info, warn};
 
 use super::{
-    judge::{Judge, Judged},
+    judge::{Judge, Judged, is_out},
     probe,
 };
 use crate::{admin::report, reconcile::view::View};
@@ -146,7 +146,8 @@ fn is_ours(check: &HealthCheck, backend: &FrontendBackend, node: &Locality) -> b
 
 async fn keep_checking(target: Target, judge: Arc<Judge>, permits: Arc<Semaphore>) {
     let check = &target.check;
-    let mut streak = Streak::default();
+    // What was found before, by this agent or a former one, holds until there are answers.
+    let mut streak = Streak::after(target.is_out(&judge), check);
     sleep(check.interval.mul_f64(fastrand::f64())).await;
     loop {
         let wait = check
@@ -188,6 +189,18 @@ fn hold(check: &HealthCheck) -> Duration {
 }
 
 impl Target {
+    /// Whether a health check has ejected any of its backends.
+    fn is_out(&self, judge: &Judge) -> bool {
+        let out = |backend: &Judged| {
+            judge
+                .state(*backend)
+                .map(|state| is_out(&state, Ejection::HealthCheck))
+        };
+        self.backends
+            .iter()
+            .any(|backend| out(backend).unwrap_or_default())
+    }
+
     fn carry_out(&self, act: impl Fn(Judged) -> anyhow::Result<()>) {
         for backend in &self.backends {
             if let Err(error) = act(*backend) {
@@ -221,6 +234,14 @@ struct Streak {
 }
 
 impl Streak {
+    /// What goes on from a finding: one failure more upholds it.
+    fn after(is_out: bool, check: &HealthCheck) -> Self {
+        Self {
+            passed: 0,
+            failed: if is_out { check.unhealthy_threshold } else { 0 },
+        }
+    }
+
     /// What is known after one more answer; `None` while there are too few in a row.
     fn note(&mut self, is_well: bool, check: &HealthCheck) -> Option<Word> {
         if is_well {
@@ -273,6 +294,19 @@ mod tests {
         assert_eq!(note("--"), [Some(new), Some(old)]);
         assert_eq!(note("+-+"), [None; 3]);
         assert_eq!(note("++-"), [Some(Word::Healthy), Some(Word::Healthy), None]);
+    }
+
+    #[test]
+    fn what_a_former_agent_found_is_upheld_by_the_first_failure() {
+        let check = check("every-node");
+        let old = Some(Word::Unhealthy { is_new: false });
+        assert_eq!(Streak::after(true, &check).note(false, &check), old);
+        assert_eq!(Streak::after(false, &check).note(false, &check), None);
+        let mut streak = Streak::after(true, &check);
+        assert_eq!(
+            [true, true].map(|is_well| streak.note(is_well, &check)),
+            [None, Some(Word::Healthy)]
+        );
     }
 
     #[test]

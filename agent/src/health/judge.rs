@@ -53,10 +53,11 @@ impl Judge {
     }
 
     /// Ejects a backend for at least `least`, or extends its ejection before it ends; to be called again while the reason lasts. The
-    /// kernel may leave it in: no more than a share of a service may be out.
+    /// kernel may leave it in: no more than a share of a service may be out. A failed health check becomes the reason in place of any
+    /// other: what readmits for those does not disprove it.
     pub fn eject(&self, backend: Judged, reason: Ejection, least: Duration) -> Result<()> {
-        let (remaining, hold) = (remaining(&self.state(backend)?, monotonic_ns()), HOLD.max(least));
-        if remaining.is_some_and(|remaining| remaining > hold.mul_f64(EXTEND)) {
+        let hold = HOLD.max(least);
+        if is_done(&self.state(backend)?, reason, hold, monotonic_ns()) {
             return Ok(());
         }
         self.run(backend, hold, reason)
@@ -97,6 +98,12 @@ pub fn is_out(state: &BackendState, reason: Ejection) -> bool {
     state.ejected_until_ns != 0 && state.ejected_for == reason as u64
 }
 
+/// Whether a backend is out for most of `hold`, and for a reason that `reason` does not outrank.
+fn is_done(state: &BackendState, reason: Ejection, hold: Duration, now: u64) -> bool {
+    let outranks = reason == Ejection::HealthCheck && !is_out(state, reason);
+    !outranks && remaining(state, now).is_some_and(|remaining| remaining > hold.mul_f64(EXTEND))
+}
+
 /// How long a backend is out from now on; `None` if it is in, or gets a probe.
 fn remaining(state: &BackendState, now: u64) -> Option<Duration> {
     let until = state.ejected_until_ns;
@@ -119,5 +126,25 @@ mod tests {
         assert_eq!(remaining(&state, 5), Some(Duration::from_nanos(3)));
         assert_eq!(remaining(&state, 9), Some(Duration::ZERO));
         assert!(is_out(&state, Ejection::Silence) && !is_out(&state, Ejection::HealthCheck));
+    }
+
+    #[test]
+    fn a_failed_health_check_becomes_the_reason_of_an_ejection_at_once() {
+        let hold = Duration::from_secs(10);
+        let mut state = BackendState {
+            ejected_until_ns: hold.as_nanos() as u64,
+            ejected_for: Ejection::Connect as u64,
+            ..BackendState::default()
+        };
+        let done = |state: &BackendState, reason, now| is_done(state, reason, hold, now);
+        assert!(!done(&state, Ejection::HealthCheck, 0));
+        assert!(done(&state, Ejection::Silence, 0));
+        state.ejected_for = Ejection::HealthCheck as u64;
+        assert!(done(&state, Ejection::HealthCheck, 0) && done(&state, Ejection::Silence, 0));
+        assert!(
+            !done(&state, Ejection::HealthCheck, 2_000_000_000),
+            "extended in time"
+        );
+        assert!(!done(&state, Ejection::HealthCheck, u64::MAX), "long past");
     }
 }

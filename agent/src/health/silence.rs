@@ -4,7 +4,8 @@
 //!
 //! Evidence is a stream that has begun to emit and is silent for longer than the backend's own pace allows, or, on the backend's node, a
 //! connection whose bytes the server leaves unread while it works on nothing. A request in prefill is no evidence, however long it takes; a
-//! backend without requests shows none. One stream that emits, or one answer that is finished, proves the backend alive.
+//! backend without requests shows none. One stream that emits, or one that begins to, proves the backend alive. Nothing else does: that
+//! requests are read, headers sent and `/health` answered is the doing of a front that may have lost its engine.
 //! Invariant: a verdict needs the word of every stream that has begun, and of as many as the policy asks for.
 
 use std::{collections::HashMap, time::Duration};
@@ -23,8 +24,8 @@ const LEAST_UNREAD_NS: u64 = 3_000_000_000;
 pub enum Sign {
     /// It has an open stream that has begun to emit; the latest byte came at this time.
     Stream(u64),
-    /// It has requests that the server works on, as far as is known; when the server last read or wrote something, 0 if that is not known.
-    Busy(u64),
+    /// It has requests that the server works on, as far as is known.
+    Busy,
     /// The server has not read what came, and works on nothing else of this connection.
     Unread {
         /// Bytes that it read before, ever.
@@ -50,9 +51,7 @@ impl Sign {
             let is_slow = !is_server && listed.unread > 0;
             return (!is_slow).then_some(Self::Stream(meter.last_ns));
         }
-        // What a client has written tells nothing of the server.
-        let is_known = is_server || phase != Phase::Request;
-        Some(Self::Busy(if is_known { meter.last_ns } else { 0 }))
+        Some(Self::Busy)
     }
 }
 
@@ -70,10 +69,8 @@ pub struct Seen {
 /// What was ever counted of a backend, at the end that is nearer to it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
-    /// Requests that it has answered to the end.
-    pub answered: u64,
-    /// Bytes that it has sent.
-    pub sent: u64,
+    /// Answers whose first token it has sent.
+    pub begun: u64,
     /// Bytes that it has read.
     pub read: u64,
 }
@@ -120,11 +117,21 @@ pub enum Verdict {
 pub struct Memory {
     /// Connections with unread bytes: how much had been read when they were first seen so, and when.
     unread: HashMap<u64, (u64, u64)>,
-    /// Answers that were counted, and when that was last seen to grow.
-    answered: Option<(u64, u64)>,
+    /// Answers that had begun in the last pass.
+    begun: Option<u64>,
+    /// When it last emitted something, as far as is known; 0 for never.
+    emitted_ns: u64,
     passed_ns: u64,
-    /// What was counted when it was first seen to be out.
-    out: Option<Progress>,
+    out: Option<Out>,
+}
+
+/// How a backend was when it was first seen to be out.
+#[derive(Clone, Copy, Debug)]
+struct Out {
+    emitted_ns: u64,
+    read: u64,
+    /// Whether it had left bytes unread.
+    is_unread: bool,
 }
 
 impl Memory {
@@ -137,23 +144,32 @@ impl Memory {
         is_out: bool,
         now: u64,
     ) -> Verdict {
-        let answered_ns = self.note_answers(progress.answered, now);
-        let finding = self.finding(demand, seen, answered_ns, now);
+        let was_unread = !self.unread.is_empty();
+        self.note_emissions(seen, progress.begun, now);
+        let finding = self.finding(demand, seen, now);
         self.passed_ns = now;
         if !is_out {
             self.out = None;
             return finding;
         }
-        let before = *self.out.get_or_insert(progress);
-        let emits = progress.sent != before.sent || progress.answered != before.answered;
-        let reads = progress.read != before.read && self.unread.is_empty();
+        let before = *self.out.get_or_insert(Out {
+            emitted_ns: self.emitted_ns,
+            read: progress.read,
+            is_unread: was_unread,
+        });
+        let emits = self.emitted_ns > before.emitted_ns;
+        let reads = before.is_unread && progress.read != before.read && self.unread.is_empty();
         match finding {
-            _ if emits || reads => {
+            _ if emits => {
+                self.out = None;
+                Verdict::Readmit
+            }
+            Verdict::Eject => Verdict::Eject,
+            _ if reads => {
                 self.out = None;
                 Verdict::Readmit
             }
             // Where nothing is left to be seen, the kernel's probe decides.
-            Verdict::Eject => Verdict::Eject,
             Verdict::Leave(_) | Verdict::Readmit => Verdict::Leave(None),
         }
     }
@@ -163,38 +179,27 @@ impl Memory {
         self.unread.is_empty() && self.out.is_none()
     }
 
-    /// When an answer was finished last, as far as is known; 0 for never. Between two passes it is taken to have been in the middle.
-    fn note_answers(&mut self, answered: u64, now: u64) -> u64 {
-        let at = match self.answered {
-            Some((before, at)) if before == answered => at,
-            Some(_) => self.passed_ns.midpoint(now),
-            None => 0,
-        };
-        self.answered = Some((answered, at));
-        at
+    /// Notes when the backend emitted last. A stream that has begun and ended between two passes is taken to have done so in the middle.
+    fn note_emissions(&mut self, seen: &[Seen], begun: u64, now: u64) {
+        if self.begun.is_some_and(|before| before != begun) {
+            self.emitted_ns = self.emitted_ns.max(self.passed_ns.midpoint(now));
+        }
+        self.begun = Some(begun);
+        for one in seen {
+            if let Sign::Stream(last_ns) = one.sign {
+                self.emitted_ns = self.emitted_ns.max(last_ns);
+            }
+        }
     }
 
-    fn finding(&mut self, demand: Demand, seen: &[Seen], answered_ns: u64, now: u64) -> Verdict {
-        let limit = demand.limit_ns();
-        let mut tally = Tally {
-            alive_until: if answered_ns == 0 {
-                0
-            } else {
-                answered_ns.saturating_add(limit)
-            },
-            ..Tally::default()
-        };
+    fn finding(&mut self, demand: Demand, seen: &[Seen], now: u64) -> Verdict {
+        let mut tally = Tally::default();
         let mut former = std::mem::take(&mut self.unread);
         for one in seen {
             let vantage = one.vantage as usize;
             match one.sign {
-                Sign::Stream(last_ns) => tally.streams[vantage].push(last_ns.saturating_add(limit)),
-                Sign::Busy(last_ns) => {
-                    tally.busy[vantage] = true;
-                    if last_ns != 0 {
-                        tally.alive_until = tally.alive_until.max(last_ns.saturating_add(limit));
-                    }
-                }
+                Sign::Stream(_) => tally.streams[vantage] += 1,
+                Sign::Busy => tally.busy[vantage] = true,
                 Sign::Unread { up } => {
                     let (read, since) = former.remove(&one.cookie).unwrap_or((up, now));
                     let since = if read == up { since } else { now };
@@ -203,46 +208,49 @@ impl Memory {
                 }
             }
         }
-        match tally.due(demand.streams as usize) {
+        let silent_at = match self.emitted_ns {
+            0 => 0,
+            emitted => emitted.saturating_add(demand.limit_ns()),
+        };
+        match tally.due(demand.streams as usize, silent_at) {
             Some(due) if due <= now => Verdict::Eject,
             due => Verdict::Leave(due),
         }
     }
 }
 
-/// The evidence of one pass. Times are those at which the silence of a connection begins to count.
+/// The evidence of one pass.
 #[derive(Debug, Default)]
 struct Tally {
-    /// By vantage.
-    streams: [Vec<u64>; 2],
+    /// Streams that have begun, by vantage.
+    streams: [usize; 2],
     busy: [bool; 2],
+    /// When connections with unread bytes begin to count.
     unread: Vec<u64>,
-    /// Until when something else proves that the backend is alive.
-    alive_until: u64,
 }
 
 impl Tally {
-    /// When enough connections agree, if nothing happens until then; `None` if there are too few.
-    fn due(mut self, wanted: usize) -> Option<u64> {
+    /// When `wanted` connections agree, if nothing happens until then; `None` if there are too few. From `silent_at` on the backend has
+    /// emitted nothing for too long.
+    fn due(mut self, wanted: usize, silent_at: u64) -> Option<u64> {
         // One connection may be seen at both ends. The backend's own node sees those of every client.
         let [client, server] = self.streams;
         let [client_busy, server_busy] = self.busy;
-        let is_server = !server.is_empty() || server_busy || !self.unread.is_empty();
+        let is_server = server > 0 || server_busy || !self.unread.is_empty();
         let (streams, is_busy) = if is_server {
             (server, server_busy)
         } else {
             (client, client_busy)
         };
-        let of_streams = streams.iter().copied().fold(self.alive_until, u64::max);
-        let Some(more) = wanted.checked_sub(streams.len()).filter(|more| *more > 0) else {
-            return Some(of_streams);
+        let Some(more) = wanted.checked_sub(streams).filter(|more| *more > 0) else {
+            return Some(silent_at);
         };
         // A server that works on something may have no time to read.
         if is_busy || self.unread.len() < more {
             return None;
         }
         self.unread.sort_unstable();
-        Some(of_streams.max(self.unread[more - 1]))
+        Some(silent_at.max(self.unread[more - 1]))
     }
 }
 

@@ -11,8 +11,8 @@ use std::{
 };
 
 use nodemesh_abi::{
-    Ejection, Ip16, ListedConnection, Outcome, Port, Protocol, Traffic, Vantage,
-    traffic::{GAP_BOUNDS_NS, SHARED_PAIR},
+    Ejection, Ip16, ListedConnection, Port, Protocol, Traffic, Vantage,
+    traffic::{FIRST_BOUNDS_NS, GAP_BOUNDS_NS, SHARED_PAIR},
 };
 use nodemesh_model::resource::policy::Silence;
 use tracing::{info, warn};
@@ -44,6 +44,8 @@ struct Subject {
     memory: Memory,
     /// Whether it was out in the last pass.
     is_out: bool,
+    /// Whether its silence was logged: the kernel may leave it in, or have it out for another reason.
+    is_told: bool,
 }
 
 /// The watch.
@@ -198,11 +200,12 @@ impl Subject {
         let address = || report::endpoint(endpoint.0, endpoint.1);
         match verdict {
             Verdict::Leave(due) => {
+                self.is_told = self.is_out;
                 let due = due.map(|due| Duration::from_nanos(due.saturating_sub(now)));
                 return if self.is_out { Some(OUT_PERIOD) } else { due };
             }
             Verdict::Eject => {
-                if !self.is_out {
+                if !std::mem::replace(&mut self.is_told, true) {
                     info!(
                         backend = address(),
                         connections = seen.len(),
@@ -212,6 +215,7 @@ impl Subject {
                 carry_out(&|backend| judge.eject(backend, Ejection::Silence, Duration::ZERO));
             }
             Verdict::Readmit => {
+                self.is_told = false;
                 info!(backend = address(), "a silent backend emits again");
                 carry_out(&|backend| judge.readmit(backend, Ejection::Silence));
             }
@@ -235,8 +239,7 @@ impl Subject {
         };
         let sum = |number: fn(&Traffic) -> u64| used.iter().map(|row| number(row)).fold(0, u64::wrapping_add);
         let progress = Progress {
-            answered: sum(answered),
-            sent: sum(|row| row.bytes_down),
+            begun: sum(begun),
             read: sum(|row| row.bytes_up),
         };
         (progress, gap_ns(&used))
@@ -251,10 +254,8 @@ fn gap_ns(rows: &[&Traffic]) -> Option<u64> {
     gaps.max()
 }
 
-/// Requests that the backend answered to the end.
-fn answered(row: &Traffic) -> u64 {
-    [Outcome::Success, Outcome::ClientError, Outcome::ServerError]
-        .map(|outcome| row.requests[outcome as usize])
-        .iter()
-        .sum()
+/// Answers whose first token was sent.
+fn begun(row: &Traffic) -> u64 {
+    // The last slot is a sum.
+    row.first_token[..=FIRST_BOUNDS_NS.len()].iter().sum()
 }

@@ -223,7 +223,7 @@ group! { NODE "The node"
     ACCESS_LOST: Counter "nodemesh_access_log_lost_total" ["lines"] &[],
         "Records of the access log that were lost because their reader or writer was behind.";
     EVENTS: Counter "nodemesh_events_total" ["events"] &["kind", "reason"],
-        "Events, as `nodemesh monitor` shows them, since the agent started; the reason is empty for a kind that needs none.";
+        "How often what `nodemesh monitor` tells of happened, since the agent started; the reason is empty for a kind that needs none.";
     EVENTS_LOST: Counter "nodemesh_events_lost_total" ["events"] &["stage"],
         "Events that were lost: for all readers where they were recorded or named, or for a reader that was behind.";
     CORRECTIONS: Counter "nodemesh_in_flight_corrections_total" ["corrections"] &[],
@@ -238,6 +238,10 @@ group! { NODE "The node"
         "Addresses of services that are not in the kernel as configured.";
     INTERNAL_ERRORS: Counter "nodemesh_datapath_errors_total" ["errors"] &["reason"],
         "Internal errors of the kernel programs.";
+    ATTACHED_PROGRAMS: Gauge "nodemesh_attached_programs" ["1"] &["program"],
+        "1 if the kernel runs a program at its hook, 0 if it does not and the agent cannot put that right.";
+    ATTACHMENT_REPAIRS: Counter "nodemesh_attachment_repairs_total" ["repairs"] &["fault"],
+        "What was put right of what is attached and pinned, by what another tool had done to it.";
     PROGRAM_RUNS: Counter "nodemesh_program_runs_total" ["runs"] &["program"],
         "Runs of a kernel program while statistics are on.";
     PROGRAM_TIME: Counter "nodemesh_program_run_seconds_total" ["seconds"] &["program"],

@@ -22,6 +22,7 @@ pub(super) fn write(scrape: &mut Scrape, node: &Node, view: &View) -> Result<()>
     write_meter(scrape, node)?;
     write_events(scrape, node)?;
     write_maps(scrape, node, view)?;
+    write_attachment(scrape, node)?;
     write_programs(scrape, node)?;
     write_config(scrape, node, view)?;
     Ok(())
@@ -97,6 +98,20 @@ fn write_maps(scrape: &mut Scrape, node: &Node, view: &View) -> prometheus::Resu
     scrape.family(&family::INTERNAL_ERRORS, |samples| {
         for (reason, count) in node.internal_errors() {
             samples.number(&unlabelled, &[&reason], count as f64);
+        }
+    })
+}
+
+fn write_attachment(scrape: &mut Scrape, node: &Node) -> prometheus::Result<()> {
+    let (unlabelled, attachment) = (Labels::default(), node.attachment());
+    scrape.family(&family::ATTACHED_PROGRAMS, |samples| {
+        for (name, in_force) in &attachment.programs {
+            samples.number(&unlabelled, &[name], f64::from(u8::from(*in_force)));
+        }
+    })?;
+    scrape.family(&family::ATTACHMENT_REPAIRS, |samples| {
+        for (fault, count) in &attachment.repairs {
+            samples.number(&unlabelled, &[fault.word()], *count as f64);
         }
     })
 }

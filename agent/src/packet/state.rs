@@ -5,6 +5,8 @@ use std::net::IpAddr;
 
 use nodemesh_abi::{FlowSettings, Source, flow::FlowState};
 
+use crate::datapath::guard::Attachment;
+
 /// The snapshot.
 #[derive(Clone, Debug, Default)]
 pub struct PacketState {
@@ -12,6 +14,8 @@ pub struct PacketState {
     pub is_on: bool,
     /// Interfaces that the programs run on, or should.
     pub interfaces: Vec<Attached>,
+    /// Which programs are in force on all of them, and what was put right.
+    pub attachment: Attachment,
     /// What is not as it should be, with the remedy.
     pub problems: Vec<String>,
     /// What the programs were told; `None` before the first time.

@@ -28,7 +28,7 @@ use super::{
 use crate::datapath::{
     PinRoot,
     flow_maps::{FlowReader, FlowWriter},
-    interface_links,
+    interface_links::InterfaceLinks,
 };
 
 /// How often interfaces are looked at, and flows swept while the table is full.
@@ -48,7 +48,7 @@ const NO_PACKET: [u8; 14] = [0; 14];
 pub struct PacketPath {
     args: PacketArgs,
     ebpf: Arc<Mutex<Ebpf>>,
-    pins: PinRoot,
+    links: InterfaceLinks,
     writer: FlowWriter,
     reader: Arc<FlowReader>,
     /// What the programs were told, by this agent.
@@ -67,16 +67,17 @@ impl PacketPath {
     pub fn start(
         args: PacketArgs,
         ebpf: Arc<Mutex<Ebpf>>,
-        pins: PinRoot,
+        pins: &PinRoot,
+        links: InterfaceLinks,
         reader: Arc<FlowReader>,
     ) -> Result<(Self, watch::Receiver<Arc<PacketState>>)> {
         args.check()?;
-        let writer = FlowWriter::open(&pins)?;
+        let writer = FlowWriter::open(pins)?;
         let (published, receiver) = watch::channel(Arc::default());
         let mut path = Self {
             args,
             ebpf,
-            pins,
+            links,
             writer,
             reader,
             settings: None,
@@ -109,13 +110,14 @@ impl PacketPath {
             state.problems.push(format!("{error:#}"));
         }
         self.tell(&state.problems);
+        state.attachment = self.links.attachment().clone();
         self.published.send_replace(Arc::new(state));
     }
 
     /// Serves the interfaces that are there, and leaves those that are not named any more.
     fn follow(&mut self, state: &mut PacketState) -> Result<()> {
         if !self.args.is_on() {
-            interface_links::detach(&self.pins, |_, _| false).context("detach the packet path")?;
+            self.links.detach(|_, _| false).context("detach the packet path")?;
             return Ok(());
         }
         let all = interface::list().context("list the interfaces")?;
@@ -130,14 +132,21 @@ impl PacketPath {
         let keeps_xdp = self.args.packet_xdp != XdpChoice::Off;
         let is_wanted =
             |name: &str, index| indices.contains(&index) && (keeps_xdp || name != program::FLOW_XDP);
-        interface_links::detach(&self.pins, is_wanted).context("detach from interfaces")?;
+        self.links.detach(is_wanted).context("detach from interfaces")?;
         self.served.retain(|index| indices.contains(index));
         self.xdp.retain(|(index, _)| indices.contains(index));
+        self.links.begin();
         for interface in &chosen {
-            if let Err(error) = self.serve(interface) {
+            let served = self.serve(interface);
+            let xdp = self.xdp.iter().find(|(index, _)| *index == interface.index);
+            state.interfaces.push(Attached {
+                name: interface.name.clone(),
+                is_effective: served.is_ok(),
+                xdp: xdp.map(|(_, run)| *run),
+            });
+            if let Err(error) = served {
                 state.problems.push(format!("{error:#}"));
             }
-            state.interfaces.push(self.attached(interface));
         }
         state.settings = self.settings;
         Ok(())
@@ -145,46 +154,32 @@ impl PacketPath {
 
     fn serve(&mut self, interface: &Interface) -> Result<()> {
         let target = (interface.index, &*interface.name);
-        let mut ebpf = self.ebpf.lock().expect("no holder panics");
-        if self.served.contains(&interface.index) && interface_links::is_effective(&ebpf, interface.index) {
-            return Ok(());
-        }
-        interface_links::attach(&mut ebpf, &self.pins, target)?;
-        drop(ebpf);
-        if self.served.insert(interface.index) && self.args.packet_xdp != XdpChoice::Off {
-            self.serve_xdp(target);
+        self.links.serve(target)?;
+        if self.served.insert(interface.index) {
+            self.begin_xdp(target);
+        } else if let Some((_, run)) = self.xdp.iter().find(|(index, _)| *index == interface.index) {
+            self.links.serve_xdp(target, *run == XdpRun::Native)?;
         }
         Ok(())
     }
 
     /// Tries XDP in the driver, and by the generic hook if that is wanted. Without it the programs behind it do the same.
-    fn serve_xdp(&mut self, target: (u32, &str)) {
-        let mut ebpf = self.ebpf.lock().expect("no holder panics");
+    fn begin_xdp(&mut self, target: (u32, &str)) {
+        let modes: &[XdpRun] = match self.args.packet_xdp {
+            XdpChoice::Off => return,
+            XdpChoice::Auto => &[XdpRun::Native],
+            XdpChoice::Generic => &[XdpRun::Native, XdpRun::Generic],
+        };
         // A link does not tell how it runs, so a former agent's is made anew.
-        let former = |name: &str, index: u32| name != program::FLOW_XDP || index != target.0;
-        if let Err(error) = interface_links::detach(&self.pins, former) {
+        let others = |name: &str, index: u32| name != program::FLOW_XDP || index != target.0;
+        if let Err(error) = self.links.detach(others) {
             warn!(interface = target.1, %error, "could not take a former agent's XDP program away");
         }
-        let modes: &[(bool, XdpRun)] = match self.args.packet_xdp {
-            XdpChoice::Off => &[],
-            XdpChoice::Auto => &[(true, XdpRun::Native)],
-            XdpChoice::Generic => &[(true, XdpRun::Native), (false, XdpRun::Generic)],
-        };
-        for (is_native, run) in modes {
-            match interface_links::attach_xdp(&mut ebpf, &self.pins, target, *is_native) {
+        for run in modes {
+            match self.links.serve_xdp(target, *run == XdpRun::Native) {
                 Ok(()) => return self.xdp.push((target.0, *run)),
                 Err(error) => debug!(interface = target.1, %error, "no XDP of this kind"),
             }
-        }
-    }
-
-    fn attached(&self, interface: &Interface) -> Attached {
-        let ebpf = self.ebpf.lock().expect("no holder panics");
-        let xdp = self.xdp.iter().find(|(index, _)| *index == interface.index);
-        Attached {
-            name: interface.name.clone(),
-            is_effective: interface_links::is_effective(&ebpf, interface.index),
-            xdp: xdp.map(|(_, run)| *run),
         }
     }
 

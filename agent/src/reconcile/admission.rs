@@ -11,17 +11,22 @@
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
+    time::Instant,
 };
 
-use nodemesh_abi::{AccessWord, NumberKey, NumberKind, Rules, limits, names::map, policy::UNKNOWN};
+use nodemesh_abi::{
+    AccessWord, EndpointKey, NumberKey, NumberKind, Rules, limits, names::map, policy::UNKNOWN,
+};
 use nodemesh_model::{
     Desired, Frontend, ResourceName,
     access::{AccessRules, Directory, Principal, PrincipalName},
 };
+use tracing::{debug, warn};
 
-use super::{ids::IdPool, numbers::Numbers};
+use super::{demand::Demand, ids::IdPool, numbers::Numbers, shared};
 use crate::datapath::{
     MapWriter,
+    listing::ConnectionLister,
     maps::{MapOpError, Prefix},
 };
 
@@ -33,6 +38,8 @@ const NO_TABLE: u32 = u32::MAX;
 pub struct Assigned {
     rules: HashMap<ResourceName, u32>,
     policies: HashMap<Arc<AccessRules>, u32>,
+    /// Policies of endpoints whose services have not all the same.
+    shared: HashMap<EndpointKey, u32>,
     /// Nanoseconds of `CLOCK_MONOTONIC`: since when a backend that is new takes connections.
     pub now_ns: u64,
 }
@@ -50,6 +57,11 @@ impl Assigned {
             .as_ref()
             .map_or(0, |access| self.policies.get(access).copied().unwrap_or(NO_TABLE))
     }
+
+    /// Index into `policies` of an endpoint; `None` if it is that of each of its services.
+    pub fn shared(&self, endpoint: &EndpointKey) -> Option<u32> {
+        self.shared.get(endpoint).copied()
+    }
 }
 
 /// The rows, as they are in the kernel.
@@ -61,7 +73,11 @@ pub struct Admission {
     assigned: Assigned,
     principals: BTreeMap<PrincipalName, Arc<Principal>>,
     rules: BTreeMap<u32, Rules>,
+    /// Counts open connections where caps are new.
+    enlist: ConnectionLister,
     tables: HashMap<u32, Vec<AccessWord>>,
+    /// Policies that several services make together, by number.
+    demands: HashMap<Demand<u32>, u32>,
     prefixes: BTreeMap<Prefix, u32>,
     /// Whether what is in the kernel may be that of a former agent.
     is_adopted: bool,
@@ -69,7 +85,11 @@ pub struct Admission {
 
 impl Admission {
     /// Takes over the rows in `maps`; `policies` are the ids that rows of services and endpoints name.
-    pub fn adopt(maps: &MapWriter, policies: impl IntoIterator<Item = u32>) -> Result<Self, MapOpError> {
+    pub fn adopt(
+        maps: &MapWriter,
+        enlist: ConnectionLister,
+        policies: impl IntoIterator<Item = u32>,
+    ) -> Result<Self, MapOpError> {
         let numbers = maps.numbers()?;
         let mut policy_ids = IdPool::new(limits::POLICIES);
         // 0 is no policy.
@@ -84,7 +104,9 @@ impl Admission {
             assigned: Assigned::default(),
             principals: BTreeMap::new(),
             rules: BTreeMap::new(),
+            enlist,
             tables: HashMap::new(),
+            demands: HashMap::new(),
             prefixes: maps.identities()?.into_iter().collect(),
             is_adopted: true,
         })
@@ -128,12 +150,11 @@ impl Admission {
     pub fn prepare(&mut self, desired: &Desired, now_ns: u64, maps: &mut MapWriter) -> Vec<MapOpError> {
         let mut errors = Errors::default();
         self.assigned.now_ns = now_ns;
-        for frontend in desired.frontends.values() {
-            self.prepare_rules(frontend, maps, &mut errors);
-        }
+        self.prepare_rules(desired, maps, &mut errors);
         let has_news = self.number_principals(desired);
         self.write_numbers(maps, &mut errors);
         self.prepare_tables(desired, has_news, maps, &mut errors);
+        self.prepare_shared(desired, maps, &mut errors);
         for (prefix, name) in &desired.prefixes {
             let (prefix, identity) = ((prefix.addr, prefix.bits), self.identity(name));
             if self.prefixes.get(&prefix) != Some(&identity)
@@ -188,19 +209,57 @@ impl Admission {
         errors.0
     }
 
-    fn prepare_rules(&mut self, frontend: &Frontend, maps: &mut MapWriter, errors: &mut Errors) {
-        let Some(number) = self.services.give(&frontend.service) else {
-            return;
-        };
-        let row = frontend.rules.kernel;
-        if self.rules.get(&number) != Some(&row) && errors.note(maps.put_rules(number, &row)) {
-            self.rules.insert(number, row);
+    fn prepare_rules(&mut self, desired: &Desired, maps: &mut MapWriter, errors: &mut Errors) {
+        let mut changed = BTreeMap::new();
+        for frontend in desired.frontends.values() {
+            let Some(number) = self.services.give(&frontend.service) else {
+                continue;
+            };
+            let row = frontend.rules.kernel;
+            if self.rules.get(&number) != Some(&row) {
+                changed.insert(number, row);
+            }
+            // The rules of a row that could not be written are those of its former owner at worst, until the next round.
+            self.assigned
+                .rules
+                .entry(frontend.service.clone())
+                .or_insert(number);
         }
-        // The rules of a row that could not be written are those of its former owner at worst, until the next round.
-        self.assigned
-            .rules
-            .entry(frontend.service.clone())
-            .or_insert(number);
+        self.count_open(&changed, maps, errors);
+        for (number, row) in changed {
+            if errors.note(maps.put_rules(number, &row)) {
+                self.rules.insert(number, row);
+            }
+        }
+    }
+
+    /// Counts open connections where `changed` rules have caps and the former ones had none, so that a cap holds for these too: first,
+    /// those that come are counted and not limited; then those that are there are.
+    fn count_open(&mut self, changed: &BTreeMap<u32, Rules>, maps: &mut MapWriter, errors: &mut Errors) {
+        let mut has_new_caps = false;
+        for (number, row) in changed {
+            let former = match self.rules.get(number) {
+                Some(former) => Ok(*former),
+                None => maps.rules(*number),
+            };
+            // What is not known is taken to have counted nothing.
+            if let Some(first) = row.counting(&former.unwrap_or_default()) {
+                has_new_caps |= errors.note(maps.put_rules(*number, &first));
+            }
+        }
+        if !has_new_caps || !errors.note(maps.wait_for_programs()) {
+            return;
+        }
+        let started = Instant::now();
+        match self.enlist.scan(|_| {}) {
+            Ok(()) => debug!(
+                elapsed_us = started.elapsed().as_micros() as u64,
+                "counted what is open where caps are new"
+            ),
+            Err(error) => {
+                warn!(%error, "connections that are open already do not count towards new caps");
+            }
+        }
     }
 
     /// Gives every principal a number; whether any of them is another than before.
@@ -278,16 +337,53 @@ impl Admission {
             let table = access.table(&directory);
             let words: Vec<AccessWord> =
                 AccessWord::table(table.len() as u32, |identity| table[identity as usize]).collect();
-            if self.tables.get(&id) == Some(&words) {
-                continue;
-            }
-            if errors.note(maps.swap_policies(&[(id, &words)])) {
-                self.tables.insert(id, words);
-            } else {
-                // The former table may admit whom the new one denies.
-                self.tables.remove(&id);
-                errors.note(maps.delete_policy(id));
-            }
+            self.write_table(id, words, maps, errors);
+        }
+    }
+
+    /// Numbers and writes what endpoints demand to which services with different policies lead.
+    fn prepare_shared(&mut self, desired: &Desired, maps: &mut MapWriter, errors: &mut Errors) {
+        let demands = shared::demands(desired, |frontend| self.assigned.policy(frontend));
+        self.assigned.shared.clear();
+        for (key, demand) in demands {
+            let id = match demand.as_one() {
+                _ if demand.is_nothing() => 0,
+                Some(policy) => policy,
+                None => self.demand_id(demand),
+            };
+            self.assigned.shared.insert(key, id);
+        }
+        let tables: Vec<_> = self
+            .demands
+            .iter()
+            .map(|(demand, id)| (*id, shared::table(demand, &self.tables)))
+            .collect();
+        for (id, words) in tables {
+            self.write_table(id, words, maps, errors);
+        }
+    }
+
+    fn demand_id(&mut self, demand: Demand<u32>) -> u32 {
+        if let Some(id) = self.demands.get(&demand) {
+            return *id;
+        }
+        let Some(id) = self.policy_ids.take() else {
+            return NO_TABLE;
+        };
+        self.demands.insert(demand, id);
+        id
+    }
+
+    fn write_table(&mut self, id: u32, words: Vec<AccessWord>, maps: &mut MapWriter, errors: &mut Errors) {
+        if self.tables.get(&id) == Some(&words) {
+            return;
+        }
+        if errors.note(maps.swap_policies(&[(id, &words)])) {
+            self.tables.insert(id, words);
+        } else {
+            // The former table may admit whom the new one denies.
+            self.tables.remove(&id);
+            errors.note(maps.delete_policy(id));
         }
     }
 
@@ -308,7 +404,10 @@ impl Admission {
             .filter_map(|frontend| frontend.access.as_ref())
             .collect();
         self.assigned.policies.retain(|access, _| wanted.contains(access));
-        let used: Vec<u32> = self.assigned.policies.values().copied().collect();
+        let shared: HashSet<u32> = self.assigned.shared.values().copied().collect();
+        self.demands.retain(|_, id| shared.contains(id));
+        let own = self.assigned.policies.values().chain(self.demands.values());
+        let used: HashSet<u32> = own.copied().collect();
         let free = (1..limits::POLICIES).filter(|id| self.policy_ids.is_out(*id) && !used.contains(id));
         for id in free.collect::<Vec<_>>() {
             if errors.note(maps.delete_policy(id)) {

@@ -6,12 +6,12 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use nodemesh_abi::{Backend, Slot};
+use nodemesh_abi::{Backend, Endpoint, EndpointKey, Slot};
 use nodemesh_model::FrontendName;
 
 use super::{
     ledger::Ledger,
-    plan::{Emptied, Plan, SwapTable},
+    plan::{Emptied, Plan, PutBackend, SwapTable},
     rows::{KernelRows, Tables},
 };
 use crate::datapath::maps::MapOpError;
@@ -95,16 +95,20 @@ impl<R: KernelRows> Run<'_, R> {
     }
 
     fn backends(&mut self, plan: &Plan) {
+        let new: Vec<&PutBackend> = plan.backends.iter().filter(|put| put.fresh).collect();
+        // One at a time only where it has to be found out whose write was refused.
+        let is_written = new.len() > 1 && self.rows.put_new_backends(&new).is_ok_and(|done| done);
         for put in &plan.backends {
-            let done = self.write(&put.frontend, |rows| {
-                if put.fresh {
-                    rows.reset_backend(put.id)?;
-                }
-                if put.fresh_traffic {
-                    rows.reset_traffic(put.row.traffic)?;
-                }
-                rows.put_backend(put.id, &put.row)
-            });
+            let done = is_written && put.fresh
+                || self.write(&put.frontend, |rows| {
+                    if put.fresh {
+                        rows.reset_backend(put.id)?;
+                    }
+                    if put.fresh_traffic {
+                        rows.reset_traffic(put.row.traffic)?;
+                    }
+                    rows.put_backend(put.id, &put.row)
+                });
             if done {
                 self.ledger.unwritten_backends.remove(&put.id);
                 self.ledger.pairs.mark_written(put.row.traffic);
@@ -122,17 +126,19 @@ impl<R: KernelRows> Run<'_, R> {
 
     /// Writes endpoints. One that cannot be written keeps nobody from being served: its connections are not metered.
     fn endpoints(&mut self, plan: &Plan) {
-        for (key, row) in &plan.endpoints.put {
-            let Ledger {
-                unwritten_backends,
-                pairs,
-                ..
-            } = &*self.ledger;
-            if unwritten_backends.contains(&row.backend) || pairs.is_unwritten(row.traffic) {
-                // Its frontend failed, and is tried again.
-                continue;
-            }
-            if self.remove(|rows| rows.put_endpoint(key, row)) {
+        let Ledger {
+            unwritten_backends,
+            pairs,
+            ..
+        } = &*self.ledger;
+        // Those of a frontend that failed are tried again with it.
+        let is_ready =
+            |row: &Endpoint| !unwritten_backends.contains(&row.backend) && !pairs.is_unwritten(row.traffic);
+        let ready = plan.endpoints.put.iter().filter(|(_, row)| is_ready(row));
+        let ready: Vec<(EndpointKey, Endpoint)> = ready.map(|(key, row)| (*key, *row)).collect();
+        let is_written = ready.len() > 1 && self.rows.put_endpoints(&ready).is_ok_and(|done| done);
+        for (key, row) in &ready {
+            if is_written || self.remove(|rows| rows.put_endpoint(key, row)) {
                 self.ledger.endpoints.insert(*key, *row);
             }
         }

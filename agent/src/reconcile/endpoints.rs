@@ -2,8 +2,8 @@
 //! The rows of `endpoints`: as the configuration wants them and as the kernel has them. Part of the ledger; claims are changed by
 //! `plan`, rows by `apply` after each write.
 //!
-//! Invariant: an address that several frontends name belongs to the first of them in the order of their names, and every address
-//! whose row is not what is wanted is among the changed ones.
+//! Invariant: an address that several frontends name belongs to the first of them in the order of their names, but its policy is that
+//! of all of them (`demand`); and every address whose row is not what is wanted is among the changed ones.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -11,8 +11,9 @@ use std::{
 };
 
 use nodemesh_abi::{Backend, Endpoint, EndpointKey, Protocol};
+use nodemesh_model::{Frontend, FrontendName};
 
-use super::ledger::Programmed;
+use super::{admission::Assigned, ledger::Programmed};
 
 /// The rows.
 #[derive(Debug, Default)]
@@ -70,10 +71,10 @@ impl Endpoints {
     }
 
     /// What must change so that the kernel's rows are what is wanted.
-    pub fn differences(&mut self) -> Differences {
+    pub fn differences(&mut self, assigned: &Assigned) -> Differences {
         let mut changed = std::mem::take(&mut self.changed);
         let mut differences = Differences::default();
-        changed.retain(|key| match (self.wanted(key), self.rows.get(key)) {
+        changed.retain(|key| match (self.wanted(key, assigned), self.rows.get(key)) {
             (Some(wanted), former) if former != Some(&wanted) => {
                 differences.put.push((*key, wanted));
                 true
@@ -88,7 +89,7 @@ impl Endpoints {
         differences
     }
 
-    fn wanted(&self, key: &EndpointKey) -> Option<Endpoint> {
+    fn wanted(&self, key: &EndpointKey, assigned: &Assigned) -> Option<Endpoint> {
         let claims = self.claims.get(key)?;
         let (programmed, index) = claims.iter().min_by_key(|(programmed, _)| &programmed.name)?;
         let place = programmed.backends.get(*index as usize)?;
@@ -96,7 +97,7 @@ impl Endpoints {
             service: programmed.service_id,
             backend: place.id,
             traffic: place.traffic,
-            policy: programmed.policy,
+            policy: assigned.shared(key).unwrap_or(programmed.policy),
         })
     }
 
@@ -127,13 +128,18 @@ impl Endpoints {
     }
 }
 
-/// Where the backends of a TCP frontend listen, with their positions.
 fn addresses(programmed: &Programmed) -> impl Iterator<Item = (EndpointKey, u32)> {
-    let backends = if programmed.name.protocol == Protocol::Tcp {
-        &programmed.frontend.backends[..]
+    endpoints_of(&programmed.name, &programmed.frontend).zip(0..)
+}
+
+/// Where the backends of a TCP frontend listen, in their order; nowhere for those of another one.
+pub fn endpoints_of(name: &FrontendName, frontend: &Frontend) -> impl Iterator<Item = EndpointKey> {
+    let backends = if name.protocol == Protocol::Tcp {
+        &frontend.backends[..]
     } else {
         &[]
     };
-    let key = |backend: &nodemesh_model::FrontendBackend| EndpointKey::new(backend.addr, backend.port);
-    backends.iter().map(key).zip(0..)
+    backends
+        .iter()
+        .map(|backend| EndpointKey::new(backend.addr, backend.port))
 }

@@ -168,7 +168,7 @@ impl Ledger {
         self.retire_unclaimed();
         self.plan_deletions(&mut plan);
         self.plan_emptied(&mut plan);
-        plan.endpoints = self.endpoints.differences();
+        plan.endpoints = self.endpoints.differences(assigned);
         plan
     }
 

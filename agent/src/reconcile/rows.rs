@@ -7,6 +7,7 @@ use nodemesh_abi::{
     Backend, Endpoint, EndpointKey, FlowService, Service, ServiceKey, Slot, Traffic, traffic::SHARED_PAIR,
 };
 
+use super::plan::PutBackend;
 use crate::datapath::{MapWriter, maps::MapOpError};
 
 /// The tables of a service.
@@ -26,6 +27,15 @@ pub trait KernelRows {
     fn reset_backend(&mut self, id: u32) -> Result<(), MapOpError>;
     /// Writes the row of a backend id.
     fn put_backend(&mut self, id: u32, row: &Backend) -> Result<(), MapOpError>;
+    /// Writes the rows of many backends whose ids nothing names yet, counters and pairs included, in a few calls; false if it cannot.
+    /// After an error, some of them may be written.
+    fn put_new_backends(&mut self, _puts: &[&PutBackend]) -> Result<bool, MapOpError> {
+        Ok(false)
+    }
+    /// Writes the rows of many endpoints in a few calls; false if it cannot. After an error, some of them may be written.
+    fn put_endpoints(&mut self, _endpoints: &[(EndpointKey, Endpoint)]) -> Result<bool, MapOpError> {
+        Ok(false)
+    }
     /// Zeroes the counters of a service id that is about to be used anew.
     fn reset_service(&mut self, id: u32) -> Result<(), MapOpError>;
     /// Replaces whole slot tables; returns when no program uses the former ones any more. After an error, some of them may be
@@ -57,6 +67,20 @@ impl KernelRows for MapWriter {
 
     fn put_backend(&mut self, id: u32, row: &Backend) -> Result<(), MapOpError> {
         Self::put_backend(self, id, row)
+    }
+
+    fn put_new_backends(&mut self, puts: &[&PutBackend]) -> Result<bool, MapOpError> {
+        let ids: Vec<u32> = puts.iter().map(|put| put.id).collect();
+        let rows: Vec<Backend> = puts.iter().map(|put| put.row).collect();
+        let new_pairs = puts.iter().filter(|put| put.fresh_traffic);
+        let pairs: Vec<u32> = new_pairs.map(|put| put.row.traffic).collect();
+        self.put_all_backends(&ids, &rows, &pairs)?;
+        Ok(true)
+    }
+
+    fn put_endpoints(&mut self, endpoints: &[(EndpointKey, Endpoint)]) -> Result<bool, MapOpError> {
+        self.put_all_endpoints(endpoints)?;
+        Ok(true)
     }
 
     fn reset_service(&mut self, id: u32) -> Result<(), MapOpError> {

@@ -26,7 +26,7 @@ use super::{
     view::View,
 };
 use crate::{
-    datapath::{MapWriter, clock, maps::MapOpError},
+    datapath::{MapWriter, clock, listing::ConnectionLister, maps::MapOpError},
     drain::{Targets, overridden},
 };
 
@@ -76,17 +76,15 @@ pub struct Reconciler {
 }
 
 impl Reconciler {
-    /// Takes over the rows in `maps`, whoever wrote them. Of `settings`, what the configuration says is filled in later.
+    /// Takes over the rows in `maps`, whoever wrote them; `enlist` is the iterator that counts connections where caps are new. Of `settings`, what the configuration says is filled in later.
     pub fn new(
         maps: MapWriter,
+        enlist: ConnectionLister,
         settings: Settings,
         cgroup_root: PathBuf,
         excluded: Vec<PathBuf>,
     ) -> Result<(Self, watch::Receiver<Arc<View>>), MapOpError> {
-        let backends = (0..maps.backend_capacity())
-            .map(|id| maps.backend(id).map(|row| (id, row)))
-            .filter(|row| !matches!(row, Ok((_, row)) if row.generation == 0))
-            .collect::<Result<Vec<_>, _>>()?;
+        let backends = maps.backends()?;
         let services = maps.services()?;
         if !services.is_empty() {
             info!(
@@ -105,7 +103,7 @@ impl Reconciler {
         let policies = services.iter().map(|(_, row)| row.policy);
         let policies = policies.chain(flows.iter().map(|(_, row)| row.service.policy));
         let policies = policies.chain(endpoints.iter().map(|(_, row)| row.policy));
-        let admission = Admission::adopt(&maps, policies)?;
+        let admission = Admission::adopt(&maps, enlist, policies)?;
         let mut ledger = Ledger::adopt(room, services, backends, endpoints);
         ledger.adopt_flows(flows, maps.flow_tables()?);
         let (published, receiver) = watch::channel(Arc::default());
@@ -153,6 +151,16 @@ impl Reconciler {
             Err(error) => warn!(%error, "could not read the settings of a former agent"),
         }
         self.sync_settings();
+    }
+
+    /// Puts the programs of this epoch at tracepoints in force, in one step.
+    pub fn put_in_force(&mut self, epoch: u32) -> Result<(), String> {
+        self.settings.epoch = epoch;
+        self.sync_settings();
+        let is_written = self.settings_written.is_some();
+        is_written
+            .then_some(())
+            .ok_or_else(|| "the settings could not be written".to_owned())
     }
 
     /// Serves commands until the sender is gone.
@@ -254,6 +262,7 @@ impl Reconciler {
                 .map(|(number, name)| (number, name.clone()))
                 .collect(),
             desired: Arc::clone(&self.desired),
+            drained: Arc::clone(&self.drained),
             cgroups_missing: self.cgroups.missing.clone(),
             ..View::of(&self.ledger)
         };

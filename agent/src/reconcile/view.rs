@@ -8,6 +8,8 @@ use std::{
 
 use nodemesh_model::{Desired, FrontendName, PrincipalName, ResourceName};
 
+use crate::drain::Targets;
+
 use super::{
     ledger::{Ledger, Programmed},
     plan::Rejected,
@@ -39,6 +41,8 @@ pub struct View {
     pub principals: HashMap<u32, PrincipalName>,
     /// What was desired: drains of this node included, frontends without room too.
     pub desired: Arc<Desired>,
+    /// The drains of this node that `desired` includes.
+    pub drained: Targets,
     /// Configured cgroup paths that do not exist (yet).
     pub cgroups_missing: Vec<String>,
 }

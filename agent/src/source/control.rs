@@ -13,7 +13,7 @@ use std::{
 };
 
 use nodemesh_model::{Kind, Locality, Manifest, Resource, ResourceName, Resources, Service};
-use nodemesh_proto::{Assembled, Received, Rejected};
+use nodemesh_proto::{Assembled, Received, Rejected, type_url};
 use tokio::sync::watch as channel;
 use tracing::{info, warn};
 
@@ -28,6 +28,8 @@ use crate::xds::{
 
 /// How long the first state may wait for endpoints that are announced and do not come; Envoy's default for the same.
 pub const PATIENCE: Duration = Duration::from_secs(15);
+/// What is told while policies of the disk are in force.
+const GUARDS_KEPT: &str = "the control plane has not said which access policies and workloads there are: those of the state on disk hold";
 /// Most complaints of a kind that are kept as text; the others are counted.
 const MOST_LISTED: usize = 50;
 /// Generations whose version is remembered: more than can be on their way to the kernel.
@@ -159,7 +161,7 @@ impl Taken for Received {
     }
 
     fn wanted(&self, type_url: &'static str) -> BTreeSet<&str> {
-        if type_url == nodemesh_proto::type_url::CLUSTER {
+        if type_url == type_url::CLUSTER {
             self.wanted_clusters()
         } else {
             self.wanted_assignments()
@@ -278,29 +280,60 @@ impl ControlSource {
             self.in_force.publish();
             return None;
         }
-        let unsupported = self.control().unsupported.lines().collect();
-        let kept = self.keep(&assembled);
-        let outcome = Resources::merge([("control plane", &assembled.manifest), ("disk", &kept)])
-            .or_else(|_| Resources::merge([("control plane", &assembled.manifest)]))
+        let mut odd: Vec<String> = self.control().unsupported.lines().collect();
+        let (services, guards) = (self.keep_services(&assembled), self.keep_guards(session));
+        if !guards.is_empty() {
+            odd.push(GUARDS_KEPT.to_owned());
+        }
+        let [services, guards] =
+            [services, guards].map(|kept| Manifest::from_values(kept.iter().map(Resource::to_value)));
+        let received = ("control plane", &assembled.manifest);
+        let outcome = Resources::merge([received, ("disk", &guards), ("disk", &services)])
+            .or_else(|_| Resources::merge([received, ("disk", &guards)]))
             .map_err(|invalid| invalid.to_string().lines().map(str::to_owned).collect())
-            .and_then(|resources| self.in_force.accept(resources, unsupported));
+            .and_then(|resources| self.in_force.accept(resources, odd));
         let is_new = outcome.is_ok();
         self.settle(outcome, session.version().to_owned());
         if is_new {
             self.control().is_snapshot = false;
             self.to_save.send_replace(Some(Saved {
                 version: session.version().to_owned(),
-                resources: Arc::new(self.in_force.resources.clone()),
+                resources: Arc::new(self.in_force.configured()),
             }));
         }
         self.in_force.publish();
         is_new.then(|| self.in_force.version())
     }
 
+    /// Follows the addresses of this node; what is desired if they are others than before.
+    pub fn follow_addresses(&mut self) -> Option<Version> {
+        let is_new = self.in_force.follow_addresses();
+        if is_new {
+            self.in_force.publish();
+        }
+        is_new.then(|| self.in_force.version())
+    }
+
+    /// Who may connect goes on as it was on disk while the control plane has not said which policies and workloads there are.
+    fn keep_guards(&self, session: &Session<Received>) -> Vec<Resource> {
+        let former = &self.in_force.resources;
+        let is_untold = |type_url| !session.is_type_answered(type_url);
+        let mut kept = Vec::new();
+        if is_untold(type_url::POLICY_DOCUMENT) {
+            let policies = former.access_policies().values().cloned();
+            kept.extend(policies.map(Resource::AccessPolicy));
+        }
+        // Without policies nothing depends on who a client is.
+        if is_untold(type_url::WORKLOAD_TABLE) && !former.access_policies().is_empty() {
+            kept.extend(former.workloads().values().cloned().map(Resource::Workload));
+        }
+        kept
+    }
+
     /// The services that go on as they were on disk, since the control plane has announced them and not said all of them.
-    fn keep(&mut self, assembled: &Assembled) -> Manifest {
+    fn keep_services(&mut self, assembled: &Assembled) -> Vec<Resource> {
         if self.is_current() && self.kept.is_empty() {
-            return Manifest::default();
+            return Vec::new();
         }
         let waiting = assembled.incomplete.iter().filter_map(|waiting| {
             // As nodemesh's control plane names listeners; those of others are not known by their service.
@@ -323,8 +356,7 @@ impl ControlSource {
         {
             self.kept.remove(&resource.metadata().name);
         }
-        let kept = self.kept.values().cloned().map(Resource::Service);
-        Manifest::from_values(kept.map(|resource| resource.to_value()))
+        self.kept.values().cloned().map(Resource::Service).collect()
     }
 
     fn describe(&mut self, session: &Session<Received>, assembled: &Assembled) {

@@ -50,6 +50,15 @@ impl FileSource {
         self.in_force.version()
     }
 
+    /// Follows the addresses of this node; true if there is a new [`FileSource::desired`].
+    pub fn follow_addresses(&mut self) -> bool {
+        let is_new = self.in_force.follow_addresses();
+        if is_new {
+            self.in_force.publish();
+        }
+        is_new
+    }
+
     /// Reads what changed, except what is `unfinished`; true if there is a new [`FileSource::desired`].
     pub fn reload(&mut self, unfinished: &BTreeSet<std::path::PathBuf>) -> bool {
         let tried_at = SystemTime::now();

@@ -13,7 +13,7 @@
 use std::{collections::BTreeSet, fmt::Write as _};
 
 use nodemesh_proto::{
-    type_url,
+    CONTROL_PLANE, type_url,
     xds::{
         envoy::{
             config::{core::v3::Node, endpoint::v3::ClusterLoadAssignment},
@@ -48,6 +48,8 @@ pub struct Session<T> {
     /// In the order in which they are asked for: what is referred to before what refers, and what guards services before these.
     types: [Subscription; 5],
     version: String,
+    /// Whether the server is one that answers for every type.
+    is_own: bool,
     nacks: u64,
     is_changed: bool,
 }
@@ -65,6 +67,7 @@ impl<T: Taken> Session<T> {
                 Subscription::new(type_url::LISTENER, Kind::Full),
             ],
             version: String::new(),
+            is_own: false,
             nacks: 0,
             is_changed: false,
         }
@@ -85,10 +88,20 @@ impl<T: Taken> Session<T> {
         self.nacks
     }
 
-    /// Whether the server has said, on this stream or an earlier one, which listeners and clusters there are.
+    /// Whether the server has said, on this stream or an earlier one, which listeners and clusters there are, and, if it is one that
+    /// knows them, which policies and workloads: without these a service would be open to everybody.
     pub fn is_answered(&self) -> bool {
-        let mut full = self.types.iter().filter(|it| it.kind == Kind::Full);
-        full.all(|it| it.is_answered)
+        let mut needed = self
+            .types
+            .iter()
+            .filter(|it| it.kind == Kind::Full || (self.is_own && it.kind == Kind::Own));
+        needed.all(|it| it.is_answered)
+    }
+
+    /// Whether the server has said which resources of this type there are.
+    pub fn is_type_answered(&self, type_url: &str) -> bool {
+        let mut found = self.types.iter().filter(|it| it.type_url == type_url);
+        found.any(|it| it.is_answered)
     }
 
     /// Whether something was taken or refused since this was asked last.
@@ -124,6 +137,9 @@ impl<T: Taken> Session<T> {
             let reason = format!("{} was not asked for", response.type_url);
             return vec![answer(response.type_url, response.nonce, Some(reason))];
         };
+        self.is_own |= response
+            .control_plane
+            .is_some_and(|server| server.identifier == CONTROL_PLANE);
         if is_newer(&response.system_version_info, &self.version) {
             self.version = response.system_version_info;
         }

@@ -23,7 +23,7 @@ use nodemesh_proto::{
 use tokio::{
     sync::mpsc,
     task::block_in_place,
-    time::{sleep, sleep_until},
+    time::{interval, sleep, sleep_until},
 };
 use tonic::{Status, Streaming};
 use tracing::info;
@@ -32,7 +32,11 @@ use super::{pace::Pace, session::Session};
 use crate::{
     control::{Connection, channel::MAX_MESSAGE_BYTES},
     reconcile::thread::Command,
-    source::control::{ControlSource, PATIENCE},
+    source::{
+        Version,
+        control::{ControlSource, PATIENCE},
+        host,
+    },
 };
 
 /// Some servers send the head of their answer only with the first response: a stream that was not refused in this time is open.
@@ -110,6 +114,7 @@ impl Client {
         let mut pace = Pace::default();
         let patience = Instant::now() + PATIENCE;
         let mut is_held_up = false;
+        let mut addresses = interval(host::PERIOD);
         loop {
             let is_first = !self.source.is_current();
             let due = pace.due(is_first).or(is_held_up.then_some(patience));
@@ -132,19 +137,32 @@ impl Client {
                     pace.applied();
                     is_held_up = !self.apply(Instant::now() >= patience)? && Instant::now() < patience;
                 }
+                _ = addresses.tick() => self.follow_addresses()?,
             }
+        }
+    }
+
+    /// Applies what the addresses of this node change.
+    fn follow_addresses(&mut self) -> Result<(), Stopped> {
+        match block_in_place(|| self.source.follow_addresses()) {
+            Some(version) => self.send(version),
+            None => Ok(()),
         }
     }
 
     /// Applies what was taken; false if it is not complete or not valid.
     fn apply(&mut self, must: bool) -> Result<bool, Stopped> {
         let version = block_in_place(|| self.source.apply(&mut self.session, must));
-        let Some((desired, generation)) = version else {
+        let Some(version) = version else {
             return Ok(false);
         };
+        self.send(version)?;
+        Ok(true)
+    }
+
+    fn send(&self, (desired, generation): Version) -> Result<(), Stopped> {
         self.commands
             .send(Command::Apply { desired, generation })
-            .map_err(|_| Stopped)?;
-        Ok(true)
+            .map_err(|_| Stopped)
     }
 }

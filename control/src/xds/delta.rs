@@ -3,8 +3,12 @@
 
 use std::sync::Arc;
 
-use nodemesh_proto::xds::envoy::service::discovery::v3::{
-    DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource as WireResource,
+use nodemesh_proto::{
+    CONTROL_PLANE,
+    xds::envoy::{
+        config::core::v3::ControlPlane,
+        service::discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource as WireResource},
+    },
 };
 
 use super::{
@@ -80,6 +84,9 @@ pub(super) fn write(response: Response) -> DeltaDiscoveryResponse {
         type_url: response.type_url.to_string(),
         removed_resources: response.removed.iter().map(ToString::to_string).collect(),
         nonce: response.nonce.to_string(),
+        control_plane: Some(ControlPlane {
+            identifier: CONTROL_PLANE.to_owned(),
+        }),
         ..DeltaDiscoveryResponse::default()
     }
 }

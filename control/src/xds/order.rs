@@ -2,9 +2,10 @@
 //! Make before break: when a resource may be sent to a reader, and when one may be taken from it.
 //!
 //! Sent: a listener or a route, once the reader has the clusters that it refers to, and their endpoints. Taken: a resource, once the
-//! reader has nothing that refers to it. Between unrelated resources there is no order, so that nothing waits for a neighbour. A
-//! reader that does not do its part (never asks for the endpoints of a cluster, for example) is waited for no longer than
-//! [`PATIENCE`](super::subscription::PATIENCE) ticks. Invariant: a wait ends by the answers to what was sent, or by a tick.
+//! reader has nothing that refers to it. A reader that asks for policies and workloads has no listener before it has all of these, so
+//! that it never serves one whose policy is on its way. Between unrelated resources there is no order, so that nothing waits for a
+//! neighbour. A reader that does not do its part (never asks for the endpoints of a cluster, for example) is waited for no longer than
+//! [`PATIENCE`](super::subscription::PATIENCE) ticks, but for policies without an end. Invariant: a wait ends by the answers to what was sent, or by a tick.
 
 use std::collections::BTreeSet;
 
@@ -28,6 +29,16 @@ impl InUse<'_> {
 }
 
 impl Stream {
+    /// Whether the reader may have new resources of this type: a listener not before what guards services.
+    pub(super) fn is_guarded(&self, type_url: &TypeUrl) -> bool {
+        let mut guards = [TypeUrl::Workloads, TypeUrl::Policies].into_iter();
+        *type_url != TypeUrl::Listener
+            || guards.all(|guard| {
+                let subscription = self.types.get(&guard);
+                subscription.is_none_or(Subscription::is_filled)
+            })
+    }
+
     /// Whether the reader has all that `resource` refers to, or cannot get it.
     pub(super) fn is_prepared(&self, resource: &Resource, snapshot: &Snapshot) -> bool {
         let mut references = resource.references().unwrap_or_default().iter();

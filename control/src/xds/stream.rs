@@ -170,10 +170,13 @@ impl Stream {
         } else {
             self.limits.response_bytes
         };
-        let in_use = self.in_use(type_url);
+        let (in_use, is_guarded) = (self.in_use(type_url), self.is_guarded(type_url));
         let (mut steps, mut size) = (Vec::new(), 0);
         for name in subscription.pending.keys() {
-            let step = self.step(name, subscription, snapshot, &in_use);
+            let step = match self.step(name, subscription, snapshot, &in_use) {
+                Step::Send(_) if !is_guarded => Step::Withhold,
+                step => step,
+            };
             size += match &step {
                 Step::Send(resource) => name.len() + resource.size(),
                 Step::Remove => name.len(),

@@ -88,6 +88,7 @@ pub struct Progress {
 }
 
 #[derive(Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(super) struct Subscription {
     pub(super) wildcard: bool,
     pub(super) names: BTreeSet<Name>,
@@ -109,6 +110,8 @@ pub(super) struct Subscription {
     resuming: Option<u8>,
     acked: Option<u64>,
     nack: Option<Nack>,
+    /// Whether it was in sync once.
+    was_in_sync: bool,
 }
 
 impl Subscription {
@@ -131,6 +134,7 @@ impl Subscription {
 
     /// Takes in what changed since the last look.
     pub(super) fn notice(&mut self, type_url: &TypeUrl, snapshot: &Snapshot) {
+        self.was_in_sync |= self.is_in_sync();
         let now = &self.table(type_url, snapshot);
         if self.seen.ptr_eq(now) {
             return;
@@ -335,6 +339,15 @@ impl Subscription {
         !is_done || self.is_resuming()
     }
 
+    /// Whether the reader has, or had, all there is for it.
+    pub(super) fn is_filled(&self) -> bool {
+        self.was_in_sync || self.is_in_sync()
+    }
+
+    fn is_in_sync(&self) -> bool {
+        self.pending.is_empty() && self.outstanding.is_none() && !self.is_owed
+    }
+
     pub(super) fn progress(&self) -> Progress {
         Progress {
             wildcard: self.wildcard,
@@ -342,7 +355,7 @@ impl Subscription {
             held: self.held.len(),
             acked: self.acked,
             nack: self.nack.clone(),
-            in_sync: self.pending.is_empty() && self.outstanding.is_none() && !self.is_owed,
+            in_sync: self.is_in_sync(),
         }
     }
 }

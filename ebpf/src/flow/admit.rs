@@ -3,7 +3,7 @@
 //!
 //! Invariant: what is taken for a flow is given back where none comes of it.
 
-use nodemesh_abi::{ClientKey, FlowEvent, FlowService, Ip16, ServiceKey};
+use nodemesh_abi::{Access, ClientKey, EventKind, FlowEvent, FlowService, Ip16, Refusal, ServiceKey};
 
 use super::{frame::Skb, route, scratch::Scratch};
 use crate::{
@@ -12,7 +12,7 @@ use crate::{
     maps, pick, policy, stats,
 };
 
-/// What [`admit`] gives where the client may.
+/// What [`admit`] and [`choose`] give where the client may.
 pub const ADMITTED: u32 = u32::MAX;
 
 /// Finds the service that the packet in the scratch dials; false if there is none.
@@ -45,7 +45,7 @@ fn row(key: &ServiceKey) -> Option<FlowService> {
     unsafe { maps::flow_services.get(key) }.copied()
 }
 
-/// Asks policy and limits, and picks a backend, which is counted. [`ADMITTED`], or the number of the [`FlowEvent`] that refuses it.
+/// Asks policy and limits. [`ADMITTED`], or the number of the [`FlowEvent`] that refuses the packet in the scratch.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn admit(hook: u32, now: u64) -> u32 {
@@ -55,30 +55,43 @@ pub extern "C" fn admit(hook: u32, now: u64) -> u32 {
     // SAFETY: the scratch of this hook, on this CPU.
     let scratch = unsafe { &mut *scratch };
     let service = scratch.service.service;
-    let tuple = scratch.headers.tuple;
-    scratch.identity = policy::identity_at(tuple.src);
+    scratch.identity = policy::identity_at(scratch.headers.tuple.src);
     scratch.direct = 0;
     scratch.counted = 0;
-    if service.policy != 0 && !policy::admits_flow(&service, &tuple, scratch.identity) {
-        stats::refused(service.id, nodemesh_abi::Refusal::Policy);
-        event::flow_refused(&service, &tuple, scratch.identity, nodemesh_abi::Refusal::Policy);
-        return FlowEvent::Policy as u32;
+    scratch.news = 0;
+    if service.policy != 0 {
+        match policy::of_flow(service.policy, scratch.identity) {
+            Access::Allow => {}
+            Access::Audit => scratch.news = news(EventKind::Audited, Refusal::Policy),
+            Access::Deny | Access::ByAddress => return refuse(scratch, Refusal::Policy),
+        }
     }
-    let taken = match maps::rules.get(service.rules) {
-        Some(rules) => match limit::admit(rules, service.rules, scratch.identity, now) {
-            Ok(taken) => taken,
-            Err(refusal) => {
-                stats::refused(service.id, refusal);
-                event::flow_refused(&service, &tuple, scratch.identity, refusal);
-                return FlowEvent::from(refusal) as u32;
-            }
-        },
-        None => Taken(0),
+    let Some(rules) = maps::rules.get(service.rules) else {
+        return ADMITTED;
     };
+    match limit::admit(rules, service.rules, scratch.identity, now) {
+        Ok(taken) => {
+            scratch.counted = taken.0;
+            ADMITTED
+        }
+        Err(refusal) => refuse(scratch, refusal),
+    }
+}
+
+/// Picks a backend for the packet in the scratch, which [`admit`] let in, and counts it there; gives the same as that.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn choose(hook: u32, now: u64) -> u32 {
+    let Some(scratch) = Scratch::of(hook) else {
+        return FlowEvent::TableFull as u32;
+    };
+    // SAFETY: the scratch of this hook, on this CPU.
+    let scratch = unsafe { &mut *scratch };
+    let service = scratch.service.service;
+    let tuple = scratch.headers.tuple;
     let client = ClientKey::address(tuple.src);
     match pick::for_flow(&service, now, client, &tuple) {
         Ok(picked) => {
-            scratch.counted = taken.0;
             scratch.backend = picked.endpoint.addr;
             scratch.backend_port = picked.endpoint.port;
             scratch.backend_id = picked.id;
@@ -88,15 +101,45 @@ pub extern "C" fn admit(hook: u32, now: u64) -> u32 {
             ADMITTED
         }
         Err(refusal) => {
-            taken.give_back(service.rules, scratch.identity);
-            stats::refused(service.id, refusal);
-            event::flow_refused(&service, &tuple, scratch.identity, refusal);
-            FlowEvent::from(refusal) as u32
+            Taken(scratch.counted).give_back(service.rules, scratch.identity);
+            refuse(scratch, refusal)
         }
     }
 }
 
-/// Gives back what [`admit`] took, since no flow came of it.
+/// Counts that the client is refused; gives the number of the [`FlowEvent`].
+#[inline(always)]
+fn refuse(scratch: &mut Scratch, refusal: Refusal) -> u32 {
+    stats::refused(scratch.service.service.id, refusal);
+    scratch.news = news(EventKind::Refused, refusal);
+    FlowEvent::from(refusal) as u32
+}
+
+/// The bit of [`Scratch::news`] that says that there are some.
+const NEWS: u32 = 1 << 31;
+
+/// [`Scratch::news`].
+#[inline(always)]
+fn news(kind: EventKind, reason: Refusal) -> u32 {
+    NEWS | (kind as u32) << 16 | reason as u32
+}
+
+/// Tells what [`admit`] or [`choose`] found worth telling of the packet in the scratch; not there, where the stack is full.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn tell(hook: u32) -> u32 {
+    let Some(scratch) = Scratch::of(hook) else {
+        return 0;
+    };
+    // SAFETY: the scratch of this hook, on this CPU.
+    let scratch = unsafe { &*scratch };
+    let (kind, reason) = (((scratch.news & !NEWS) >> 16) as u16, scratch.news as u16);
+    let service = scratch.service.service.id;
+    event::flow(kind, reason, service, &scratch.headers.tuple, scratch.identity);
+    0
+}
+
+/// Gives back what [`admit`] and [`choose`] took, since no flow came of it.
 #[inline(always)]
 pub fn give_back(scratch: &Scratch) {
     stats::untracked(scratch.backend_id);

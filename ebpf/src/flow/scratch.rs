@@ -52,6 +52,8 @@ pub struct Scratch {
     pub counted: u32,
     /// 1 if the backend is reached without translation.
     pub direct: u32,
+    /// Kind and reason of the event to tell, in its halves; 0 for none.
+    pub news: u32,
 }
 
 /// As the map has it: words, since the types above are nothing for its BTF.

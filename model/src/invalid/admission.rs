@@ -44,6 +44,8 @@ pub enum AdmissionProblem {
     },
     #[error("a burst without connectionsPerSecond limits nothing; add connectionsPerSecond, or remove it")]
     BurstWithoutRate,
+    #[error("is {one}, more than the {all} of all clients together; use at most {all}, or leave it out")]
+    MoreThanAll { one: u64, all: u64 },
     #[error("limits nothing; give at least one of {fields}, or remove it")]
     NoLimit { fields: &'static str },
     #[error("neither a window nor untilFirstToken is given; add window: 30s, or remove slowStart")]

@@ -24,7 +24,7 @@ pub struct Locality {
     pub region: Option<Arc<str>>,
     /// The zone, within its region.
     pub zone: Option<Arc<str>>,
-    /// The node, by a name that no other node of the mesh has.
+    /// The node, within its zone.
     pub node: Option<Arc<str>>,
 }
 
@@ -59,9 +59,16 @@ impl Locality {
 
     /// Whether both places are the same up to `level`.
     pub fn shares(&self, level: LocalityLevel, other: &Self) -> bool {
-        let is_same = |own: &Option<Arc<str>>, other: &Option<Arc<str>>| own.is_some() && own == other;
+        type Name = Option<Arc<str>>;
+        let is_same = |own: &Name, other: &Name| own.is_some() && own == other;
+        let may_be_same = |own: &Name, other: &Name| own.is_none() || other.is_none() || own == other;
         match level {
-            LocalityLevel::Node => is_same(&self.node, &other.node),
+            // A node's name is enough, as long as nothing says that another node has it too.
+            LocalityLevel::Node => {
+                is_same(&self.node, &other.node)
+                    && may_be_same(&self.zone, &other.zone)
+                    && may_be_same(&self.region, &other.region)
+            }
             LocalityLevel::Zone => is_same(&self.zone, &other.zone) && self.region == other.region,
             LocalityLevel::Region => is_same(&self.region, &other.region),
         }
@@ -129,6 +136,16 @@ mod tests {
         );
         assert_eq!(shared(&place(Some("s"), Some("a"), None)), [false, false, false]);
         assert_eq!(shared(&place(None, None, Some("n"))), [true, false, false]);
+        assert_eq!(
+            shared(&place(Some("r"), Some("b"), Some("n"))),
+            [false, false, true]
+        );
+        assert_eq!(
+            shared(&place(Some("s"), Some("a"), Some("n"))),
+            [false; 3],
+            "another cluster's"
+        );
+        assert_eq!(shared(&place(Some("s"), None, Some("n"))), [false; 3]);
         assert_eq!(shared(&Locality::default()), [false; 3]);
         assert!(
             !Locality::default().shares(LocalityLevel::Node, &Locality::default()),

@@ -100,7 +100,7 @@ impl fmt::Display for AccessWarning {
             ),
             Self::Defaults { deny, allow } => write!(
                 f,
-                "AccessPolicy {allow} allows by default what AccessPolicy {deny} denies by default: deny holds; remove one of the two"
+                "AccessPolicy {allow}, spec.default: allow contradicts deny, spec.default of AccessPolicy {deny}: deny holds; remove one of the two"
             ),
             Self::NoSuchWorkload { rule, source } => {
                 write!(

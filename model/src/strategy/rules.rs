@@ -51,17 +51,25 @@ fn of_clients() -> impl Strategy<Value = Value> {
     })
 }
 
+/// The limits of one client, which are no more than those of all.
+fn within(mut one: Value, all: &Value) -> Value {
+    for name in ["connectionsPerSecond", "connections", "requests"] {
+        if let (Some(own), Some(most)) = (one[name].as_u64(), all[name].as_u64()) {
+            one[name] = own.min(most).into();
+        }
+    }
+    one
+}
+
 fn limits() -> impl Strategy<Value = Value> {
-    let of_backend = (number(), option::weighted(0.3, number()))
-        .prop_map(|(connections, requests)| json!({"connections": connections, "requests": requests}));
     (
         of_clients(),
         option::weighted(0.2, of_clients()),
-        option::weighted(0.4, of_backend),
+        option::weighted(0.4, of_clients()),
         option::weighted(0.3, select(vec!["again", "refuse"])),
     )
         .prop_map(|(mut limits, client, backend, excess)| {
-            limits["perClient"] = client.into();
+            limits["perClient"] = client.map(|client| within(client, &limits)).into();
             limits["perBackend"] = backend.into();
             limits["excess"] = excess.into();
             limits

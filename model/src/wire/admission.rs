@@ -88,40 +88,28 @@ pub(crate) struct Limits {
     #[schemars(range(min = 1, max = 100_000_000))]
     pub(crate) requests: Option<i64>,
     /// The same for each client.
-    pub(crate) per_client: Option<ClientLimits>,
+    pub(crate) per_client: Option<PartLimits>,
     /// The same for each replica.
-    pub(crate) per_backend: Option<BackendLimits>,
+    pub(crate) per_backend: Option<PartLimits>,
     /// What a refused connect says: again (`EAGAIN`) or refuse (`ECONNREFUSED`).
     #[schemars(extend("enum" = words::<crate::Excess>()))]
     pub(crate) excess: Option<String>,
 }
 
-/// Limits of each client.
+/// Limits of each client, or of each replica.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub(crate) struct ClientLimits {
-    /// New connections per second of one client.
+pub(crate) struct PartLimits {
+    /// New connections per second of one of them.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub(crate) connections_per_second: Option<i64>,
-    /// Connections of one client that may come at once after a pause.
+    /// Connections of one that may come at once after a pause.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub(crate) burst: Option<i64>,
-    /// Connections of one client at once.
+    /// Connections of one at once.
     #[schemars(range(min = 1, max = 100_000_000))]
     pub(crate) connections: Option<i64>,
-    /// Requests of one client in flight at once.
-    #[schemars(range(min = 1, max = 100_000_000))]
-    pub(crate) requests: Option<i64>,
-}
-
-/// Limits of each replica.
-#[derive(Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct BackendLimits {
-    /// Connections of one replica at once.
-    #[schemars(range(min = 1, max = 100_000_000))]
-    pub(crate) connections: Option<i64>,
-    /// Requests of one replica in flight at once.
+    /// Requests of one in flight at once.
     #[schemars(range(min = 1, max = 100_000_000))]
     pub(crate) requests: Option<i64>,
 }

@@ -7,7 +7,10 @@ use std::{collections::BTreeMap, net::SocketAddr};
 
 use serde::{Deserialize, de::DeserializeOwned};
 
-use crate::process::{Place, Process, binary};
+use crate::{
+    eventually::eventually,
+    process::{Place, Process, binary},
+};
 
 /// How often each name occurred.
 pub type Counts = BTreeMap<String, u64>;
@@ -197,6 +200,17 @@ impl Talk {
         let line = format!("line {}", self.said);
         self.process.write_line(&line).expect("bash reads");
         self.process.wait_for_line(|echo| echo == line).expect("an echo");
+    }
+
+    /// Talks on until the process has ended, as it does when the connection has.
+    #[track_caller]
+    pub fn is_cut(mut self) {
+        let has_ended = || {
+            // It may have died of the last words.
+            drop(self.process.write_line("over"));
+            self.process.has_ended()
+        };
+        eventually("the connection is cut", has_ended, |ended| *ended);
     }
 
     /// The process.

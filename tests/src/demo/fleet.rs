@@ -98,9 +98,21 @@ impl Fleet {
 
 /// Applies what an operator wrote, and shows both.
 pub(super) fn apply(control: &ControlPlane, screen: &mut Screen) -> Result<()> {
-    let manifest = mesh::manifest();
-    let answer = text(&control.cli_with(&["apply", "-f", "-"], &manifest))?;
+    apply_text(control, &mesh::manifest(), screen)
+}
+
+/// The same for any `manifest`.
+pub(super) fn apply_text(control: &ControlPlane, manifest: &str, screen: &mut Screen) -> Result<()> {
+    let answer = text(&control.cli_with(&["apply", "-f", "-"], manifest))?;
     screen.say(&format!("$ nodemesh apply -f - <<EOF\n{manifest}EOF\n{answer}"));
+    Ok(())
+}
+
+/// Deletes a policy of who may connect, and shows it.
+pub(super) fn delete_policy(control: &ControlPlane, name: &str, screen: &mut Screen) -> Result<()> {
+    let verb = ["delete", "accesspolicy", name, "-n", mesh::NAMESPACE];
+    let answer = text(&control.cli(&verb))?;
+    screen.say(&format!("\n$ nodemesh {}\n{answer}", verb.join(" ")));
     Ok(())
 }
 

@@ -34,6 +34,8 @@ pub(super) fn picture(timing: Timing) -> String {
   each is started by `nodemesh register`, which keeps a lease of {} s at the control plane as long as the server lives.
 
 {timing}
+   then    one replica freezes in the middle of its streams while its /health says 200, and thaws
+   last    a policy denies one of two clients, and is deleted
 
   In the table: ACTIVE, TOTAL and SHARE of the new connections are the kernels' counts (nodemesh backends), TOKENS/S is what
   clients saw. TTFT (time to first token) and ITL (between two tokens) are mean, median and 99th percentile in milliseconds:

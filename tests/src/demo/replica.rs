@@ -175,7 +175,12 @@ impl Replica {
             return None;
         }
         let address = self.control();
-        let body = self.pod.netns().run(|| ask(address, "GET", "")).ok()?.ok()?;
+        let (_, body) = self
+            .pod
+            .netns()
+            .run(|| ask(address, "GET /control", ""))
+            .ok()?
+            .ok()?;
         serde_json::from_str::<Control>(&body)
             .ok()
             .map(|control| control.state)
@@ -185,24 +190,32 @@ impl Replica {
     pub(super) fn behave(&self, change: &Value) -> Result<()> {
         let address = self.control();
         let body = change.to_string();
-        let answer = self.pod.netns().run(|| ask(address, "POST", &body))??;
+        let (_, answer) = self.pod.netns().run(|| ask(address, "POST /control", &body))??;
         serde_json::from_str::<Value>(&answer)
             .map(drop)
             .with_context(|| format!("{} does not take {body}: {answer}", self.cast.name))
     }
+
+    /// Status of `/health`, asked where it serves, as a kubelet does.
+    pub(super) fn health(&self) -> Result<u16> {
+        let [address, _] = self.addresses();
+        let (status, _) = self.pod.netns().run(|| ask(address, "GET /health", ""))??;
+        Ok(status)
+    }
 }
 
-/// A request to `/control`, from the pod itself: past the mesh.
-fn ask(address: SocketAddr, method: &str, body: &str) -> Result<String> {
+/// Status and body of the answer to a request, from the pod itself: past the mesh.
+fn ask(address: SocketAddr, request: &str, body: &str) -> Result<(u16, String)> {
     let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     write!(
         stream,
-        "{method} /control HTTP/1.0\r\nHost: replica\r\nContent-Length: {}\r\n\r\n{body}",
+        "{request} HTTP/1.0\r\nHost: replica\r\nContent-Length: {}\r\n\r\n{body}",
         body.len()
     )?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
-    let (_, body) = answer.split_once("\r\n\r\n").context("an HTTP answer")?;
-    Ok(body.to_owned())
+    let (head, body) = answer.split_once("\r\n\r\n").context("an HTTP answer")?;
+    let status = head.split(' ').nth(1).context("a status")?.parse()?;
+    Ok((status, body.to_owned()))
 }

@@ -4,11 +4,13 @@
 //! Invariant: an expectation reads only what the kernel, the clients, the servers and the control plane said.
 
 mod changes;
+mod scenes;
 
 use std::{collections::BTreeMap, fmt};
 
 use super::{
     client::Report,
+    denial::Denied,
     facts::{Facts, Seen},
     fleet::Fleet,
     kernels::Counts,
@@ -16,8 +18,9 @@ use super::{
     outside::Outside,
     roles::{FASTEST, NEWCOMER, SLOWEST},
     stage::Stage,
-    wedge::{Stream, Wedged},
+    wedge::Wedged,
 };
+use crate::chaos::Outcome;
 
 /// One expectation.
 struct Expectation {
@@ -58,8 +61,9 @@ impl fmt::Display for Verdict {
 pub(super) fn judge(
     stage: &Stage,
     facts: &Facts,
-    (wedged, outside): (&Wedged, &Outside),
+    (wedged, outside, denied): (&Wedged, &Outside, &Denied),
     fleet: &Fleet,
+    upheaval: &Outcome,
 ) -> Verdict {
     let reports: Vec<&Report> = stage
         .clients
@@ -82,9 +86,14 @@ pub(super) fn judge(
         refusals_agree(&reports, facts),
         times_agree(stage, facts),
         nothing_stayed_in_flight(facts),
-        wedged_is_not_slow(wedged),
-        strangers_are_served(outside),
+        scenes::wedged_is_not_slow(wedged),
+        scenes::wedged_was_ejected(wedged),
+        scenes::thawed_was_readmitted(wedged),
+        scenes::strangers_are_served(outside),
+        scenes::only_the_denied_was_denied(denied),
+        scenes::the_denial_was_told(denied),
         changes::fleet_is_told(stage, wedged, fleet),
+        nobody_noticed_the_upheaval(upheaval),
     ];
     Verdict { expectations }
 }
@@ -95,11 +104,6 @@ fn expect(what: impl Into<String>, holds: bool, numbers: String) -> Expectation 
         holds,
         numbers,
     }
-}
-
-fn strangers_are_served(outside: &Outside) -> Expectation {
-    let (what, holds, numbers) = outside.expectation();
-    expect(what, holds, numbers)
 }
 
 fn nobody_listened(facts: &Facts) -> Expectation {
@@ -281,33 +285,24 @@ fn nothing_stayed_in_flight(facts: &Facts) -> Expectation {
     )
 }
 
-fn wedged_is_not_slow(wedged: &Wedged) -> Expectation {
-    let silence = |streams: &[Stream]| {
-        let quiet = streams.iter().map(|stream| stream.quiet);
-        quiet.fold(0.0, f64::max)
-    };
-    let stalled = |streams: &[Stream]| streams.iter().filter(|stream| stream.stalled).count();
-    let (frozen, slow) = (&wedged.frozen, &wedged.slow);
-    let [top_frozen, top_slow] = wedged.top;
-    let (answered, all) = wedged.answered;
+fn nobody_noticed_the_upheaval(upheaval: &Outcome) -> Expectation {
+    let faults = upheaval.faults();
+    let [same, other] = upheaval.upgrades;
     expect(
-        "nodemesh connections and top tell the frozen replica's streams from the slow one's",
-        stalled(frozen) == frozen.len()
-            && !frozen.is_empty()
-            && stalled(slow) == 0
-            && !slow.is_empty()
-            && top_frozen > 0
-            && top_slow == 0
-            && answered == all,
         format!(
-            "frozen: {} of {} stalled, silent for up to {:.1} s; slow: {} of {}, {:.2} s; top: {top_frozen} and {top_slow} stalled; \
-             {answered} of {all} answered after the thaw",
-            stalled(frozen),
-            frozen.len(),
-            silence(frozen),
-            stalled(slow),
-            slow.len(),
-            silence(slow)
+            "{} kills of an agent, {same} upgrades of the same ABI and {other} of another cost no connect, no stream and no count, and \
+             weights were followed while no agent ran",
+            upheaval.kills
         ),
+        faults.is_empty(),
+        match faults.as_slice() {
+            [] => format!(
+                "{} connections and {} requests, all counted once; {:.0} % of those without an agent on the replica with 75 % of the weight",
+                upheaval.seen.connections,
+                upheaval.seen.ok,
+                upheaval.heavy_share * 100.0
+            ),
+            faults => faults.join("; "),
+        },
     )
 }

@@ -1,30 +1,40 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The last scene: one replica freezes in the middle of its streams while another is merely slow, and the CLI tells them apart.
+//! A scene: one replica freezes in the middle of its streams while its `/health` goes on to say 200 and another one is merely slow; the CLI
+//! tells them apart, the kernels leave the frozen one alone, and it thaws.
 //!
 //! Invariant: what is shown is the output of the CLI; nothing of it is made up or left out but lines of other replicas.
 
+mod ejection;
+
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, bail};
+use nix::sys::signal::Signal;
 use nodemesh_agent::api::{Connection, Phase};
 use serde_json::{Value, json};
 
 use super::{
     client::Report,
-    fleet, mesh,
+    fleet, mesh, operator,
     replica::Replica,
     roles::{FASTEST, SLOWEST},
     screen::Screen,
     stage::Stage,
 };
-use crate::{agent::Agent, eventually::pause, interrupt::Interrupt};
+use crate::{agent::Agent, eventually::pause, interrupt::Interrupt, monotonic::now_ns, process::Process};
+pub(super) use ejection::Ejected;
 
-/// Streams at the same time, over all replicas.
-const STREAMS: u32 = 12;
+/// Clients of this scene: one of each node.
+const CALLERS: [usize; 2] = [0, 2];
+/// Streams of each at the same time.
+const STREAMS: usize = 9;
 /// Tokens of an answer.
-const TOKENS: u32 = 32;
-/// Milliseconds between two tokens of the slow replica.
-const SLOW: u32 = 150;
+const TOKENS: u32 = 64;
+/// Milliseconds between two tokens of the slow replica, and of the others: all answers take longer than it takes to tell who is wedged.
+const SLOW: u32 = 100;
+const PACE: u32 = 40;
+/// Streams of the frozen replica at each node when it freezes.
+const AT_LEAST: usize = 2;
 /// How long to wait for what should be seen.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Pause between two looks.
@@ -41,7 +51,9 @@ pub(super) struct Wedged {
     pub(super) top: [u64; 2],
     /// Requests in flight at the frozen replica, as the control plane told them then.
     pub(super) told: u64,
-    /// Requests that were answered in the end, and all.
+    /// What the kernels did about it.
+    pub(super) ejected: Ejected,
+    /// Requests that were answered in the end, and those that failed or were cut.
     pub(super) answered: (u64, u64),
 }
 
@@ -56,37 +68,48 @@ pub(super) struct Stream {
 /// Plays the scene.
 pub(super) fn play(stage: &Stage, interrupt: &Interrupt, screen: &mut Screen) -> Result<Wedged> {
     let [frozen, slow] = [FASTEST, SLOWEST].map(|index| &stage.replicas[index]);
-    frozen.behave(&json!({"failure": "freeze"}))?;
-    slow.behave(&json!({"inter_token_ms": SLOW}))?;
+    let agents = CALLERS.map(|caller| stage.agent(stage.clients[caller].cast.node));
+    for replica in stage.replicas.iter().filter(|replica| replica.runs()) {
+        let pace = if std::ptr::eq(replica, slow) { SLOW } else { PACE };
+        replica.behave(&json!({"inter_token_ms": pace}))?;
+    }
+    let callers = CALLERS.map(|caller| call(stage, caller));
+    let callers: Vec<Process> = callers.into_iter().collect::<Result<_>>()?;
+    for agent in agents {
+        wait(interrupt, "streams from the replica that will freeze", || {
+            let connections = agent.connections()?;
+            Ok((streams(&connections, frozen).len() >= AT_LEAST).then_some(()))
+        })?;
+    }
+    let at = now_ns();
+    frozen.behave(&json!({"failure": "freeze", "failure_after": 0}))?;
+    let health = frozen.health()?;
     screen.say(&format!(
-        "\nOne more scene: {STREAMS} new streams. {} freezes after a few tokens: its connections stay open and nothing breaks; {} \
-         takes {SLOW} ms\nfor a token instead of {}. Which of them is wedged?",
-        frozen.cast.name, slow.cast.name, slow.cast.speed.token
+        "\nOne more scene, with new streams from both nodes. {} freezes in the middle of its answers, as an engine does that hangs:\n\
+         connections stay open, nothing breaks, new requests are accepted and not answered, and its /health says {health}. {} is\n\
+         merely slow: {SLOW} ms for a token, where others take {PACE}. Which of them is wedged?",
+        frozen.cast.name, slow.cast.name
     ));
-    let client = &stage.clients[0];
-    let arguments = [
-        format!("--url=http://{}", mesh::service_address(0)),
-        format!("--model={}", mesh::MODEL),
-        format!("--requests={STREAMS}"),
-        format!("--concurrency={STREAMS}"),
-        format!("--max-tokens={TOKENS}"),
-    ];
-    let streams = client.pod().spawn("load-client", &arguments)?;
-    let agent = stage.agent(client.cast.node);
-    let seen = tell_apart(agent, frozen, slow, interrupt)?;
-    let top = show(agent, frozen, slow, screen)?;
+    let seen = tell_apart(agents[0], frozen, slow, interrupt)?;
+    let top = show(agents[0], frozen, slow, screen)?;
+    let out = ejection::wait(agents, frozen, at, interrupt, screen)?;
     let told = fleet::in_flight(&stage.control, frozen.cast.name, interrupt)?;
     screen.say(&format!(
         "The control plane has heard of {told} requests in flight at {}.",
         frozen.cast.name
     ));
+    let quiet = out.watch(agents, frozen, interrupt)?;
+    let thawed = now_ns();
     frozen.behave(&json!({"failure": "none"}))?;
-    slow.behave(&json!({"inter_token_ms": slow.cast.speed.token}))?;
-    let (report, _): (Report, _) = streams.report()?;
-    let answered = (report.requests.ok, u64::from(STREAMS));
+    for replica in stage.replicas.iter().filter(|replica| replica.runs()) {
+        replica.behave(&json!({"inter_token_ms": replica.cast.speed.token}))?;
+    }
+    let mut ejected = quiet.readmission(agents, frozen, thawed, interrupt, screen)?;
+    ejected.health = health;
+    let answered = finish(callers)?;
     screen.say(&format!(
-        "{} thaws, and {} of {} streams end as they should.",
-        frozen.cast.name, answered.0, answered.1
+        "All streams of this scene have ended: {} requests were answered, {} were not.",
+        answered.0, answered.1
     ));
     let [frozen, slow] = seen;
     Ok(Wedged {
@@ -94,8 +117,52 @@ pub(super) fn play(stage: &Stage, interrupt: &Interrupt, screen: &mut Screen) ->
         slow,
         top,
         told,
+        ejected,
         answered,
     })
+}
+
+/// Starts streams from the pod of a client, until it is told to finish.
+fn call(stage: &Stage, caller: usize) -> Result<Process> {
+    let arguments = [
+        format!("--url=http://{}", mesh::service_address(0)),
+        format!("--model={}", mesh::MODEL),
+        format!("--concurrency={STREAMS}"),
+        format!("--max-tokens={TOKENS}"),
+        "--think=20ms".into(),
+        "--finish".into(),
+        "--allow-failures".into(),
+    ];
+    stage.clients[caller].pod().spawn("load-client", &arguments)
+}
+
+/// Lets clients finish; requests that were answered, and others.
+pub(super) fn finish(callers: Vec<Process>) -> Result<(u64, u64)> {
+    for caller in &callers {
+        caller.signal(Signal::SIGTERM)?;
+    }
+    let (mut ok, mut others) = (0, 0);
+    for caller in callers {
+        let (report, _): (Report, _) = caller.report()?;
+        ok += report.requests.ok;
+        others += report.failures() + report.requests.aborted;
+    }
+    Ok((ok, others))
+}
+
+/// Looks until there is something to see.
+fn wait<T>(interrupt: &Interrupt, what: &str, mut look: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        interrupt.check()?;
+        if let Some(seen) = look()? {
+            return Ok(seen);
+        }
+        if Instant::now() > deadline {
+            bail!("{what}: not within {PATIENCE:?}");
+        }
+        pause(LOOK_INTERVAL);
+    }
 }
 
 /// Waits until some stream of the frozen replica is told to be stalled while the slow one streams, and gives the streams of both.
@@ -105,19 +172,12 @@ fn tell_apart(
     slow: &Replica,
     interrupt: &Interrupt,
 ) -> Result<[Vec<Stream>; 2]> {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        interrupt.check()?;
+    wait(interrupt, "a stream that is told to be stalled", || {
         let connections = agent.connections()?;
         let found = [frozen, slow].map(|replica| streams(&connections, replica));
-        if found[0].iter().any(|stream| stream.stalled) && !found[1].is_empty() {
-            return Ok(found);
-        }
-        if Instant::now() > deadline {
-            bail!("no stream was told to be stalled within {PATIENCE:?}: {connections:?}");
-        }
-        pause(LOOK_INTERVAL);
-    }
+        let is_told = found[0].iter().all(|stream| stream.stalled) && !found[0].is_empty();
+        Ok((is_told && !found[1].is_empty()).then_some(found))
+    })
 }
 
 fn streams(connections: &[Connection], replica: &Replica) -> Vec<Stream> {
@@ -145,33 +205,18 @@ fn show(agent: &Agent, frozen: &Replica, slow: &Replica, screen: &mut Screen) ->
         &["connections", "--vantage", "client", "--sort", "quiet"][..],
         &["top", "--once", "--vantage", "client"],
     ] {
-        let text = ask(agent, verb)?;
-        let shown = |line: &&str| line.contains(&frozen) || line.contains(&slow);
-        let lines = text.lines().take(1).chain(text.lines().filter(shown));
-        let lines: Vec<String> = lines.map(|line| format!("  {line}")).collect();
-        screen.say(&format!("\n$ nodemesh {}\n{}", verb.join(" "), lines.join("\n")));
+        let text = operator::ask(agent, verb)?;
+        let is_shown = |line: &&str| line.contains(&frozen) || line.contains(&slow);
+        let lines = text.lines().take(1).chain(text.lines().filter(is_shown));
+        operator::show(screen, &verb.join(" "), lines);
     }
     screen.say(&format!("\n  {frozen} is the frozen one, {slow} the slow one.\n"));
-    let lines: Vec<Value> = serde_json::from_str(&ask(
-        agent,
-        &["top", "--once", "--vantage", "client", "-o", "json"],
-    )?)
-    .context("the JSON of nodemesh top")?;
+    let text = operator::ask(agent, &["top", "--once", "--vantage", "client", "-o", "json"])?;
+    let lines: Vec<Value> = serde_json::from_str(&text).context("the JSON of nodemesh top")?;
     let stalled = |backend: &str| {
         let line = lines.iter().find(|line| line["backend"] == backend);
         line.and_then(|line| line["stalled_streams"].as_u64())
             .with_context(|| format!("no line of {backend} in {lines:?}"))
     };
     Ok([stalled(&frozen)?, stalled(&slow)?])
-}
-
-fn ask(agent: &Agent, verb: &[&str]) -> Result<String> {
-    let output = agent.cli(verb)?;
-    ensure!(
-        output.status.success(),
-        "nodemesh {}: {}",
-        verb.join(" "),
-        String::from_utf8_lossy(&output.stderr)
-    );
-    Ok(String::from_utf8(output.stdout)?)
 }

@@ -16,7 +16,7 @@ use crate::tls::Versions;
 
 /// Sends requests to model servers and reports what a client sees, as JSON lines.
 ///
-/// Without --requests and --duration it runs until SIGTERM or SIGINT.
+/// Without --requests and --duration it runs until SIGTERM or SIGINT, which cut what is open, or SIGUSR1, which gives it --grace.
 #[derive(Clone, Debug, clap::Parser)]
 #[command(name = "load-client", version)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
@@ -36,6 +36,9 @@ pub struct Options {
     /// After --duration, cut requests that take longer than this.
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = parse_duration)]
     pub grace: Duration,
+    /// On SIGTERM and SIGINT, start no more requests and finish those that are open, within --grace.
+    #[arg(long)]
+    pub finish: bool,
     /// Connection per request, or one that each worker keeps.
     #[arg(long, value_enum, default_value = "one-shot")]
     pub mode: Mode,

@@ -10,6 +10,11 @@ use crate::reconcile::ledger::BackendId;
 
 /// A service with two clients, of which `policy` says who may connect.
 fn view(policy: &str, chat: &str) -> View {
+    view_with(policy, chat, "")
+}
+
+/// The same with more resources.
+fn view_with(policy: &str, chat: &str, more: &str) -> View {
     let manifest = Manifest::parse(&format!(
         "
 apiVersion: nodemesh.io/v1alpha1
@@ -26,7 +31,7 @@ apiVersion: nodemesh.io/v1alpha1
 kind: AccessPolicy
 metadata: {{name: who, namespace: prod}}
 spec: {policy}
-"
+{more}"
     ));
     assert!(manifest.errors().is_empty(), "{}", manifest.errors());
     let resources = Resources::merge([("mesh.yaml", &manifest)]).expect("valid resources");
@@ -118,4 +123,54 @@ fn what_is_of_another_service_by_now_is_left_alone() {
     let mut elsewhere = connection(Vantage::Server, 1, "10.0.0.7");
     elsewhere.backend_addr = ip("10.0.0.2");
     assert!(!examiner.is_denied(&elsewhere));
+}
+
+/// One more service that leads to the same server.
+fn second(namespace: &str) -> String {
+    format!(
+        "---
+apiVersion: nodemesh.io/v1alpha1
+kind: Service
+metadata: {{name: second, namespace: {namespace}}}
+spec: {{addresses: [10.1.0.2], ports: [{{port: 80, targetPort: 8000}}], backends: [{{address: 10.0.0.1}}]}}
+"
+    )
+}
+
+#[test]
+fn at_the_server_all_services_that_lead_there_are_asked() {
+    let one =
+        "{targetRef: {kind: Service, name: llama}, rules: [{action: deny, from: [{workloads: [chat]}]}]}";
+    let (client, server) = (
+        connection(Vantage::Client, 1, "10.0.0.7"),
+        connection(Vantage::Server, 1, "10.0.0.7"),
+    );
+    let denied = |view: &View| {
+        let mut examiner = Examiner::new(view);
+        [&client, &server].map(|connection| examiner.is_denied(connection))
+    };
+    let open = view_with(one, "10.0.0.7", &second("prod"));
+    let by_name = |view: &View| {
+        let frontends = view.frontends.iter();
+        frontends
+            .map(|it| it.name.service.name().to_owned())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(by_name(&open), ["llama", "second"]);
+    // The examiner knows services by their ids, which are all the same here.
+    let mut examiner = Examiner::new(&open);
+    examiner.services = [(3, &open.frontends[0])].into();
+    assert!(
+        examiner.is_denied(&client),
+        "it had dialled the one that denies it"
+    );
+    assert!(
+        !examiner.is_denied(&server),
+        "it may have dialled the one that does not"
+    );
+    let foreign = view_with(one, "10.0.0.7", &second("other"));
+    assert!(
+        denied(&foreign)[1],
+        "a service of another namespace opens nothing"
+    );
 }

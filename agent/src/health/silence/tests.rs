@@ -28,13 +28,15 @@ struct Replica {
     unread: Vec<u64>,
     progress: Progress,
     frozen: bool,
+    /// Whether requests are read, and health checks answered, by a front that goes on when the engine is frozen.
+    has_front: bool,
     cookies: u64,
 }
 
 impl Replica {
     fn submit(&mut self, now: u64, prefill: u64, tokens: u64) {
         self.cookies += 1;
-        if self.frozen {
+        if self.frozen && !self.has_front {
             return self.unread.push(self.cookies);
         }
         self.progress.read += 1;
@@ -48,6 +50,9 @@ impl Replica {
     }
 
     fn step(&mut self, now: u64, gap: u64) {
+        if self.has_front {
+            self.progress.read += 1;
+        }
         if self.frozen {
             return;
         }
@@ -56,14 +61,12 @@ impl Replica {
         }
         for request in &mut self.requests {
             if now >= request.next_ns {
+                self.progress.begun += u64::from(request.prefill > 0);
                 (request.prefill, request.last_ns, request.next_ns) = (0, now, now + gap);
                 request.tokens -= 1;
-                self.progress.sent += 269;
             }
         }
-        let before = self.requests.len();
         self.requests.retain(|request| request.tokens > 0);
-        self.progress.answered += (before - self.requests.len()) as u64;
     }
 
     fn thaw(&mut self, now: u64) {
@@ -77,7 +80,7 @@ impl Replica {
         let requests = self.requests.iter().map(|request| {
             let is_prefill = request.prefill > 0;
             let sign = if is_prefill {
-                Sign::Busy(request.last_ns)
+                Sign::Busy
             } else {
                 Sign::Stream(request.last_ns)
             };
@@ -168,10 +171,11 @@ proptest! {
         prefills in 0_u64..3,
         more in 0_u64..5,
         gap in 10 * MS..100 * MS,
+        has_front: bool,
         freeze in 3 * SECOND..9 * SECOND,
         frozen in 5 * SECOND..100 * SECOND,
     ) {
-        let (mut replica, mut mesh) = (Replica::default(), Mesh::default());
+        let (mut replica, mut mesh) = (Replica { has_front, ..Replica::default() }, Mesh::default());
         let (freeze, thaw) = (freeze / STEP * STEP, (freeze + frozen) / STEP * STEP);
         (0..streams).for_each(|_| replica.submit(0, 50 * MS, 1_000_000));
         (0..prefills).for_each(|_| replica.submit(0, 60 * SECOND, 1_000_000));
@@ -250,16 +254,16 @@ fn the_own_pace_of_a_replica_counts() {
 }
 
 #[test]
-fn one_stream_that_emits_or_one_answer_proves_it_alive() {
+fn one_stream_that_emits_or_begins_to_proves_it_alive() {
     let seen = |cookie, last_ns| Seen {
         cookie,
         vantage: Vantage::Server,
         sign: Sign::Stream(last_ns),
     };
     let mut memory = Memory::default();
-    let mut look = |seen: &[Seen], answered, now| {
+    let mut look = |seen: &[Seen], begun, now| {
         let progress = Progress {
-            answered,
+            begun,
             ..Progress::default()
         };
         memory.pass(demand(20 * MS), seen, progress, false, now)
@@ -270,7 +274,8 @@ fn one_stream_that_emits_or_one_answer_proves_it_alive() {
     assert_eq!(look(&with_one, 0, now), Verdict::Leave(Some(now + 2 * SECOND)));
     assert_eq!(
         look(&silent, 1, now + SECOND),
-        Verdict::Leave(Some(now + 5 * SECOND / 2))
+        Verdict::Leave(Some(now + 5 * SECOND / 2)),
+        "another one came and went"
     );
     assert_eq!(
         look(&silent[..1], 1, now + 9 * SECOND),
@@ -278,6 +283,60 @@ fn one_stream_that_emits_or_one_answer_proves_it_alive() {
         "one alone is not enough"
     );
     assert_eq!(look(&silent, 1, now + 9 * SECOND), Verdict::Eject);
+}
+
+#[test]
+fn what_a_front_reads_does_not_prove_an_engine_well() {
+    let stream = |cookie| Seen {
+        cookie,
+        vantage: Vantage::Server,
+        sign: Sign::Stream(SECOND),
+    };
+    let busy = Seen {
+        sign: Sign::Busy,
+        ..stream(3)
+    };
+    let seen = [stream(1), stream(2), busy];
+    let mut memory = Memory::default();
+    let mut look = |seen: &[Seen], begun, read, is_out, second: u64| {
+        memory.pass(
+            demand(20 * MS),
+            seen,
+            Progress { begun, read },
+            is_out,
+            second * SECOND,
+        )
+    };
+    assert_eq!(look(&seen, 7, 100, false, 10), Verdict::Eject);
+    assert_eq!(look(&seen, 7, 200, true, 11), Verdict::Eject);
+    assert_eq!(
+        look(&seen[2..], 7, 300, true, 12),
+        Verdict::Leave(None),
+        "their clients gave up"
+    );
+    assert_eq!(look(&seen[2..], 8, 300, true, 13), Verdict::Readmit);
+}
+
+#[test]
+fn a_clock_that_stands_still_or_goes_back_ejects_nothing() {
+    // The kernel's clock does neither; a record may be newer than the time that a pass began at.
+    let stream = |cookie| Seen {
+        cookie,
+        vantage: Vantage::Server,
+        sign: Sign::Stream(100 * SECOND),
+    };
+    let seen = [stream(1), stream(2)];
+    let mut memory = Memory::default();
+    for second in [100, 100, 50, 0, 101] {
+        let verdict = memory.pass(
+            demand(20 * MS),
+            &seen,
+            Progress::default(),
+            false,
+            second * SECOND,
+        );
+        assert_eq!(verdict, Verdict::Leave(Some(102 * SECOND)), "{second}");
+    }
 }
 
 #[test]

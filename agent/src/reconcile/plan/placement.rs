@@ -138,7 +138,7 @@ impl Ledger {
             let is_back = known.is_some_and(|(_, row)| backend.is_available() && !is_available(&row));
             let known = known.map(|(id, _)| id);
             let id = known
-                .or_else(|| self.revive(place, endpoint, &mut handed))
+                .or_else(|| self.revive(place, endpoint, &mut handed, now_ns))
                 .or_else(|| self.new_backend(&mut handed, now_ns));
             let Some(mut id) = id else {
                 self.take_back(handed, place);
@@ -162,12 +162,14 @@ impl Ledger {
         pair.unwrap_or(SHARED_PAIR)
     }
 
-    /// A backend that comes back before its last socket is gone keeps its id, so that these sockets stay counted.
+    /// A backend that comes back before its last socket is gone keeps its id, so that these sockets stay counted. It starts slowly, as
+    /// one that is new.
     fn revive(
         &mut self,
         place: &mut Place,
         endpoint: (Ip16, Port),
         handed: &mut Handed,
+        now_ns: u64,
     ) -> Option<BackendId> {
         let id = self.retired.find(place.service_id, endpoint.0, endpoint.1)?;
         let retired = self.retired.remove(id)?;
@@ -175,7 +177,7 @@ impl Ledger {
             id,
             generation: retired.row.generation,
             traffic: retired.row.traffic,
-            since_ns: retired.row.since_ns,
+            since_ns: now_ns,
         };
         place.backends.insert(endpoint, (backend, retired.row));
         handed.revived.push((id, retired));

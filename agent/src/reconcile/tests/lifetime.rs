@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The life of ids: they stay with a backend until its last socket is closed.
 
+use nodemesh_model::{BackendState, Frontend};
+
 use super::{
     Node,
     kernel::{Fault, Op},
     mesh::{Mesh, key, name},
 };
+use crate::reconcile::{admission::Assigned, round};
 
 fn one() -> Mesh {
     Mesh::default().with("a", 1, &[1, 2])
@@ -56,6 +59,29 @@ fn a_backend_that_comes_back_keeps_id_and_counters() {
     );
     assert!(node.ledger.retired().is_empty());
     node.settle(&one().desired());
+}
+
+#[test]
+fn a_backend_that_comes_back_starts_anew() {
+    let mut node = Node::with(&one().desired());
+    let at = |node: &mut Node, now_ns: u64, mesh: Mesh| {
+        let mut assigned = Assigned::default();
+        assigned.now_ns = now_ns;
+        let round = round::run(&mut node.ledger, &mesh.desired(), &assigned, &mut node.kernel);
+        assert!(!round.is_unfinished(), "{round:?}");
+        [0, 1].map(|id| node.kernel.backends[id].since_ns)
+    };
+    node.kernel.connect(key(1), 0).unwrap();
+    at(&mut node, 5, one().backends("a", &[2]));
+    assert_eq!(
+        at(&mut node, 7, one()),
+        [7, 0],
+        "it was retired, the other one was not"
+    );
+    assert_eq!(at(&mut node, 9, one()), [7, 0]);
+    let drains = |frontend: &mut Frontend| frontend.backends[1].state = BackendState::Draining;
+    assert_eq!(at(&mut node, 11, one().edit("a", drains)), [7, 0]);
+    assert_eq!(at(&mut node, 13, one()), [7, 13], "it drained");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use nodemesh_proto::{
     IntoAny as _, to_xds, type_url,
     xds::{
         envoy::{
-            config::core::v3::Node,
+            config::core::v3::{ControlPlane, Node},
             service::discovery::v3::{DeltaDiscoveryResponse, Resource},
         },
         google::protobuf::Any,
@@ -215,6 +215,88 @@ fn a_service_on_disk_outlives_the_patience_with_its_endpoints() {
     assert_eq!(backends(source.apply(&mut session, false)), Some(vec![3]));
     session.respond(removal(type_url::LISTENER, "models/chat/80/v4"));
     assert_eq!(backends(source.apply(&mut session, false)), Some(vec![]));
+}
+
+/// A response with a policy that denies all of `models`.
+fn closed() -> DeltaDiscoveryResponse {
+    let manifest = Manifest::parse(
+        "apiVersion: nodemesh.io/v1alpha1\nkind: AccessPolicy\nmetadata: {name: closed, namespace: models}\n\
+         spec: {targetRef: {kind: Service}, default: deny}\n",
+    );
+    let resources = Resources::merge([("test", &manifest)]).unwrap();
+    let policy = resources.access_policies().values().next().unwrap();
+    let (name, document) = to_xds::access_policy(policy);
+    DeltaDiscoveryResponse {
+        type_url: type_url::POLICY_DOCUMENT.to_owned(),
+        resources: vec![Resource {
+            name,
+            version: "1".to_owned(),
+            resource: Some(document.into_any()),
+            ..Resource::default()
+        }],
+        ..DeltaDiscoveryResponse::default()
+    }
+}
+
+fn is_closed(version: &Version) -> bool {
+    let (desired, _) = version;
+    let mut frontends = desired.frontends.values();
+    frontends.all(|frontend| frontend.access.is_some()) && !desired.frontends.is_empty()
+}
+
+#[test]
+fn who_may_connect_stays_as_on_disk_until_the_control_plane_has_said_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut source = open(&folder);
+    let disk = source.saver();
+    let (mut first, before) = (session(), peer(2, "7"));
+    first.respond(closed());
+    for response in [before.clusters, before.assignments, before.listeners] {
+        first.respond(response);
+    }
+    assert!(is_closed(&source.apply(&mut first, false).unwrap()));
+    let state = disk.states.borrow().clone().unwrap();
+    disk.file.write(&state.version, &state.resources).unwrap();
+
+    // A control plane that says nothing of policies, as fast as it may, and for longer than anybody is patient.
+    let (mut source, mut session, after) = (open(&folder), session(), peer(3, "8"));
+    assert!(is_closed(&source.desired().unwrap()));
+    for response in [after.clusters, after.assignments, after.listeners] {
+        session.respond(response);
+    }
+    for _ in 0..2 {
+        let version = source.apply(&mut session, true).unwrap();
+        assert!(is_closed(&version));
+        assert_eq!(backends(Some(version)), Some(vec![3]), "all else is new");
+        let warnings = source.status().borrow().warnings.clone();
+        assert!(warnings.contains(&GUARDS_KEPT.to_owned()), "{warnings:?}");
+    }
+    // It says that there are none.
+    for type_url in [type_url::WORKLOAD_TABLE, type_url::POLICY_DOCUMENT] {
+        session.respond(removal(type_url, "AccessPolicy/models/closed"));
+    }
+    assert!(!is_closed(&source.apply(&mut session, false).unwrap()));
+    assert_eq!(source.status().borrow().warnings, [""; 0]);
+}
+
+#[test]
+fn a_control_plane_that_knows_policies_must_say_them_first() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut source, mut session, peer) = (open(&folder), session(), peer(2, "7"));
+    let own = |mut response: DeltaDiscoveryResponse| {
+        response.control_plane = Some(ControlPlane {
+            identifier: nodemesh_proto::CONTROL_PLANE.to_owned(),
+        });
+        response
+    };
+    for response in [peer.clusters, peer.assignments, peer.listeners] {
+        session.respond(own(response));
+    }
+    assert!(source.apply(&mut session, true).is_none());
+    session.respond(own(removal(type_url::WORKLOAD_TABLE, "models/nobody")));
+    assert!(source.apply(&mut session, true).is_none());
+    session.respond(own(closed()));
+    assert!(is_closed(&source.apply(&mut session, false).unwrap()));
 }
 
 #[test]

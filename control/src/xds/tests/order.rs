@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Make before break, in steps.
 
-use nodemesh_proto::xds::{envoy::service::discovery::v3::DeltaDiscoveryRequest, google::rpc::Status};
+use nodemesh_proto::xds::{
+    envoy::service::discovery::v3::DeltaDiscoveryRequest,
+    google::{protobuf::Any, rpc::Status},
+};
 
 use super::world::{Source, Target, World};
 use crate::xds::{Limits, Stream, TypeUrl, Variant};
@@ -41,6 +44,8 @@ impl Scene {
                 TypeUrl::Cluster => "cds",
                 TypeUrl::Endpoints => "eds",
                 TypeUrl::Listener => "lds",
+                TypeUrl::Workloads => "workloads",
+                TypeUrl::Policies => "policies",
                 _ => "rds",
             };
             [format!("{kind}#{}", response.nonce)]
@@ -204,6 +209,69 @@ fn a_reader_that_asks_for_all_at_once_gets_it_in_order() {
     assert_eq!(scene.ack(&TypeUrl::Cluster, 1), NOTHING);
     assert_eq!(scene.subscribe(&TypeUrl::Endpoints, &["c0"]), ["eds#2", "+c0"]);
     assert_eq!(scene.ack(&TypeUrl::Endpoints, 2), ["lds#3", "+l0"]);
+}
+
+#[test]
+fn a_listener_waits_for_all_policies_of_a_reader_that_asks_for_them() {
+    // One resource per response.
+    let limits = Limits {
+        response_bytes: 1,
+        ..Limits::default()
+    };
+    let mut scene = Scene::new();
+    scene.stream = Stream::new(Variant::Delta, limits);
+    let mut resources = scene.world.resources();
+    for name in ["p0", "p1"] {
+        resources.insert((TypeUrl::Policies, name.to_owned()), Any::default());
+    }
+    scene.source.publish(resources);
+    assert_eq!(scene.subscribe(&TypeUrl::Workloads, ALL), ["workloads#1"]);
+    assert_eq!(scene.subscribe(&TypeUrl::Policies, ALL), ["policies#2", "+p0"]);
+    assert_eq!(scene.subscribe(&TypeUrl::Cluster, ALL), ["cds#3", "+c0"]);
+    assert_eq!(scene.ack(&TypeUrl::Cluster, 3), NOTHING);
+    assert_eq!(scene.subscribe(&TypeUrl::Endpoints, &["c0"]), ["eds#4", "+c0"]);
+    assert_eq!(scene.ack(&TypeUrl::Endpoints, 4), NOTHING);
+    assert_eq!(scene.subscribe(&TypeUrl::Listener, ALL), NOTHING);
+    assert_eq!(scene.ack(&TypeUrl::Policies, 2), ["policies#5", "+p1"]);
+    for _ in 0..10 {
+        scene.stream.tick().expect("within the limits");
+        assert_eq!(scene.poll(), NOTHING, "however long it takes");
+    }
+    assert_eq!(scene.ack(&TypeUrl::Policies, 5), NOTHING);
+    assert_eq!(scene.ack(&TypeUrl::Workloads, 1), ["lds#6", "+l0"]);
+    // From then on a service does not wait for its neighbours' policies.
+    scene.world.listeners[1] = Some(Target::Cluster(0));
+    let mut resources = scene.world.resources();
+    for name in ["p0", "p1", "p2"] {
+        resources.insert((TypeUrl::Policies, name.to_owned()), Any::default());
+    }
+    scene.source.publish(resources);
+    assert_eq!(
+        scene.ack(&TypeUrl::Listener, 6),
+        ["policies#7", "+p2", "lds#8", "+l1"]
+    );
+}
+
+#[test]
+fn a_reader_that_comes_back_with_all_policies_gets_listeners_at_once() {
+    let mut scene = Scene::new();
+    let mut resources = scene.world.resources();
+    resources.insert((TypeUrl::Policies, "p0".to_owned()), Any::default());
+    scene.source.publish(resources);
+    let version = scene
+        .source
+        .snapshot()
+        .get(&TypeUrl::Policies, "p0")
+        .expect("it was put there")
+        .version();
+    let resumed = DeltaDiscoveryRequest {
+        type_url: TypeUrl::Policies.to_string(),
+        resource_names_subscribe: vec!["*".to_owned()],
+        initial_resource_versions: [("p0".to_owned(), version)].into(),
+        ..DeltaDiscoveryRequest::default()
+    };
+    assert_eq!(scene.ask(&resumed), NOTHING);
+    assert_eq!(scene.subscribe(&TypeUrl::Listener, ALL), ["lds#1", "+l0"]);
 }
 
 #[test]

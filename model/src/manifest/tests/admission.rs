@@ -177,7 +177,7 @@ const LIMITS: Cases = &[
         "limits: {perClient: {}, perBackend: {}}",
         &[
             "spec.limits.perClient: limits nothing; give at least one of connectionsPerSecond, connections and requests, or remove it",
-            "spec.limits.perBackend: limits nothing; give at least one of connections and requests, or remove it",
+            "spec.limits.perBackend: limits nothing; give at least one of connectionsPerSecond, connections and requests, or remove it",
         ],
     ),
     (
@@ -185,6 +185,27 @@ const LIMITS: Cases = &[
         &[
             "spec.limits.excess: \"drop\" is not known here; use one of again, refuse",
             "spec.limits.perBackend.requests: is 0; use 1 to 100000000, or leave it out for no limit",
+        ],
+    ),
+    (
+        "limits: {connectionsPerSecond: 5, connections: 9, requests: 9, perClient: {connectionsPerSecond: 6, connections: 10, requests: 9}}",
+        &[
+            "spec.limits.perClient.connectionsPerSecond: is 6, more than the 5 of all clients together; use at most 5, or leave it out",
+            "spec.limits.perClient.connections: is 10, more than the 9 of all clients together; use at most 9, or leave it out",
+        ],
+    ),
+    (
+        "limits: {connections: -1, perBackend: {connectionsPerSecond: 0, burst: -2}}",
+        &[
+            "spec.limits.connections: is -1; use 1 to 100000000, or leave it out for no limit",
+            "spec.limits.perBackend.connectionsPerSecond: is 0; use 1 to 1000000, or leave it out for no limit",
+            "spec.limits.perBackend.burst: is -2; use 1 to 1000000, or leave it out for as many as connectionsPerSecond",
+        ],
+    ),
+    (
+        "limits: {perBackend: {burst: 3}}",
+        &[
+            "spec.limits.perBackend.burst: a burst without connectionsPerSecond limits nothing; add connectionsPerSecond, or remove it",
         ],
     ),
     (
@@ -211,6 +232,18 @@ const HEALTH: Cases = &[
             "spec.outlierDetection.baseEjectionTime: \"0s\" is out of range; use 100ms to 1day",
             "spec.outlierDetection.silence.minimum: \"2h\" is out of range; use 100ms to 1h",
         ],
+    ),
+    (
+        "outlierDetection: {baseEjectionTime: -1s, maxEjectionTime: 2days, maxEjectionPercent: 101}",
+        &[
+            "spec.outlierDetection.maxEjectionPercent: is 101; use 1 to 100; to eject nothing, set connectFailures, requestFailures and silence.streams to 0",
+            "spec.outlierDetection.baseEjectionTime: \"-1s\" is no duration: expected number at 0; write one such as 3h or 90s",
+            "spec.outlierDetection.maxEjectionTime: \"2days\" is out of range; use 100ms to 1day",
+        ],
+    ),
+    (
+        "outlierDetection: {silence: {streams: -2}}",
+        &["spec.outlierDetection.silence.streams: is -2; use 0 to 10000 (0: never)"],
     ),
     (
         "outlierDetection: {serverErrors: 5}",

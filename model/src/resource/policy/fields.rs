@@ -67,21 +67,24 @@ fn time(duration: Duration) -> Value {
 }
 
 fn limits(rules: &Rules) -> Map<String, Value> {
-    let mut fields = of_client(rules.rate, rules.caps);
+    let mut fields = rate_and_caps(rules.rate, rules.caps);
     let mut put = |name: &str, value: Map<String, Value>| {
         if !value.is_empty() {
             fields.insert(name.to_owned(), value.into());
         }
     };
-    put("perClient", of_client(rules.client_rate, rules.client_caps));
-    put("perBackend", of_client(Rate::default(), rules.backend_caps));
+    put("perClient", rate_and_caps(rules.client_rate, rules.client_caps));
+    put(
+        "perBackend",
+        rate_and_caps(rules.backend_rate, rules.backend_caps),
+    );
     if rules.excess_errno == Excess::Refuse.errno() {
         fields.insert("excess".to_owned(), Excess::Refuse.word().into());
     }
     fields
 }
 
-fn of_client(rate: Rate, caps: Caps) -> Map<String, Value> {
+fn rate_and_caps(rate: Rate, caps: Caps) -> Map<String, Value> {
     let mut fields = Map::new();
     if let Some(per_second) = 1_000_000_000_u64.checked_div(rate.interval_ns) {
         fields.insert("connectionsPerSecond".to_owned(), per_second.into());

@@ -55,7 +55,7 @@ pub(super) fn read(wire: wire::Limits, rules: &mut Rules, findings: &mut Finding
         rules.excess_errno = excess.errno();
     }
     let before = findings.is_empty();
-    let of_service = wire::ClientLimits {
+    let of_service = wire::PartLimits {
         connections_per_second: wire.connections_per_second,
         burst: wire.burst,
         connections: wire.connections,
@@ -76,32 +76,63 @@ pub(super) fn read(wire: wire::Limits, rules: &mut Rules, findings: &mut Finding
     {
         findings.add("spec.limits", AdmissionProblem::NoLimit { fields: FIELDS }.into());
     }
-    (rules.rate, rules.caps) = client(&of_service, "spec.limits", findings);
-    if let Some(wire) = wire.per_client {
-        let field = "spec.limits.perClient";
-        (rules.client_rate, rules.client_caps) = client(&wire, field, findings);
-        if let wire::ClientLimits {
-            connections_per_second: None,
-            burst: None,
-            connections: None,
-            requests: None,
-        } = wire
-        {
-            let fields = "connectionsPerSecond, connections and requests";
-            findings.add(field, AdmissionProblem::NoLimit { fields }.into());
-        }
+    (rules.rate, rules.caps) = rate_and_caps(&of_service, "spec.limits", findings);
+    (rules.client_rate, rules.client_caps) = part(wire.per_client, "spec.limits.perClient", findings);
+    (rules.backend_rate, rules.backend_caps) = part(wire.per_backend, "spec.limits.perBackend", findings);
+    contradictions(rules, findings);
+}
+
+/// What one client or backend takes.
+fn part(wire: Option<wire::PartLimits>, field: &str, findings: &mut Findings) -> (Rate, Caps) {
+    let Some(wire) = wire else {
+        return Default::default();
+    };
+    if let wire::PartLimits {
+        connections_per_second: None,
+        burst: None,
+        connections: None,
+        requests: None,
+    } = wire
+    {
+        let fields = "connectionsPerSecond, connections and requests";
+        findings.add(field, AdmissionProblem::NoLimit { fields }.into());
     }
-    if let Some(wire) = wire.per_backend {
-        let field = "spec.limits.perBackend";
-        rules.backend_caps = caps(wire.connections, wire.requests, field, findings);
-        if wire.connections.or(wire.requests).is_none() {
-            let fields = "connections and requests";
-            findings.add(field, AdmissionProblem::NoLimit { fields }.into());
+    rate_and_caps(&wire, field, findings)
+}
+
+/// A client can have no more than all clients together: what it is given beyond that is a mistake in one of the two. A backend may: it
+/// takes over when others are gone.
+fn contradictions(rules: &Rules, findings: &mut Findings) {
+    let per_second = |rate: Rate| {
+        1_000_000_000_u64
+            .checked_div(rate.interval_ns)
+            .unwrap_or_default()
+    };
+    for (name, one, all) in [
+        (
+            "connectionsPerSecond",
+            per_second(rules.client_rate),
+            per_second(rules.rate),
+        ),
+        (
+            "connections",
+            rules.client_caps.connections.into(),
+            rules.caps.connections.into(),
+        ),
+        (
+            "requests",
+            rules.client_caps.requests.into(),
+            rules.caps.requests.into(),
+        ),
+    ] {
+        if all != 0 && one > all {
+            let field = format!("spec.limits.perClient.{name}");
+            findings.add(&field, AdmissionProblem::MoreThanAll { one, all }.into());
         }
     }
 }
 
-fn client(wire: &wire::ClientLimits, field: &str, findings: &mut Findings) -> (Rate, Caps) {
+fn rate_and_caps(wire: &wire::PartLimits, field: &str, findings: &mut Findings) -> (Rate, Caps) {
     let rate = number(wire.connections_per_second, RATES, NO_LIMIT);
     let rate = findings
         .check(format_args!("{field}.connectionsPerSecond"), rate)

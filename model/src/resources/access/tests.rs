@@ -71,7 +71,7 @@ fn opposite_defaults() {
     assert_eq!(
         warnings_of(&[("a", spec("allow")), ("b", spec("deny"))]),
         [
-            "AccessPolicy models/a allows by default what AccessPolicy models/b denies by default: deny holds; remove one of the two"
+            "AccessPolicy models/a, spec.default: allow contradicts deny, spec.default of AccessPolicy models/b: deny holds; remove one of the two"
         ]
     );
 }

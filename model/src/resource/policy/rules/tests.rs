@@ -64,7 +64,7 @@ fn limits_are_rates_and_caps() {
     let found = rules(json!({"limits": {
         "connectionsPerSecond": 100, "connections": 1000, "requests": 200, "excess": "refuse",
         "perClient": {"connectionsPerSecond": 10, "burst": 3, "requests": 4},
-        "perBackend": {"connections": 64},
+        "perBackend": {"connections": 64, "connectionsPerSecond": 20},
     }}));
     let expected = Rules {
         rate: Rate::new(100, 100),
@@ -81,6 +81,7 @@ fn limits_are_rates_and_caps() {
             connections: 64,
             requests: 0,
         },
+        backend_rate: Rate::new(20, 20),
         excess_errno: 111,
         ..ServiceRules::default().kernel
     };
