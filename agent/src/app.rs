@@ -109,14 +109,7 @@ pub fn run(config: &AgentConfig, log: LogFilter) -> Result<()> {
 
     let mut interfaces = InterfaceLinks::new(pins.clone(), &mut loaded.running);
     let place = (&*cgroup, &pins);
-    let links = takeover::attach(
-        &loaded,
-        place,
-        former,
-        &mut interfaces,
-        &mut reconciler,
-        progress,
-    )?;
+    let links = takeover::attach(&loaded, place, former, &mut interfaces, &mut reconciler, progress)?;
     progress.reached(Step::Attached);
 
     let (guard, attachment) =

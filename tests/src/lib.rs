@@ -20,6 +20,7 @@ pub mod etcd;
 pub mod eventually;
 mod file_limit;
 pub mod flow_bed;
+pub mod foreign;
 pub mod frame;
 mod interrupt;
 mod journal;

@@ -73,6 +73,29 @@ fn replies_may_leave_by_another_interface() {
     }
 }
 
+/// Waits until each of the transfers has gone on for a while.
+fn go_on(what: &str, rounds: &[AtomicU64]) {
+    let now = || -> Vec<u64> {
+        rounds
+            .iter()
+            .map(|rounds| rounds.load(Ordering::SeqCst))
+            .collect()
+    };
+    let before = now();
+    eventually(what, now, |now| {
+        now.iter().zip(&before).all(|(now, before)| *now > *before + 3)
+    });
+}
+
+/// Checks that the two transfers are the flows of `opened` that are established, and gives their bytes.
+fn established(bed: &PacketBed, opened: u64) -> u64 {
+    assert_eq!(bed.count("opened"), opened, "the flows are those that there were");
+    let flows = bed.flows();
+    let established = || flows.iter().filter(|flow| flow.state == "established");
+    assert_eq!(established().count(), 2, "{flows:#?}");
+    established().map(|flow| flow.request_bytes).sum()
+}
+
 #[test]
 fn a_transfer_outlives_the_agent_and_changes_of_the_abi() {
     let mut bed = PacketBed::new();
@@ -80,10 +103,9 @@ fn a_transfer_outlives_the_agent_and_changes_of_the_abi() {
         FarEnd::start(&bed.local, "local"),
         FarEnd::start(&bed.remote, "remote"),
     ];
-    let manifest = service("snat", &[&bed.local, &bed.remote], &json!({}));
-    bed.start(&manifest, &[]);
+    bed.start(&service("snat", &[&bed.local, &bed.remote], &json!({})), &[]);
     let ends = AtomicBool::new(false);
-    let rounds: Vec<AtomicU64> = Family::BOTH.iter().map(|_| AtomicU64::new(0)).collect();
+    let rounds = [AtomicU64::new(0), AtomicU64::new(0)];
     thread::scope(|scope| {
         for (family, rounds) in Family::BOTH.into_iter().zip(&rounds) {
             let mut call = Call::to(&bed.client, vip(family)).unwrap();
@@ -96,48 +118,30 @@ fn a_transfer_outlives_the_agent_and_changes_of_the_abi() {
                 }
             });
         }
-        let moves = |what: &str| {
-            let before: Vec<u64> = rounds
-                .iter()
-                .map(|rounds| rounds.load(Ordering::SeqCst))
-                .collect();
-            eventually(
-                what,
-                || {
-                    rounds
-                        .iter()
-                        .map(|rounds| rounds.load(Ordering::SeqCst))
-                        .collect::<Vec<u64>>()
-                },
-                |now| now.iter().zip(&before).all(|(now, before)| *now > *before + 3),
-            );
-        };
-        moves("a transfer before");
+        go_on("the transfers with the first agent", &rounds);
         bed.agent.kill().unwrap();
-        moves("a transfer without an agent");
+        go_on("the transfers without an agent", &rounds);
         // A newcomer needs no agent.
-        Call::to(&bed.client, vip(Family::V4))
-            .unwrap()
-            .echoes(b"hello")
-            .unwrap();
+        let mut call = Call::to(&bed.client, vip(Family::V4)).unwrap();
+        call.echoes(b"hello").unwrap();
+        drop(call);
         let mut sent = 0;
         for build in [Build::Own, Build::Next, Build::Own] {
             bed.switch(build, &[]);
-            moves("a transfer with the next agent");
-            assert_eq!(bed.count("opened"), 3, "{build:?}: the flows are those that there were");
-            let flows = bed.flows();
-            let established = || flows.iter().filter(|flow| flow.state == "established");
-            assert_eq!(established().count(), 2, "{build:?}: {flows:#?}");
-            let bytes: u64 = established().map(|flow| flow.request_bytes).sum();
+            go_on("the transfers with the next agent", &rounds);
+            let bytes = established(&bed, 3);
             assert!(bytes > sent, "{build:?}: {bytes} bytes after {sent}");
             sent = bytes;
-            assert_eq!(bed.links(build), [3, 3], "{build:?}: one of each program per interface");
+            assert_eq!(
+                bed.links(build),
+                [3, 3],
+                "{build:?}: one of each program per interface"
+            );
             bed.agent.kill().unwrap();
         }
         bed.switch(Build::Own, &[]);
         ends.store(true, Ordering::SeqCst);
     });
-    // The threads above end at different times; their connections end with them.
     let active = || {
         let backends = bed.agent.backends().unwrap();
         backends.iter().map(|backend| backend.active_connections).sum()
@@ -172,7 +176,10 @@ fn what_another_tool_does_to_the_links_is_put_right() {
     assert_eq!(bed.links(Build::Own), [3, 3]);
     assert!(bed.agent.status().unwrap().problems.is_empty());
     for family in Family::BOTH {
-        Call::to(&bed.client, vip(family)).unwrap().echoes(b"hello").unwrap();
+        Call::to(&bed.client, vip(family))
+            .unwrap()
+            .echoes(b"hello")
+            .unwrap();
     }
     bed.agent.stop().unwrap();
     assert!(bed.agent.cleanup().unwrap().status.success());

@@ -4,11 +4,13 @@
 //! Other verbs call [`ensure`] with the part they need; it is silent when nothing had to be done. Steps run in order
 //! and never stop each other, so that one run lists every finding; each is idempotent.
 
-mod apt;
+pub(crate) mod apt;
 mod cargo_tool;
 mod components;
+pub(crate) mod cross;
 pub(crate) mod deny;
 pub(crate) mod etcd;
+pub(crate) mod kubectl;
 pub(crate) mod linker;
 mod machine;
 mod outcome;
@@ -34,7 +36,7 @@ pub(crate) struct Setup {
 impl Setup {
     pub(crate) fn run(self) -> ExitCode {
         let mode = if self.check { Mode::Check } else { Mode::Install };
-        let missing = report([KERNEL, LINT, TESTS].concat(), mode, |_| true);
+        let missing = report([KERNEL, LINT, DEPLOY, TESTS, DIST].concat(), mode, |_| true);
         if missing == 0 {
             ExitCode::SUCCESS
         } else {
@@ -50,6 +52,12 @@ pub(crate) enum Scope {
     Kernel,
     /// To lint everything, kernel programs included.
     Lint,
+    /// To check the manifests of `deploy/`.
+    Deploy,
+    /// To build a release.
+    Dist,
+    /// To run it in an emulated machine.
+    Kernels,
     /// To run the unit tests, those against a real etcd included.
     UnitTests,
     /// To run the end-to-end tests: packages, real clients and servers, privileges, kernel.
@@ -60,7 +68,10 @@ pub(crate) enum Scope {
 pub(crate) fn ensure(scope: Scope) -> Result<()> {
     let steps = match scope {
         Scope::Kernel => KERNEL.to_vec(),
-        Scope::Lint => [KERNEL, LINT].concat(),
+        Scope::Lint => [KERNEL, LINT, DEPLOY].concat(),
+        Scope::Deploy => DEPLOY.to_vec(),
+        Scope::Dist => [KERNEL, DIST].concat(),
+        Scope::Kernels => [KERNEL, DIST, EMULATOR].concat(),
         Scope::UnitTests => UNIT_TESTS.to_vec(),
         Scope::Tests => TESTS.to_vec(),
     };
@@ -106,6 +117,37 @@ const LINT: &[Step] = &[
         run: deny::step,
     },
 ];
+
+const DEPLOY: &[Step] = &[
+    Step {
+        name: "systemd",
+        run: packages::deploy,
+    },
+    Step {
+        name: "kubectl",
+        run: kubectl::step,
+    },
+    Step {
+        name: "python for deploy",
+        run: python::deploy,
+    },
+];
+
+const DIST: &[Step] = &[
+    Step {
+        name: "musl",
+        run: packages::dist,
+    },
+    Step {
+        name: "rust for releases",
+        run: cross::step,
+    },
+];
+
+const EMULATOR: &[Step] = &[Step {
+    name: "emulator",
+    run: packages::emulator,
+}];
 
 const UNIT_TESTS: &[Step] = &[Step {
     name: "etcd",

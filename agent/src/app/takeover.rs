@@ -15,6 +15,7 @@ use crate::{
         PinRoot,
         attach::{self, Place},
         carry::Former,
+        features::Fallbacks,
         host,
         interface_links::InterfaceLinks,
         link::Link,
@@ -46,6 +47,7 @@ pub(super) fn load(config: &AgentConfig, pins: &PinRoot, former: Option<&Former>
             flows,
         },
         meter_path: config.meter_path.into(),
+        fallbacks: Fallbacks::probe(&config.without_feature)?,
         carried_bytes: former.and_then(Former::record_bytes),
         has_packet_path: config.packet.is_on(),
     };

@@ -289,7 +289,10 @@ impl Attaching<'_> {
     /// Takes away what a former agent attached, or began to attach, and this one does not use. What is at interfaces is for `packet` to
     /// take away.
     fn detach_unused(&self, links: &BTreeMap<&'static str, Link>) -> Result<(), AttachError> {
-        let unpinned = self.place.pins.remove_links_but(|name| links.contains_key(name) || is_interface_link(name));
+        let unpinned = self
+            .place
+            .pins
+            .remove_links_but(|name| links.contains_key(name) || is_interface_link(name));
         for name in unpinned.map_err(|cause| AttachError::Build {
             path: self.place.pins.path().into(),
             cause,

@@ -36,9 +36,7 @@ impl InterfaceLinks {
     /// Takes the programs for interfaces out of all that were loaded.
     pub fn new(pins: PinRoot, loaded: &mut BTreeMap<&'static str, Running>) -> Self {
         let specs = PROGRAMS.iter().filter(|spec| spec.is_at_interfaces());
-        let running: BTreeMap<_, _> = specs
-            .filter_map(|spec| loaded.remove_entry(spec.name))
-            .collect();
+        let running: BTreeMap<_, _> = specs.filter_map(|spec| loaded.remove_entry(spec.name)).collect();
         let attachment = Attachment::of(running.keys().copied().filter(|name| *name != program::FLOW_XDP));
         Self {
             pins,
@@ -249,6 +247,9 @@ mod tests {
             .iter()
             .find(|spec| spec.name == program::FLOW_INGRESS)
             .unwrap();
-        assert_eq!(pins.first_link(ingress).unwrap(), Some(pins.link("flow_ingress_2")));
+        assert_eq!(
+            pins.first_link(ingress).unwrap(),
+            Some(pins.link("flow_ingress_2"))
+        );
     }
 }

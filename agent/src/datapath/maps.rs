@@ -13,9 +13,8 @@ use aya::{
 use aya_obj::generated::bpf_map_type;
 use nodemesh_abi::{
     AccessWord, Backend, BackendState, CgroupEntry, ClientRules, Endpoint, EndpointKey, FlowService, Held,
-    IdentityAddr, Ip16, NumberKey, Rules, Service, ServiceKey, ServiceState, Settings, Slot, Traffic, Vantage,
-    names::map,
-    service::tier_table,
+    IdentityAddr, Ip16, NumberKey, Rules, Service, ServiceKey, ServiceState, Settings, Slot, Traffic,
+    Vantage, names::map, service::tier_table,
 };
 
 use zerocopy::{Immutable, IntoBytes};

@@ -42,6 +42,7 @@ impl ProgramSpec {
             program::CARRY => using.carries,
             _ if self.is_of_packet_path() => using.has_packet_path,
             name if BYTE_EVENTS.contains(&name) => using.meter_path == MeterPath::Tracepoint,
+            name if PACKETS.contains(&name) => using.meter_path != MeterPath::Off,
             _ => true,
         }
     }
@@ -87,6 +88,9 @@ pub const SLOWEST: &[&str] = &[
 
 /// Programs that see the meter's byte events at tracepoints of their own.
 const BYTE_EVENTS: [&str; 2] = [program::SEND_LENGTH, program::RECV_LENGTH];
+
+/// Programs that read requests in packets.
+const PACKETS: [&str; 2] = [program::EGRESS, program::INGRESS];
 
 /// The tracepoints of [`MeterPath::Tracepoint`].
 pub fn byte_event_tracepoints() -> impl Iterator<Item = &'static str> {

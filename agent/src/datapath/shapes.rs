@@ -8,8 +8,8 @@
 use aya::maps::MapData;
 use nodemesh_abi::{
     ABI_VERSION, AffinityKey, AffinityValue, Backend, BackendState, CgroupEntry, ClientRules, Connection,
-    Endpoint, EndpointKey, EventKey, EventTally, FlowCount, FlowKey, FlowService, FlowSettings, FlowValue, Held,
-    IdentityAddr, Ip16, NumberKey, Rules, Service, ServiceKey, ServiceState, Settings, Source, Streams,
+    Endpoint, EndpointKey, EventKey, EventTally, FlowCount, FlowKey, FlowService, FlowSettings, FlowValue,
+    Held, IdentityAddr, Ip16, NumberKey, Rules, Service, ServiceKey, ServiceState, Settings, Source, Streams,
     TableState, Track, TrackState, Traffic, flow::IndexSet, names::map,
 };
 

@@ -117,7 +117,9 @@ impl PacketPath {
     /// Serves the interfaces that are there, and leaves those that are not named any more.
     fn follow(&mut self, state: &mut PacketState) -> Result<()> {
         if !self.args.is_on() {
-            self.links.detach(|_, _| false).context("detach the packet path")?;
+            self.links
+                .detach(|_, _| false)
+                .context("detach the packet path")?;
             return Ok(());
         }
         let all = interface::list().context("list the interfaces")?;

@@ -78,7 +78,12 @@ impl Attachment {
         for (fault, count) in &other.repairs {
             *both.repairs.entry(*fault).or_default() += count;
         }
-        both.last = self.last.iter().chain(&other.last).max_by_key(|repair| repair.at).cloned();
+        both.last = self
+            .last
+            .iter()
+            .chain(&other.last)
+            .max_by_key(|repair| repair.at)
+            .cloned();
         both
     }
 

@@ -119,7 +119,11 @@ fn connections_and_their_counts_go_together() {
         .into_iter()
         .chain([map::CONNECTIONS, map::AFFINITY]);
     let without_flows: BTreeMap<&'static str, Choice> = all.map(|name| (name, Choice::Share)).collect();
-    assert_eq!(together(without_flows.clone()), without_flows, "of a version without");
+    assert_eq!(
+        together(without_flows.clone()),
+        without_flows,
+        "of a version without"
+    );
     let flows = TABLE_OF_FLOWS.map(|name| (name, Choice::Share));
     let shared: BTreeMap<&'static str, Choice> = without_flows.into_iter().chain(flows).collect();
     assert_eq!(together(shared.clone()), shared);
