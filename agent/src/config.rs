@@ -11,7 +11,10 @@ use clap::{ArgGroup, Args, Parser, ValueEnum};
 use nodemesh_abi::{LogLevel, MeterPath, limits};
 use nodemesh_model::Locality;
 
-use crate::{control::ControlArgs, datapath::pins::DEFAULT_PIN_DIR, shortcut::LabArgs, startup::Step};
+use crate::{
+    control::ControlArgs, datapath::pins::DEFAULT_PIN_DIR, packet::PacketArgs, shortcut::LabArgs,
+    startup::Step,
+};
 
 /// Default folder for the lock and the admin socket.
 pub const DEFAULT_RUN_DIR: &str = "/run/nodemesh";
@@ -139,6 +142,10 @@ pub struct AgentConfig {
         value_delimiter = ','
     )]
     pub shortcut_exclude_cgroup: Vec<PathBuf>,
+
+    /// The packet path.
+    #[command(flatten, next_help_heading = "Packet path")]
+    pub packet: PacketArgs,
 
     /// Measure run count and time of the programs (`kernel.bpf_stats_enabled`, some 30 ns per run, host-wide).
     #[arg(long, env = "NODEMESH_PROGRAM_STATS", default_value_t = true, action = clap::ArgAction::Set)]

@@ -248,6 +248,11 @@ fn the_self_test_decides_and_others_and_another_kernel_are_seen() {
         1
     );
 
+    others_and_other_kernels_are_seen(&mut bed);
+}
+
+/// Goes on with an agent that has decided.
+fn others_and_other_kernels_are_seen(bed: &mut Bed) {
     // What is kept of this kernel and build is believed, what is of another kernel is not.
     let file = bed.agent.run_dir().join("shortcut.json");
     let mut kept: Report = serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
@@ -258,31 +263,31 @@ fn the_self_test_decides_and_others_and_another_kernel_are_seen() {
         fs::write(&file, serde_json::to_string(report).unwrap()).unwrap();
         bed.agent.start(&[]).unwrap();
     };
-    restart(&mut bed, &kept);
-    let believed = decided(&bed);
+    restart(bed, &kept);
+    let believed = decided(bed);
     assert_eq!(
         (believed.enabled, &*believed.reason),
         (true, "tested"),
         "{believed:#?}"
     );
     assert_eq!(believed.report.as_ref(), Some(&kept));
-    assert!(self::handed(&bed, &mut talk_polling(&bed.client.place(), VIP()), 20) > 0);
+    assert!(handed(bed, &mut talk_polling(&bed.client.place(), VIP()), 20) > 0);
 
     let mut lively = talk_polling(&bed.client.place(), VIP());
-    assert!(self::handed(&bed, &mut lively, 20) > 0);
+    assert!(handed(bed, &mut lively, 20) > 0);
     let foreign = foreign_map();
     let is_off = |state: &State| !state.enabled && state.reason == "others";
-    let state = eventually("others are seen", || decided(&bed), is_off);
+    let state = eventually("others are seen", || decided(bed), is_off);
     assert!(
         state.objections[0].starts_with("sockmap \"foreign\""),
         "{state:?}"
     );
-    assert_eq!(self::handed(&bed, &mut lively, 10), 0);
+    assert_eq!(handed(bed, &mut lively, 10), 0);
     drop(foreign);
-    eventually("they are gone", || decided(&bed), |state| state.enabled);
+    eventually("they are gone", || decided(bed), |state| state.enabled);
 
     kept.kernel = "5.0.0 elsewhere".into();
-    restart(&mut bed, &kept);
+    restart(bed, &kept);
     let status = || bed.agent.status().unwrap().datapath.shortcut;
     let is_new = |report: &Report| report.kernel == kernel && report.findings.len() > 1;
     eventually("it is tested again", status, |state| {

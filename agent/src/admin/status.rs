@@ -28,6 +28,12 @@ impl Node {
                 "the last reload of the configuration was refused; the one before it is in force".to_owned(),
             );
         }
+        problems.extend(
+            self.packet()
+                .problems
+                .iter()
+                .map(|problem| format!("packet path: {problem}")),
+        );
         if let Some(control) = source.control.as_ref().filter(|_| ready) {
             problems.extend(control_problems(control));
         }
@@ -57,6 +63,7 @@ impl Node {
             cgroups_missing: view.cgroups_missing.clone(),
             meter: self.meter_status(),
             shortcut: State::clone(&self.shortcut()),
+            packet: self.packet_status(),
         }
     }
 

@@ -18,9 +18,9 @@ use tracing::{debug, info};
 
 pub use super::sys::Runs;
 use super::{
-    link::{Fault, Link, Running, Target, found},
+    link::{At, Fault, Link, Running, Target, found},
     loader::Loaded,
-    pins::PinRoot,
+    pins::{PinRoot, is_interface_link},
     programs::{Hook, PROGRAMS, ProgramSpec, Use},
     sys,
 };
@@ -116,7 +116,7 @@ pub fn attach(
         loaded,
         place,
         target: Target {
-            cgroup: &root,
+            at: At::Cgroup(&root),
             pins: place.pins,
         },
     };
@@ -159,6 +159,7 @@ impl Attaching<'_> {
         Use {
             meter_path: self.loaded.meter_path,
             carries: false,
+            has_packet_path: false,
         }
     }
 
@@ -298,14 +299,18 @@ impl Attaching<'_> {
             link
         };
         if !is_own {
-            link.pin(spec, self.place.pins).map_err(failed("pin"))?;
+            link.pin(spec, self.target).map_err(failed("pin"))?;
         }
         Ok(link)
     }
 
-    /// Takes away what a former agent attached, or began to attach, and this one does not use.
+    /// Takes away what a former agent attached, or began to attach, and this one does not use. What is at interfaces is for `packet` to
+    /// take away.
     fn detach_unused(&self, links: &BTreeMap<&'static str, Link>) -> Result<(), AttachError> {
-        let unpinned = self.place.pins.remove_links_but(|name| links.contains_key(name));
+        let unpinned = self
+            .place
+            .pins
+            .remove_links_but(|name| links.contains_key(name) || is_interface_link(name));
         for name in unpinned.map_err(|cause| AttachError::Build {
             path: self.place.pins.path().into(),
             cause,

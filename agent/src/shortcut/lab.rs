@@ -100,6 +100,7 @@ impl Lab {
                 services: 8,
                 backends: 8,
                 metered_backends: 2,
+                flows: 1_024,
             },
             meter_path: Some(MeterPath::Tracepoint),
             ..Wanted::default()
