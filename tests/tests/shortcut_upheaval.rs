@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use nodemesh_agent::datapath::{
-    link::{Fault, Link, Running, Target},
+    link::{At, Fault, Link, Running, Target},
     programs::{PROGRAMS, ProgramSpec},
 };
 use nodemesh_e2e::{
@@ -168,7 +168,7 @@ fn a_foreign_program_at_the_map_is_replaced() {
     let pins = ours.bed.a.pins();
     let cgroup = std::fs::File::open(ours.bed.a.cgroup()).unwrap();
     let target = Target {
-        cgroup: &cgroup,
+        at: At::Cgroup(&cgroup),
         pins: &pins,
     };
     let link = Link::sockets("short_socks", &pins).unwrap();
