@@ -105,7 +105,7 @@ fn answer(stream: TcpStream, answerer: &Answerer) -> Result<()> {
         Some(path) => path.split(' ').next(),
         None => first.lines().next(),
     };
-    match word.context("nothing is asked for")? {
+    match word.context("nothing is begun for")? {
         "exchange" => answerer.answer(stream, http("HTTP/1.1 200 OK", 1024)),
         "ping" => answerer.answer(stream, vec![b'x'; 64]),
         "tokens" => tokens(&stream),
@@ -239,13 +239,13 @@ fn measure(streams: Vec<TcpStream>, talk: Talk, end: Instant) -> Result<(u64, Ve
                 Talk::Exchange => http("POST /exchange HTTP/1.1", 1024),
                 _ => vec![b'x'; 64],
             };
-            let mut asked = vec![Instant::now(); asker.len()];
+            let mut begun = vec![Instant::now(); asker.len()];
             asker.write_to_all(&request)?;
             asker.each_message(end, request.len(), |index, stream, _| {
                 let now = Instant::now();
-                times.push((now - asked[index]).as_nanos() as u64);
+                times.push((now - begun[index]).as_nanos() as u64);
                 EXCHANGES.fetch_add(1, Ordering::Relaxed);
-                asked[index] = now;
+                begun[index] = now;
                 ends::write_all(stream, &request)
             })?;
         }
