@@ -105,7 +105,7 @@ fn answer(stream: TcpStream, answerer: &Answerer) -> Result<()> {
         Some(path) => path.split(' ').next(),
         None => first.lines().next(),
     };
-    match word.context("nothing is begun for")? {
+    match word.context("nothing is asked for")? {
         "exchange" => answerer.answer(stream, http("HTTP/1.1 200 OK", 1024)),
         "ping" => answerer.answer(stream, vec![b'x'; 64]),
         "tokens" => tokens(&stream),
