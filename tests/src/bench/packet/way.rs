@@ -40,7 +40,13 @@ pub(super) enum Way {
 }
 
 impl Way {
-    pub(super) const ALL: [Self; 5] = [Self::Joined, Self::Direct, Self::Nftables, Self::Packet, Self::Many];
+    pub(super) const ALL: [Self; 5] = [
+        Self::Joined,
+        Self::Direct,
+        Self::Nftables,
+        Self::Packet,
+        Self::Many,
+    ];
 
     pub(super) fn word(self) -> &'static str {
         match self {
@@ -95,9 +101,7 @@ impl Load {
         (dialled, backend): (SocketAddr, SocketAddr),
         count: u32,
     ) -> Result<(Duration, Duration)> {
-        let listener = server
-            .run(|| TcpListener::bind(backend))?
-            .context("listen")?;
+        let listener = server.run(|| TcpListener::bind(backend))?.context("listen")?;
         thread::scope(|scope| {
             let far_end = scope.spawn(move || -> Result<()> {
                 bind_to_one_cpu()?;
