@@ -22,7 +22,9 @@ use nodemesh_agent::api::{self, Event, EventKind};
 pub use self::{
     health::HealthServer,
     model::ModelServer,
-    probing::{Counts, Held, Report, Talk, UdpReport, connect, hold, once, probe, report_of, talk, udp},
+    probing::{
+        Counts, Held, Report, Talk, UdpReport, connect, hold, once, probe, report_of, talk, talk_polling, udp,
+    },
     replica::Replica,
 };
 use crate::{
