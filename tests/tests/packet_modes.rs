@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The way of the packet path that most nodes do not use: backends that answer the client themselves.
+//! The ways of the packet path that most nodes do not use: backends that answer the client themselves, and XDP.
 #![expect(clippy::unwrap_used, reason = "what a test calls panics like the test")]
 
 use std::net::SocketAddr;
 
 use nodemesh_e2e::{
     bed::Family,
-    packet_bed::{Call, FarEnd, PORT, PacketBed, ask, service},
+    eventually::eventually,
+    packet_bed::{Call, FarEnd, PORT, PacketBed, Raw, TARGET, ask, service},
+    scrape::Scrape,
 };
 use serde_json::json;
 
@@ -55,4 +57,43 @@ fn a_backend_that_has_the_service_address_answers_the_client_itself() {
     assert_eq!(bed.count("returned"), 0);
     let problems = bed.packet().problems;
     assert!(problems.is_empty(), "{problems:?}");
+}
+
+#[test]
+fn xdp_forwards_what_leaves_where_it_came_in() {
+    const ROUNDS: u32 = 200;
+    let mut bed = PacketBed::new();
+    bed.topology.attach(&bed.client, "second", 200).unwrap();
+    let vip = SocketAddr::new(Family::V4.vip(1).ip(), PORT);
+    let way = format!("route add {} via 192.168.0.1", vip.ip());
+    bed.client.netns().configure(&[way]).unwrap();
+    let flags = ["--packet-interface", "up0", "--packet-xdp", "generic"];
+    bed.start(&service("snat", &[&bed.remote], &json!({})), &flags);
+    let interfaces = bed.packet().interfaces;
+    assert_eq!(interfaces[0].xdp.as_deref(), Some("generic"), "{interfaces:?}");
+    // Without checksums, which a link between namespaces leaves for a device to complete that there is not.
+    let server = SocketAddr::new(Family::V4.of(&bed.remote), TARGET);
+    let _server = Raw::echo(&bed.remote, server);
+    let client = Raw::new(&bed.client, "192.168.0.200:4000".parse().unwrap());
+    for round in 0..ROUNDS {
+        let answer = client.ask(vip, &round.to_be_bytes());
+        let answer = answer.unwrap_or_else(|error| panic!("{round}: {error:#}: {:#?}", bed.packet()));
+        assert_eq!(answer, round.to_be_bytes());
+    }
+    let runs = |program: &str| {
+        let (_, text) = bed.agent.http(&bed.a, "/metrics").unwrap();
+        let scrape = Scrape::parse(&text).unwrap();
+        scrape.count("nodemesh_program_runs_total", &[("program", program)])
+    };
+    let least = u64::from(2 * ROUNDS - 2);
+    eventually("XDP's part", || runs("flow_xdp"), |runs| *runs >= least);
+    assert!(
+        runs("flow_ingress") < least / 2,
+        "the rest is for the first packets"
+    );
+    assert_eq!(bed.count("opened"), 1);
+    assert_eq!(
+        (bed.count("forwarded"), bed.count("returned")),
+        (ROUNDS.into(), ROUNDS.into())
+    );
 }
