@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The ways of the packet path that most nodes do not use: backends that answer the client themselves, and XDP.
-#![expect(clippy::unwrap_used, reason = "what a test calls panics like the test")]
 
 use std::net::SocketAddr;
 

@@ -280,5 +280,12 @@ pub fn redirect_and_resolve(ifindex: u32, fib: &Fib) -> i32 {
         address: fib.dst,
     };
     // SAFETY: `next` has the kernel's layout and length.
-    unsafe { bpf_redirect_neigh(ifindex, (&raw mut next).cast(), size_of::<NextHop>() as i32, 0) as i32 }
+    unsafe {
+        bpf_redirect_neigh(
+            ifindex,
+            (&raw mut next).cast(),
+            size_of::<NextHop>().cast_signed() as i32,
+            0,
+        ) as i32
+    }
 }

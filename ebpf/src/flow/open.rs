@@ -221,7 +221,7 @@ fn claim_port(row: u32, track: *mut Track, (first, last): (u16, u16), mode: Trac
         unsafe { (&raw mut (*track).nat_port).write_volatile(port) };
         outcome = insert(row, REPLY);
         // A port that only rests is better than none.
-        if outcome == TAKEN && attempt >= TRIES as u32 / 2 && recycle(row) != 0 {
+        if outcome == TAKEN && attempt >= TRIES / 2 && recycle(row) != 0 {
             outcome = insert(row, REPLY);
         }
         attempt = attempt.wrapping_add(1);

@@ -47,10 +47,6 @@ impl Lane {
     fn new(topology: &Topology, way: Way) -> Result<Self> {
         let node = topology.node(way.word())?;
         let client = node.outsider("client")?;
-        // What is measured is the cost of a packet, not of a copy: none carries more than a segment.
-        client
-            .netns()
-            .configure(&["link set eth0 gso_max_segs 1".to_owned()])?;
         let server = node.pod("server")?;
         let mut lane = Self {
             way,

@@ -66,7 +66,7 @@ pub(super) enum Load {
     Exchange,
     /// 64 bytes each way on one connection.
     Requests,
-    /// 64 KiB one way on one connection, in packets of the MTU's size.
+    /// 64 KiB one way on one connection.
     Bulk,
 }
 
@@ -88,7 +88,7 @@ impl Load {
         let count = match self {
             Self::Exchange => 4_000,
             Self::Requests => 16_000,
-            Self::Bulk => 3_000,
+            Self::Bulk => 15_000,
         };
         if quick { count } else { count * 2 }
     }
