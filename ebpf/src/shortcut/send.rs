@@ -66,8 +66,8 @@ pub fn message(msg: *mut sk_msg_md) -> u32 {
     {
         // SAFETY: a live record.
         if let Some(own) = maps::short_ends.get_ptr_mut(unsafe { (*record.0).cookie }) {
-            // SAFETY: a map value.
             let route =
+                // SAFETY: a map value.
                 match maps::short_ends.get_ptr_mut(unsafe { (&raw const (*own).peer).read_volatile() }) {
                     Some(peer) => {
                         // SAFETY: the verifier knows the socket.
