@@ -7,7 +7,10 @@
 use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_skb_load_bytes};
 use nodemesh_abi::{Ip16, Port, Protocol};
 
-use crate::{opaque::unknown, record::Record};
+use crate::{
+    opaque::{is_zero, unknown},
+    record::Record,
+};
 
 /// Words of eight bytes that are looked at with one copy.
 pub const WINDOW: usize = 4;
@@ -184,7 +187,7 @@ fn words(bytes: [u8; 16]) -> [u32; 4] {
 pub fn copy<const LEN: usize>(skb: impl Bytes, at: u32, end: u32, to: &mut [u8; LEN]) -> u32 {
     let left = unknown(u64::from(end.saturating_sub(at)));
     let length = if left > LEN as u64 { LEN as u64 } else { left };
-    if length == 0 {
+    if is_zero(length) {
         return 0;
     }
     if skb.read(at, to.as_mut_ptr(), length as u32) {
