@@ -203,10 +203,14 @@ pub fn copy_words<const LEN: usize>(skb: impl Bytes, at: u32, end: u32, to: &mut
     let left = unknown(u64::from(end.saturating_sub(at)));
     let most = LEN as u64 * 8;
     let length = if left > most { most } else { left };
-    if length == 0 || !skb.read(at, to.as_mut_ptr().cast(), length as u32) {
+    if is_zero(length) {
         return 0;
     }
-    length as u32
+    if skb.read(at, to.as_mut_ptr().cast(), length as u32) {
+        length as u32
+    } else {
+        0
+    }
 }
 
 /// Sixteen bytes at offset `at`, in two big-endian words.
