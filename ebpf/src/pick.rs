@@ -201,12 +201,7 @@ fn from_tiers(
     } else if service.tiers == 0 {
         return Err(Refusal::NoBackend);
     }
-    match search(
-        service.id,
-        u32::from(service.tiers),
-        draw_from,
-        u32::from(holds),
-    ) {
+    match search(service.id, u32::from(service.tiers), draw_from, u32::from(holds)) {
         id if id < Seen::NO_ID => given(id),
         seen => Err(refusal(seen)),
     }
