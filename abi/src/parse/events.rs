@@ -91,11 +91,11 @@ impl Events {
             let line = same(recent & SIX, DATA_LINE);
             let ends =
                 same(value, u64::from(b'[')) | same(value, u64::from(b'\n')) | same(value, u64::from(b'\r'));
-            self.facts |= (line & !ends & !self.ping).wrapping_mul(DownFacts::DATA.0 as u64);
+            self.facts |= (line & !ends & !self.ping).wrapping_mul(u64::from(DownFacts::DATA.0));
             self.ping &= !line;
         } else if last == u64::from(b'"') {
             let text = is_text(recent) & !same(value, u64::from(b'"'));
-            self.facts |= text.wrapping_mul(DownFacts::TOKEN.0 as u64);
+            self.facts |= text.wrapping_mul(u64::from(DownFacts::TOKEN.0));
         } else if last == u64::from(b'g') {
             self.ping |= same(recent, PING);
         }

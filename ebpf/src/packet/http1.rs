@@ -280,7 +280,7 @@ unsafe extern "C" fn event_window<S: Bytes>(_index: u32, reader: *mut EventReade
     let mut is_over = left == 0;
     for word in words {
         // SAFETY: what lies on the stack, all of it written.
-        is_over |= unsafe { event_bytes(&mut reader.events, word.to_be(), left, reader.wanted.0) } != 0;
+        is_over |= unsafe { event_bytes(&raw mut reader.events, word.to_be(), left, reader.wanted.0) } != 0;
         if is_over || left <= 8 {
             break;
         }
