@@ -30,7 +30,7 @@ const CEILINGS: [(&str, u32, u32); 29] = [
     ("connect6", 12_500, 360_000),
     ("correct", 50, 40),
     ("egress", 28_000, 850_000),
-    ("flow_egress", 8_000, 80_000),
+    ("flow_egress", 8_000, 170_000),
     ("flow_ingress", 20_000, 280_000),
     ("flow_sweep", 2_700, 37_000),
     ("flow_xdp", 9_000, 80_000),
