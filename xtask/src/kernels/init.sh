@@ -10,6 +10,8 @@ mount -t sysfs none /sys
 mount -t cgroup2 none /sys/fs/cgroup
 mount -t bpf none /sys/fs/bpf
 ip link set lo up
+# As the unit does: before Linux 5.11 maps are locked memory.
+ulimit -l unlimited
 
 log=/tmp/log
 
