@@ -91,7 +91,7 @@ pub enum LoadError {
         need_value: u32,
     },
     /// A map of tables could not be created.
-    #[error(transparent)]
+    #[error("{0}; a map that cannot be created often means missing CAP_BPF or memory")]
     Tables(#[from] MapOpError),
     /// A map could not be opened.
     #[error("open the map {name}: {cause}")]
