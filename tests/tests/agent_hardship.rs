@@ -91,6 +91,17 @@ fn sixty_four_megabytes_are_enough_to_restart_and_too_little_to_load_without_har
 }
 
 #[test]
+fn a_first_start_with_little_memory_has_the_programs_verified_one_after_the_other() {
+    let scene = SingleNode::configured();
+    // Two of the large ones at a time take more than that.
+    let limited = Limited::new(&scene, 288 << 20);
+    let agent = scene.agent.launch_through(&limited.script(), &[]).unwrap();
+    agent.wait_for_log(|line| line.contains(" ready ")).unwrap();
+    assert!(scene.is_answered_by(8000, "r0"));
+    assert!(agent.stop().unwrap().success());
+}
+
+#[test]
 fn a_first_start_without_memory_for_the_maps_fails_and_leaves_connections_alone() {
     let mut scene = SingleNode::configured();
     let limited = Limited::new(&scene, 24 << 20);
