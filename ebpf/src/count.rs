@@ -22,6 +22,12 @@ use crate::{
     stats,
 };
 
+/// A map begins with zeroes, and [`Effects::clear`] keeps what nothing gives a meaning to: this does not compile if they are no value.
+const _: Effects = {
+    // SAFETY: the compiler checks it.
+    unsafe { core::mem::zeroed() }
+};
+
 /// What is left to do of an event when the lock is free, since it takes helpers.
 #[derive(Clone, Copy)]
 struct After {
@@ -98,9 +104,9 @@ impl Subject {
         let (finished, after) = self.record.locked(
             #[inline(always)]
             |meter| {
-                // SAFETY: room for one value, and nobody else's as the comment above says.
+                // SAFETY: a value, since all zero is one too, and nobody else's as the comment above says.
                 unsafe {
-                    effects.write(Effects::default());
+                    (*effects).clear();
                     section(meter, &mut *effects);
                     let effects = &*settled(effects);
                     self.count(effects, load);

@@ -318,8 +318,8 @@ unsafe fn fails(state: *mut BackendState, rules: &Rules, is_connect: bool) -> bo
 /// ejected already stays so for at least `least_ns`, and from then on for its health check if that is the reason.
 #[inline(always)]
 pub fn eject(service: u32, backend: u32, rules: &Rules, reason: Ejection, least_ns: u64) {
-    // SAFETY: a map value.
     if let Some(state) = stats::backend(backend)
+        // SAFETY: a map value.
         && !unsafe { is_spared(service, state, rules) }
     {
         put_out(service, backend, rules, reason, least_ns);
