@@ -7,6 +7,7 @@ use std::{
     fs,
     os::unix::{fs::chown, net::UnixListener},
     path::{Path, PathBuf},
+    sync::atomic::{AtomicU32, Ordering},
 };
 
 use nix::sys::signal::Signal;
@@ -31,7 +32,10 @@ struct Limited {
 
 impl Limited {
     fn new(scene: &SingleNode, bytes: u64) -> Self {
-        let name = format!("nm{}-limited-{}", std::process::id(), scene.agent.name());
+        // Scenes of tests that run at the same time have nodes of the same name, and folders of their own.
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("nm{}-limited-{number}", std::process::id());
         let v1 = Path::new("/sys/fs/cgroup/memory");
         let (folder, limit) = if v1.join("memory.limit_in_bytes").exists() {
             (v1.join(name), "memory.limit_in_bytes")
