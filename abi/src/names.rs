@@ -139,6 +139,8 @@ pub mod program {
         SWEEP = "sweep";
         /// Counts open connections that nothing counted when they were opened.
         ENLIST = "enlist";
+        /// Lets connections that are open take the shortcut.
+        REJOIN = "rejoin";
         /// Copies the records of a former version of the ABI.
         CARRY = "carry";
         /// Adds a difference to a row of `traffic`: the agent's correction of a drift.

@@ -151,10 +151,19 @@ pub struct SockOffsets {
     pub ulp: u32,
     /// `sk_socket`: pointer, null if no application has or ever had the socket.
     pub sk_socket: u32,
+    /// `tcp_sock.snd_una`: u32.
+    pub snd_una: u32,
+    /// `tcp_sock.bytes_acked`: u64.
+    pub bytes_acked: u32,
+    /// `tcp_sock.bytes_received`: u64.
+    pub bytes_received: u32,
+    /// `sk_user_data`: pointer, not null if the socket is in a map of sockets.
+    pub user_data: u32,
 }
-abi_struct!(SockOffsets: 108 {
+abi_struct!(SockOffsets: 124 {
     err: 0, family: 4, num: 8, rcv_saddr: 12, v6_rcv_saddr: 16, dport: 20, daddr: 24, v6_daddr: 28, state: 32, flags: 36,
     lingertime: 40, write_seq: 44, rcv_nxt: 48, copied_seq: 52, srtt_us: 56, total_retrans: 60, protocol: 64, socket_sk: 68, rcvbuf: 72,
     rcvlowat: 76, cgroup: 80, cgroup_level: 84, cgroup_ancestors: 88, cgroup_node: 92, node_id: 96, ulp: 100,
-    sk_socket: 104,
+    sk_socket: 104, snd_una: 108, bytes_acked: 112, bytes_received: 116,
+    user_data: 120,
 });

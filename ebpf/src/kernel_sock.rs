@@ -166,6 +166,22 @@ impl KernelSock {
         node.read(offset!(node_id))
     }
 
+    /// Whether it is in a map of sockets, of this node's mesh or of anybody.
+    #[inline(always)]
+    pub fn is_in_map_of_sockets(self) -> bool {
+        self.read::<u64>(offset!(user_data)) != 0
+    }
+
+    /// Sequence numbers of the first bytes that it sent, one less on the side that connected, and that it received. Wrong, as a pair of two
+    /// connections is, if a packet comes meanwhile.
+    #[inline(always)]
+    pub fn first_bytes(self) -> (u32, u32) {
+        let acked = self.read::<u64>(offset!(bytes_acked)) as u32;
+        let received = self.read::<u64>(offset!(bytes_received)) as u32;
+        let sent = self.read::<u32>(offset!(snd_una)).wrapping_sub(acked);
+        (sent, self.read::<u32>(offset!(rcv_nxt)).wrapping_sub(received))
+    }
+
     /// Smoothed round-trip time, microseconds; 0 before the first sample.
     #[inline(always)]
     pub fn rtt_us(self) -> u32 {

@@ -284,10 +284,11 @@ fn closed(record: Record, sk: KernelSock) {
         reset(record, sk);
     }
     // What was handed to it may still be read; only nobody will tell of the close of one that was never accepted.
-    if sk.is_orphan() {
+    let is_orphan = sk.is_orphan();
+    ended(record, Some(sk), ConnectFailure::from_sk_err(errno));
+    if is_orphan {
         shortcut::ended(record);
     }
-    ended(record, Some(sk), ConnectFailure::from_sk_err(errno));
 }
 
 /// The peer reset the connection, or does not answer any more.
@@ -329,8 +330,9 @@ pub fn released(sk: *mut bpf_sock) {
         End::Closed
     };
     meter_ended(record, socket, end, |_| 0);
-    shortcut::ended(record);
     ended(record, Some(socket), ConnectFailure::Aborted);
+    // Last: whoever makes it an end meanwhile looks afterwards whether the record has ended.
+    shortcut::ended(record);
 }
 
 /// Gives back what the meter holds; `written` is what the application has written and its call has not returned.

@@ -185,7 +185,7 @@ pub static settings: Array<Settings, 1> = Array::new();
 #[btf_map]
 pub static errors: PerCpuArray<u64, { InternalError::COUNT }> = PerCpuArray::new();
 
-/// Cookie to socket, of those between which messages take the shortcut. `sock_ops` and the agent take out; `sock_ops` puts in.
+/// Cookie to socket, of those between which messages take the shortcut. `sock_ops` and the agent take out; `sock_ops` and `rejoin` put in.
 #[btf_map]
 pub static short_socks: SockHash<u64, { limits::SHORT_ENDS as usize }> = SockHash::new();
 
@@ -194,7 +194,7 @@ pub static short_socks: SockHash<u64, { limits::SHORT_ENDS as usize }> = SockHas
 pub static short_ends: HashMap<u64, End, { limits::SHORT_ENDS as usize }, { BPF_F_NO_PREALLOC as usize }> =
     HashMap::new();
 
-/// Connections that are being established, of clients that would take the shortcut. `sock_ops` writes and reads.
+/// Connections of clients that would take the shortcut, being established or not paired yet. `sock_ops` and `rejoin` write and read.
 #[btf_map]
 pub static short_offers: LruHashMap<OfferKey, Offer, { limits::SHORT_OFFERS as usize }> = LruHashMap::new();
 
@@ -244,4 +244,8 @@ pub static SOCK_OFFSETS: Global<SockOffsets> = Global::new(SockOffsets {
     node_id: 0,
     ulp: 0,
     sk_socket: 0,
+    snd_una: 0,
+    bytes_acked: 0,
+    bytes_received: 0,
+    user_data: 0,
 });

@@ -172,7 +172,33 @@ fn it_is_switched_off_and_on_while_connections_live() {
     bed.apply(&manifest(&replica, true));
     let mut new = talk_polling(&bed.client.place(), VIP());
     assert!(handed(&bed, &mut new, 20) >= 30);
+    for talk in [&mut lively, &mut silent] {
+        rejoins(&bed, talk);
+    }
+    assert_eq!(enrolled(&bed), 6);
     drop((lively, silent, new));
+    bed.at_rest();
+    bed.assert_no_internal_error();
+}
+
+/// Waits until a connection that is open takes the shortcut, both ways.
+fn rejoins(bed: &Bed, talk: &mut Talk) {
+    let both = || handed(bed, talk, 10);
+    eventually("an open connection takes the shortcut", both, |handed| *handed == 20);
+}
+
+#[test]
+fn connections_that_were_opened_without_it_take_it_once_it_is_switched_on() {
+    let (bed, replica, _pod) = pair(false, &FORCE);
+    for family in Family::BOTH {
+        bed.apply(&manifest(&replica, false));
+        let mut talk = talk_polling(&bed.client.place(), family.vip(1));
+        let mut idle = talk_polling(&bed.client.place(), family.vip(1));
+        assert_eq!(handed(&bed, &mut talk, 10), 0);
+        bed.apply(&manifest(&replica, true));
+        rejoins(&bed, &mut talk);
+        rejoins(&bed, &mut idle);
+    }
     bed.at_rest();
     bed.assert_no_internal_error();
 }
