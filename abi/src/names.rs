@@ -89,6 +89,8 @@ pub mod map {
         SHORT_OFFERS = "short_offers";
         /// `shortcut::Route` to `shortcut::RouteCount` per CPU.
         SHORT_COUNTS = "short_counts";
+        /// `Counting` to `Turn`, per CPU.
+        TURNS = "turns";
         /// Ring buffer of `aya-log`.
         LOGS = "AYA_LOGS";
     }

@@ -6,7 +6,7 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::{ABI_VERSION, layout::abi_struct};
+use crate::{ABI_VERSION, layout::abi_struct, turn::SWITCHING};
 
 /// The only value of `settings`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -27,7 +27,8 @@ pub struct Settings {
     /// Most connections that are tracked at once; 0 for no limit.
     pub connection_limit: u32,
     /// Which programs at tracepoints are in force: those that were loaded with this number. Two may be attached during an upgrade,
-    /// since a link to a tracepoint cannot be updated in place.
+    /// since a link to a tracepoint cannot be updated in place. One of [`SWITCHING`] is set shortly before a
+    /// switch and shortly after it.
     pub epoch: u32,
     /// The version of the ABI whose programs may let messages take the shortcut; 0 for none. Those of another version, which sockets
     /// that were enrolled by it run until they are closed, leave everything to TCP.
@@ -42,6 +43,12 @@ impl Settings {
     /// What [`Self::shortcut`] says of programs of this version.
     pub const fn shortcut(enabled: bool) -> u32 {
         if enabled { ABI_VERSION } else { 0 }
+    }
+
+    /// The epoch itself.
+    #[inline(always)]
+    pub const fn epoch_in_force(&self) -> u32 {
+        self.epoch & !SWITCHING
     }
 
     /// Whether programs of this version may let messages take the shortcut.

@@ -56,6 +56,7 @@ mod record;
 mod shortcut;
 mod sock_addr;
 mod stats;
+mod turn;
 mod verdict;
 
 use aya_ebpf::{

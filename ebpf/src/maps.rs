@@ -24,6 +24,7 @@ use nodemesh_abi::{
     limits,
     service::TIERS,
     shortcut::{End, Offer, OfferKey, Route, RouteCount},
+    turn::{Counting, Turn},
 };
 
 use crate::flow::{Hook, ScratchWords};
@@ -201,6 +202,10 @@ pub static short_offers: LruHashMap<OfferKey, Offer, { limits::SHORT_OFFERS as u
 /// What became of messages of such sockets. Programs write; agent reads.
 #[btf_map]
 pub static short_counts: PerCpuArray<RouteCount, { Route::COUNT }> = PerCpuArray::new();
+
+/// Who counted the latest event of a tracepoint, while a switch of programs is announced. Programs write and read.
+#[btf_map]
+pub static turns: PerCpuArray<Turn, { Counting::COUNT }> = PerCpuArray::new();
 
 /// Epoch in which the programs at tracepoints are in force. Set by the loader.
 #[unsafe(no_mangle)]

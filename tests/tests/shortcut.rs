@@ -184,7 +184,9 @@ fn it_is_switched_off_and_on_while_connections_live() {
 /// Waits until a connection that is open takes the shortcut, both ways.
 fn rejoins(bed: &Bed, talk: &mut Talk) {
     let both = || handed(bed, talk, 10);
-    eventually("an open connection takes the shortcut", both, |handed| *handed == 20);
+    eventually("an open connection takes the shortcut", both, |handed| {
+        *handed == 20
+    });
 }
 
 #[test]

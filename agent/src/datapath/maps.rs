@@ -17,6 +17,7 @@ use nodemesh_abi::{
     Vantage, names::map, service::tier_table,
 };
 
+use tracing::debug;
 use zerocopy::{Immutable, IntoBytes};
 
 use super::{pins::PinRoot, sys};
@@ -404,6 +405,14 @@ impl MapWriter {
     /// The settings that are there.
     pub fn settings(&self) -> Result<Settings, MapOpError> {
         self.settings.get(&0, 0).map_err(failed("read", map::SETTINGS))
+    }
+
+    /// Waits until no program runs that has read a row of before. Where the kernel refuses, what such a program is about to count may be
+    /// counted by another one too.
+    pub fn await_programs(&self) {
+        if let Err(error) = sys::await_programs() {
+            debug!(%error, "could not wait for the programs that run");
+        }
     }
 
     /// Writes the settings.

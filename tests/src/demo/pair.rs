@@ -79,7 +79,10 @@ pub(super) fn play(interrupt: &Interrupt, screen: &mut Screen) -> Result<Paired>
     pair.phase(0, "the policy says nothing: TCP", &talk, &mut seen, screen)?;
     interrupt.check()?;
     pair.agent.reconfigure(&pair.manifest(true))?;
-    let joined = || pair.enrolled().is_ok_and(|sockets| sockets == 2 * u64::from(CONNECTIONS));
+    let joined = || {
+        pair.enrolled()
+            .is_ok_and(|sockets| sockets == 2 * u64::from(CONNECTIONS))
+    };
     wait_until(PATIENCE, joined).context("open connections do not take the shortcut")?;
     pair.phase(
         1,
