@@ -98,6 +98,8 @@ impl EndFlags {
     /// It has entered the map in the middle of its connection, and no read has returned since: one that began before would not find
     /// what is handed to it.
     pub const FRESH: u32 = 1 << 4;
+    /// Its client opted in, so that the service need not. Written when it is made and by the iterator that lets connections join.
+    pub const BY_CLIENT: u32 = 1 << 5;
 
     /// Of what keeps a peer from handing it anything.
     pub const CLOSED: u32 = Self::LEAVING | Self::SPLICES | Self::WAITS;

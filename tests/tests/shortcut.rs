@@ -9,7 +9,7 @@ use nodemesh_agent::shortcut::{Report, State};
 use nodemesh_e2e::{
     bed::{Bed, Family, Replica, Talk, talk_polling},
     eventually::eventually,
-    manifest::{Manifest, Policy, Service},
+    manifest::{Manifest, Policy, Service, client_workload},
     scrape::Scrape,
     topology::Pod,
 };
@@ -151,6 +151,45 @@ fn a_cgroup_that_is_opted_out_is_left_to_tcp_at_either_end() {
         handed(&bed, &mut same_pod, 20) >= 30,
         "the rest of the pod is not opted out"
     );
+}
+
+#[test]
+fn a_workload_opts_in_for_the_connections_that_it_opens() {
+    let (bed, replica, _pod) = pair(false, &FORCE);
+    let (_cgroup, place) = bed.nested(&bed.client, "eager");
+    let excepted = Service::new("excepted", Family::V4.vip(7)).to([replica.at(Family::V4)]);
+    let except = json!({"enabled": true, "exceptPorts": [8000]});
+    let policy = Policy::of("excepted").set("shortcut", except);
+    let labelled = |value: &str| {
+        let mut workload = client_workload("eager", "client/eager", None);
+        workload["metadata"]["labels"] = json!({"nodemesh.io/shortcut": value});
+        manifest(&replica, false)
+            .and(excepted.clone())
+            .and(policy.clone())
+            .and(workload)
+    };
+    let mut earlier = talk_polling(&place, VIP());
+    bed.apply(&labelled("enabled"));
+    rejoins(&bed, &mut earlier);
+    let mut eager = talk_polling(&place, VIP());
+    assert!(handed(&bed, &mut eager, 20) >= 30);
+    for (place, address) in [(bed.client.place(), VIP()), (place.clone(), Family::V4.vip(7))] {
+        let mut other = talk_polling(&place, address);
+        assert_eq!(handed(&bed, &mut other, 10), 0, "{address}");
+    }
+    // The label is changed while they live, there and back.
+    bed.apply(&labelled("no"));
+    eventually("nobody is enrolled", || enrolled(&bed), |count| *count == 0);
+    for talk in [&mut earlier, &mut eager] {
+        assert_eq!(handed(&bed, talk, 10), 0, "by TCP");
+    }
+    bed.apply(&labelled("enabled"));
+    for talk in [&mut earlier, &mut eager] {
+        rejoins(&bed, talk);
+    }
+    drop((earlier, eager));
+    bed.at_rest();
+    bed.assert_no_internal_error();
 }
 
 #[test]

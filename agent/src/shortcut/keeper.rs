@@ -13,7 +13,7 @@ use std::{
 };
 
 use nodemesh_abi::{ABI_VERSION, MeterPath, Port, shortcut::EndFlags};
-use nodemesh_model::{Frontend, FrontendName};
+use nodemesh_model::{Frontend, FrontendName, ResourceName};
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
@@ -50,8 +50,8 @@ pub struct Keeper {
     leaving: HashSet<u64>,
     /// What the keeper saw last: whether the node has the shortcut switched on, and the generation of the configuration.
     seen: (bool, u64),
-    /// Frontends that had the shortcut switched on then, with the ports left out.
-    switched_on: BTreeSet<(FrontendName, Vec<u16>)>,
+    /// Who had the shortcut switched on then.
+    switched_on: SwitchedOn,
     /// How many more looks open connections are asked to join in.
     joining: u32,
 }
@@ -102,14 +102,33 @@ fn decide(
     }
 }
 
-/// The frontends that have the shortcut switched on, with the ports left out; none if the node has not.
-fn switched_on(view: &View, enabled: bool) -> BTreeSet<(FrontendName, Vec<u16>)> {
-    let frontends = view.desired.frontends.iter().filter(|_| enabled);
-    let short = frontends.filter(|(_, frontend)| frontend.rules.kernel.shortcut != 0);
-    let except = |frontend: &Frontend| frontend.rules.kernel.shortcut_except.map(Port::get).to_vec();
-    short
-        .map(|(name, frontend)| (name.clone(), except(frontend)))
-        .collect()
+/// Who has the shortcut switched on.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct SwitchedOn {
+    /// Frontends, with the ports left out.
+    frontends: BTreeSet<(FrontendName, Vec<u16>)>,
+    /// Workloads, for the connections that they open.
+    clients: BTreeSet<ResourceName>,
+}
+
+impl SwitchedOn {
+    fn of(view: &View) -> Self {
+        let short = |frontend: &Frontend| {
+            let rules = &frontend.rules.kernel;
+            (rules.shortcut != 0).then(|| rules.shortcut_except.map(Port::get).to_vec())
+        };
+        let frontends = view.desired.frontends.iter();
+        let clients = view.desired.clients.iter();
+        Self {
+            frontends: frontends
+                .filter_map(|(name, frontend)| Some((name.clone(), short(frontend)?)))
+                .collect(),
+            clients: clients
+                .filter(|(_, client)| client.shortcut)
+                .map(|(name, _)| name.clone())
+                .collect(),
+        }
+    }
 }
 
 impl Keeper {
@@ -139,7 +158,7 @@ impl Keeper {
             state,
             leaving: HashSet::new(),
             seen: (false, 0),
-            switched_on: BTreeSet::new(),
+            switched_on: SwitchedOn::default(),
             joining: 0,
         };
         (keeper, found)
@@ -158,11 +177,12 @@ impl Keeper {
         }
     }
 
-    /// Whether a policy in force asks for the shortcut.
+    /// Whether a policy in force or a workload asks for the shortcut.
     fn is_wanted(&self) -> bool {
         let view = self.view.borrow();
         let mut frontends = view.desired.frontends.values();
-        frontends.any(|frontend| frontend.rules.kernel.shortcut != 0)
+        let mut clients = view.desired.clients.values();
+        frontends.any(|frontend| frontend.rules.kernel.shortcut != 0) || clients.any(|client| client.shortcut)
     }
 
     fn look(&self, stopped: &mpsc::Receiver<()>) {
@@ -241,8 +261,12 @@ impl Keeper {
         let view = self.view.borrow().clone();
         let seen = (self.state.borrow().enabled, view.generation);
         if seen != self.seen {
-            let switched_on = switched_on(&view, seen.0);
-            if !switched_on.is_subset(&self.switched_on) {
+            let switched_on = if seen.0 {
+                SwitchedOn::of(&view)
+            } else {
+                SwitchedOn::default()
+            };
+            if switched_on != self.switched_on {
                 self.joining = LOOKS;
             }
             (self.seen, self.switched_on) = (seen, switched_on);

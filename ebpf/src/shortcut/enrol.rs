@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Called by `lifecycle` for events of `sock_ops`. Invariant: a socket enters the map only if its SYN has met a listener of this node, its
-//! service opted in, and neither its port nor the cgroup that made it opted out.
+//! service or its client opted in, and neither its port nor the cgroup that made it opted out.
 
 use aya_ebpf::{
     bindings::{
@@ -18,7 +18,7 @@ use aya_ebpf::{
 };
 use nodemesh_abi::{
     ABI_VERSION,
-    shortcut::{End, Met, Offer, room},
+    shortcut::{End, EndFlags, Met, Offer, room},
 };
 
 use super::{
@@ -72,8 +72,10 @@ fn offer(ops: *mut bpf_sock_ops, depths: u32) {
             socket.record.is_live(),
         )
     };
-    let opted_in = maps::rules.get(rules).is_some_and(|rules| rules.is_short(port));
-    if !live || !opted_in || socket.is_opted_out(depths) {
+    let choice = socket.choice(depths);
+    let rules_row = maps::rules.get(rules);
+    let opted_in = rules_row.is_some_and(|rules| rules.is_short(port, choice.is_in()));
+    if !live || !opted_in || choice.is_out() {
         return;
     }
     let (own, peer) = ends(ops);
@@ -118,7 +120,15 @@ fn connected(ops: *mut bpf_sock_ops) {
     };
     // SAFETY: a map value.
     let rules = unsafe { (*offer).rules };
-    if enrol(ops, socket, 0, rules) == 0 {
+    // An offer is made only if the service or the client opted in.
+    let by_client = maps::rules.get(rules).is_none_or(|rules| rules.shortcut == 0);
+    if enrol(
+        ops,
+        socket,
+        0,
+        (rules, u32::from(by_client) * EndFlags::BY_CLIENT),
+    ) == 0
+    {
         let _gone = maps::short_offers.remove(key);
         return;
     }
@@ -140,30 +150,37 @@ fn accepted(ops: *mut bpf_sock_ops, depths: u32) {
         return;
     };
     let is_same = offer.first == socket.sk.sequence().1 && offer.met == Met::LISTENER;
-    if !is_same || socket.is_opted_out(depths) {
+    if !is_same || socket.choice(depths).is_out() {
         return;
     }
     let Some(client) = maps::short_ends.get_ptr_mut(offer.cookie) else {
         return;
     };
-    // SAFETY: a map value.
-    if unsafe { (*client).version } != ABI_VERSION {
+    // SAFETY: a map value; volatile because other programs write it.
+    let (version, flags) = unsafe { ((*client).version, (&raw const (*client).flags).read_volatile()) };
+    if version != ABI_VERSION {
         return;
     }
-    let cookie = enrol(ops, socket, offer.cookie, offer.rules);
+    let cookie = enrol(
+        ops,
+        socket,
+        offer.cookie,
+        (offer.rules, flags & EndFlags::BY_CLIENT),
+    );
     // SAFETY: a map value. The client learns of its peer when this one is in the map.
     unsafe { (&raw mut (*client).peer).write_volatile(cookie) };
 }
 
 /// Makes the socket an end, and puts it into the map; returns its cookie, or 0 if there is no room.
 #[inline(always)]
-fn enrol(ops: *mut bpf_sock_ops, socket: Socket, peer: u64, rules: u32) -> u64 {
+fn enrol(ops: *mut bpf_sock_ops, socket: Socket, peer: u64, (rules, flags): (u32, u32)) -> u64 {
     let next = socket.sk.sequence().1;
     // SAFETY: the kernel's context.
     let mut cookie = unsafe { bpf_get_socket_cookie(ops.cast()) };
     let end = End {
         peer,
         rules,
+        flags,
         version: ABI_VERSION,
         first: next,
         read_seq: next,

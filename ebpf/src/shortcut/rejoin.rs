@@ -19,7 +19,7 @@ use nodemesh_abi::{
     shortcut::{End, EndFlags, Met, Offer, OfferKey},
 };
 
-use super::socket::Socket;
+use super::socket::{Choice, Socket};
 use crate::{
     atomic, kernel_sock::KernelSock, lifecycle::tcp, listing::IterContext, maps, place::current_settings,
     record::Record,
@@ -39,8 +39,7 @@ pub fn visit(ctx: *mut c_void) -> i32 {
         return 0;
     };
     let socket = KernelSock::new(sk);
-    let is_open =
-        record.is_live() && i32::from(socket.state()) == tcp::ESTABLISHED && !socket.is_in_map_of_sockets();
+    let is_open = record.is_live() && i32::from(socket.state()) == tcp::ESTABLISHED;
     // SAFETY: a live record; these fields are written only while the socket is not connected.
     let protocol = unsafe { (*record.0).protocol };
     if !is_open || protocol != Protocol::Tcp as u16 {
@@ -72,7 +71,14 @@ impl Visit {
             let vantage = (*connection).meter.vantage;
             ((*connection).cookie, vantage == Vantage::Client as u8)
         };
-        if self.is_kept_out(is_client) {
+        let choice = self.socket.choice(self.depths);
+        let (by_client, by_any) = self.opted_in(choice);
+        if is_client {
+            tell(cookie, by_client);
+        }
+        // In a map already, of ours or of somebody else.
+        let is_in = self.socket.sk.is_in_map_of_sockets();
+        if is_in || choice.is_out() || is_client && !by_any {
             return;
         }
         if let Some(own) = maps::short_ends.get_ptr_mut(cookie) {
@@ -88,18 +94,22 @@ impl Visit {
         }
         if is_client {
             self.client(cookie);
+            tell(cookie, by_client);
         } else {
             self.server(cookie);
         }
     }
 
-    /// Whether its cgroup opted out or, as far as its end knows, its service did not opt in.
+    /// Of a client: whether it opted in itself, and whether it or the service did.
     #[inline(always)]
-    fn is_kept_out(self, is_client: bool) -> bool {
+    fn opted_in(self, choice: Choice) -> (bool, bool) {
         // SAFETY: as in `go`.
         let (rules, port) = unsafe { ((*self.connection()).rules, (*self.connection()).service_port) };
-        let opted_in = !is_client || maps::rules.get(rules).is_some_and(|rules| rules.is_short(port));
-        !opted_in || self.socket.is_opted_out(self.depths)
+        let Some(rules) = maps::rules.get(rules) else {
+            return (false, false);
+        };
+        let by_client = choice.is_in() && rules.is_short(port, true);
+        (by_client, by_client || rules.is_short(port, false))
     }
 
     #[inline(always)]
@@ -219,6 +229,38 @@ impl Visit {
     }
 }
 
+/// Tells both ends whether the client opted in.
+#[inline(always)]
+fn tell(cookie: u64, by_client: bool) {
+    let Some(own) = maps::short_ends.get_ptr_mut(cookie) else {
+        return;
+    };
+    // SAFETY: map values; other CPUs write them.
+    unsafe {
+        mark(own, by_client);
+        if let Some(peer) = maps::short_ends.get_ptr_mut((&raw const (*own).peer).read_volatile()) {
+            mark(peer, by_client);
+        }
+    }
+}
+
+/// Sets or clears that the client of an end opted in.
+///
+/// # Safety
+/// `end` is a map value.
+#[inline(always)]
+unsafe fn mark(end: *mut End, by_client: bool) {
+    // SAFETY: the caller's.
+    unsafe {
+        let flags = &raw mut (*end).flags;
+        if by_client {
+            atomic::or(flags, EndFlags::BY_CLIENT);
+        } else if flags.read_volatile() & EndFlags::BY_CLIENT != 0 {
+            atomic::fetch_and(flags, !EndFlags::BY_CLIENT);
+        }
+    }
+}
+
 /// Whether an end that was taken out may be back.
 ///
 /// # Safety
@@ -230,5 +272,7 @@ unsafe fn may_return(own: *const End, peer: *const End) -> bool {
         let own = ((&raw const (*own).flags).read_volatile(), (*own).rules);
         (own.0 | (&raw const (*peer).flags).read_volatile(), own.1)
     };
-    flags & EndFlags::OUT == 0 && maps::rules.get(rules).is_some_and(|rules| rules.shortcut != 0)
+    let opted_in =
+        flags & EndFlags::BY_CLIENT != 0 || maps::rules.get(rules).is_some_and(|rules| rules.shortcut != 0);
+    opted_in && flags & EndFlags::OUT == 0
 }

@@ -242,7 +242,8 @@ impl Sending {
         }
         let is_off = (own | peer) & (EndFlags::LEAVING | EndFlags::BULK) != 0
             || !current_settings().has_shortcut()
-            || maps::rules.get(rules).is_none_or(|rules| rules.shortcut == 0);
+            || own & EndFlags::BY_CLIENT == 0
+                && maps::rules.get(rules).is_none_or(|rules| rules.shortcut == 0);
         if is_off || self.tcp.has_upper_protocol() {
             return Err(Route::Off);
         }

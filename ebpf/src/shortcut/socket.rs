@@ -7,7 +7,7 @@ use aya_ebpf::{
     bindings::bpf_sock_ops,
     helpers::generated::{bpf_get_netns_cookie, bpf_skc_to_tcp_sock},
 };
-use nodemesh_abi::{Ip16, Port, limits::MAX_CGROUP_DEPTH, shortcut::OfferKey};
+use nodemesh_abi::{CgroupEntry, Ip16, Port, limits::MAX_CGROUP_DEPTH, shortcut::OfferKey};
 
 use crate::{kernel_sock::KernelSock, maps, record::Record, sock_addr::Endpoint};
 
@@ -41,12 +41,12 @@ impl Socket {
         }
     }
 
-    /// Whether the cgroup that made it, or one above, is kept from the shortcut.
+    /// What the cgroup that made it and those above say of the shortcut.
     #[inline(always)]
-    pub(super) fn is_opted_out(self, depths: u32) -> bool {
+    pub(super) fn choice(self, depths: u32) -> Choice {
         let mut excluded = 0;
         if depths == 0 {
-            return false;
+            return Choice(0);
         }
         for depth in 0..=MAX_CGROUP_DEPTH {
             if depths & (1 << depth) == 0 {
@@ -57,7 +57,25 @@ impl Socket {
                 excluded |= entry.excluded;
             }
         }
-        excluded != 0
+        Choice(excluded)
+    }
+}
+
+/// Bits of [`CgroupEntry::excluded`] of a cgroup and of those above.
+#[derive(Clone, Copy)]
+pub(super) struct Choice(u32);
+
+impl Choice {
+    /// Kept from it.
+    #[inline(always)]
+    pub(super) fn is_out(self) -> bool {
+        self.0 & (CgroupEntry::ALONE | CgroupEntry::NO_SHORTCUT) != 0
+    }
+
+    /// Opted in for the connections that it opens.
+    #[inline(always)]
+    pub(super) fn is_in(self) -> bool {
+        self.0 & CgroupEntry::SHORTCUT != 0
     }
 }
 
