@@ -154,10 +154,16 @@ impl KernelSock {
         self.read::<u64>(offset!(sk_socket)) == 0
     }
 
-    /// Id of the cgroup at `depth` above the task that made the socket, or of its own; 0 if it is less deep.
+    /// Address of the `struct cgroup` of the task that made the socket.
     #[inline(always)]
-    pub fn cgroup_at(self, depth: u32) -> u64 {
-        let cgroup = Self::new(self.read::<u64>(offset!(cgroup)) as *const c_void);
+    pub fn cgroup(self) -> u64 {
+        self.read(offset!(cgroup))
+    }
+
+    /// Id of the cgroup at `depth` above the `struct cgroup` at this address, or of its own; 0 if it is less deep.
+    #[inline(always)]
+    pub fn cgroup_above(cgroup: u64, depth: u32) -> u64 {
+        let cgroup = Self::new(cgroup as *const c_void);
         if cgroup.read::<u32>(offset!(cgroup_level)) < depth {
             return 0;
         }

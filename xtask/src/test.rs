@@ -9,12 +9,13 @@ mod tally;
 use std::{
     path::PathBuf,
     process::{Command, ExitCode},
+    thread,
 };
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
 use crate::{
-    ebpf, next, process,
+    ebpf, kernels, next, process,
     setup::{self, Scope, prometheus, python},
     workspace,
 };
@@ -82,8 +83,9 @@ impl Test {
     fn e2e_tests(&self, tally: &mut Tally) -> Result<()> {
         setup::ensure(Scope::Tests)?;
         next::build(false)?;
-        ebpf::build_object()?;
-        process::run(workspace::cargo_host("build")?.arg("--bins"))?;
+        build()?;
+        // Beside the compilation of the tests, of which the last part is one linker at a time.
+        let older = (self.filter.is_empty() && kernels::is_possible()).then(|| thread::spawn(kernels::pass));
         let mut cargo = workspace::cargo("test")?;
         cargo
             .args(["--package", workspace::E2E_PACKAGE])
@@ -92,7 +94,16 @@ impl Test {
         if let Some(folder) = prometheus::folder() {
             cargo.env(PROMETHEUS_DIR, folder);
         }
-        self.count(&mut cargo, tally)
+        let counted = self.count(&mut cargo, tally);
+        if let Some(older) = older {
+            let passed = older
+                .join()
+                .unwrap_or_else(|_| Err(anyhow::anyhow!("it panicked")));
+            if !passed.context("run an older kernel")? {
+                tally.broken("an older kernel");
+            }
+        }
+        counted
     }
 
     fn count(&self, cargo: &mut Command, tally: &mut Tally) -> Result<()> {
@@ -109,6 +120,13 @@ impl Test {
     }
 }
 
-fn bin_dir() -> Result<PathBuf> {
+/// Builds the kernel programs and every binary that tests start.
+pub(crate) fn build() -> Result<()> {
+    ebpf::build_object()?;
+    process::run(workspace::cargo_host("build")?.arg("--bins"))
+}
+
+/// Where they are.
+pub(crate) fn bin_dir() -> Result<PathBuf> {
     Ok(workspace::target_dir()?.join("debug"))
 }

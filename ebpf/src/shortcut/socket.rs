@@ -44,21 +44,29 @@ impl Socket {
     /// What the cgroup that made it and those above say of the shortcut.
     #[inline(always)]
     pub(super) fn choice(self, depths: u32) -> Choice {
-        let mut excluded = 0;
         if depths == 0 {
             return Choice(0);
         }
-        for depth in 0..=MAX_CGROUP_DEPTH {
-            if depths & (1 << depth) == 0 {
-                continue;
-            }
-            // SAFETY: copied at once; an update by the agent replaces the element.
-            if let Some(entry) = unsafe { maps::cgroups.get(self.sk.cgroup_at(depth)) } {
-                excluded |= entry.excluded;
-            }
-        }
-        Choice(excluded)
+        Choice(choices(self.sk.cgroup(), depths))
     }
+}
+
+/// Bits of [`CgroupEntry::excluded`] of the `struct cgroup` at this address and of those above. A function of numbers, which the verifier
+/// walks through once.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn choices(cgroup: u64, depths: u32) -> u32 {
+    let mut found = 0;
+    for depth in 0..=MAX_CGROUP_DEPTH {
+        if depths & (1 << depth) == 0 {
+            continue;
+        }
+        // SAFETY: copied at once; an update by the agent replaces the element.
+        if let Some(entry) = unsafe { maps::cgroups.get(KernelSock::cgroup_above(cgroup, depth)) } {
+            found |= entry.excluded;
+        }
+    }
+    found
 }
 
 /// Bits of [`CgroupEntry::excluded`] of a cgroup and of those above.
