@@ -153,7 +153,7 @@ impl Pair {
         seen.rates[index] = rates.iter().sum::<f64>() / rates.len().max(1) as f64;
         let shown: Vec<String> = rates.iter().map(|rate| format!("{:.1}", rate / 1e3)).collect();
         screen.say(&format!(
-            "  {what:<47} {}   {} messages handed over",
+            "  {what:<48} {}   {} messages handed over",
             shown.join("  "),
             seen.handed[index]
         ));
