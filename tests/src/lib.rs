@@ -21,6 +21,7 @@ pub mod eventually;
 mod file_limit;
 mod interrupt;
 mod journal;
+pub mod kubernetes;
 pub mod load;
 pub mod manifest;
 pub mod model_scene;

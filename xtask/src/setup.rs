@@ -9,6 +9,7 @@ mod cargo_tool;
 mod components;
 pub(crate) mod deny;
 pub(crate) mod etcd;
+pub(crate) mod kapi;
 pub(crate) mod linker;
 mod machine;
 mod outcome;
@@ -34,7 +35,7 @@ pub(crate) struct Setup {
 impl Setup {
     pub(crate) fn run(self) -> ExitCode {
         let mode = if self.check { Mode::Check } else { Mode::Install };
-        let missing = report([KERNEL, LINT, TESTS].concat(), mode, |_| true);
+        let missing = report([KERNEL, LINT, TESTS, CLUSTER].concat(), mode, |_| true);
         if missing == 0 {
             ExitCode::SUCCESS
         } else {
@@ -54,6 +55,8 @@ pub(crate) enum Scope {
     UnitTests,
     /// To run the end-to-end tests: packages, real clients and servers, privileges, kernel.
     Tests,
+    /// To run those of them that need a cluster.
+    Cluster,
 }
 
 /// Brings the machine to where `scope` can run; prints only what is not simply there.
@@ -63,6 +66,7 @@ pub(crate) fn ensure(scope: Scope) -> Result<()> {
         Scope::Lint => [KERNEL, LINT].concat(),
         Scope::UnitTests => UNIT_TESTS.to_vec(),
         Scope::Tests => TESTS.to_vec(),
+        Scope::Cluster => CLUSTER.to_vec(),
     };
     let missing = report(steps, Mode::Install, |outcome| {
         !matches!(outcome, Outcome::Ready(_))
@@ -162,6 +166,11 @@ const TESTS: &[Step] = &[
         run: machine::netns,
     },
 ];
+
+const CLUSTER: &[Step] = &[Step {
+    name: "API server",
+    run: kapi::step,
+}];
 
 /// Runs each step, prints those that `shown` selects, and returns how many are missing.
 fn report(steps: Vec<Step>, mode: Mode, shown: fn(&Outcome) -> bool) -> usize {

@@ -81,6 +81,11 @@ impl Test {
 
     fn e2e_tests(&self, tally: &mut Tally) -> Result<()> {
         setup::ensure(Scope::Tests)?;
+        if let Err(error) = setup::ensure(Scope::Cluster) {
+            // It is built of sources that change: what needs no cluster is tested without it.
+            eprintln!("error: the tests that need an API server will fail: {error:#}");
+            tally.broken("the API server of the tests");
+        }
         next::build(false)?;
         ebpf::build_object()?;
         process::run(workspace::cargo_host("build")?.arg("--bins"))?;

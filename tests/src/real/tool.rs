@@ -13,6 +13,13 @@ const PYTHON: &str = "NODEMESH_PYTHON";
 /// The folder with `prometheus` and `promtool`.
 const PROMETHEUS_DIR: &str = "NODEMESH_PROMETHEUS_DIR";
 const REQUIREMENTS: &str = include_str!("../../real/requirements.txt");
+/// What the API server is built of, in the order of `cargo xtask setup`.
+const KAPI: [&str; 4] = [
+    include_str!("../../kapi/access.go"),
+    include_str!("../../kapi/main.go"),
+    include_str!("../../kapi/resources.go"),
+    include_str!("../../kapi/packages.txt"),
+];
 const REMEDY: &str = "`cargo xtask setup` installs it";
 
 /// The Python that runs the scripts.
@@ -43,6 +50,26 @@ pub fn etcd() -> PathBuf {
     in_path("etcd")
         .or_else(|| Some(unpacked).filter(|file| file.is_file()))
         .unwrap_or_else(|| panic!("no etcd: {REMEDY}"))
+}
+
+/// kubectl.
+pub fn kubectl() -> PathBuf {
+    let unpacked = cache().join("kubectl-debian/usr/bin/kubectl");
+    in_path("kubectl")
+        .or_else(|| Some(unpacked).filter(|file| file.is_file()))
+        .unwrap_or_else(|| panic!("no kubectl: {REMEDY}"))
+}
+
+/// The API server that was built of the sources in `tests/kapi`.
+pub fn kapi() -> PathBuf {
+    let folders = fs::read_dir(cache()).into_iter().flatten().flatten();
+    let is_same = |folder: &PathBuf| {
+        fs::read_to_string(folder.join("sources.txt")).is_ok_and(|text| text == KAPI.concat())
+    };
+    let mut same = folders.map(|entry| entry.path()).filter(is_same);
+    same.next()
+        .map(|folder| folder.join("kapi"))
+        .unwrap_or_else(|| panic!("no API server of the sources in tests/kapi: {REMEDY}"))
 }
 
 /// A program of the system.

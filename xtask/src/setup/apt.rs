@@ -6,7 +6,7 @@
 
 use std::{
     fs,
-    path::Path,
+    path::{Path, PathBuf},
     process::Command,
     sync::atomic::{AtomicBool, Ordering},
 };
@@ -55,6 +55,60 @@ pub(crate) fn install(packages: &[&str]) -> Result<()> {
         // Stale lists name versions that the mirror no longer has.
         if refresh()? { attempt() } else { Err(error) }
     })
+}
+
+/// Unpacks the archives of `packages` of another release of Debian at `root`, as [`unpack`] does, and nothing that they depend on.
+/// Lists and settings of this machine stay as they are.
+pub(crate) fn unpack_all_of(packages: &[&str], release: &str, root: &Path) -> Result<()> {
+    let fresh = root.with_extension(format!("new-{}", std::process::id()));
+    let unpacked = (|| {
+        let options = other_release(release, &fresh)?;
+        process::run(Command::new("apt-get").args(&options).args(["-qq", "update"]))?;
+        let mut download = Command::new("apt-get");
+        download.args(&options).args(["-qq", "download"]).args(packages);
+        process::run(download.current_dir(&fresh))?;
+        for archive in archives(&fresh)? {
+            process::capture(
+                Command::new("dpkg")
+                    .arg("-x")
+                    .arg(archive)
+                    .arg(fresh.join("root")),
+            )?;
+        }
+        remove(root)?;
+        fs::rename(fresh.join("root"), root).with_context(|| format!("create {}", root.display()))
+    })();
+    remove(&fresh)?;
+    unpacked
+}
+
+fn archives(folder: &Path) -> Result<Vec<PathBuf>> {
+    let files = fs::read_dir(folder)?.flatten().map(|entry| entry.path());
+    Ok(files
+        .filter(|file| file.extension().is_some_and(|extension| extension == "deb"))
+        .collect())
+}
+
+/// Options by which apt sees nothing but a release, with what it writes down in `folder`.
+fn other_release(release: &str, folder: &Path) -> Result<Vec<String>> {
+    const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+    for part in ["lists/partial", "cache/archives/partial"] {
+        fs::create_dir_all(folder.join(part))?;
+    }
+    let list = folder.join("sources.list");
+    let line = format!("deb [signed-by={KEYRING}] http://deb.debian.org/debian {release} main\n");
+    fs::write(&list, line).with_context(|| format!("write {}", list.display()))?;
+    let settings = [
+        ("Dir::Etc::sourcelist", list.display().to_string()),
+        ("Dir::Etc::sourceparts", "-".to_owned()),
+        ("Dir::State::lists", folder.join("lists").display().to_string()),
+        ("Dir::Cache", folder.join("cache").display().to_string()),
+        ("APT::Sandbox::User", "root".to_owned()),
+    ];
+    Ok(settings
+        .into_iter()
+        .flat_map(|(name, value)| ["-o".to_owned(), format!("{name}={value}")])
+        .collect())
 }
 
 /// Puts the archive of `package` into `folder`, without installing anything; needs no privileges while the lists are fresh.

@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Custom resources: what the API server refuses by their definitions, what the control plane tells in their status.
+
+use nodemesh_e2e::{
+    bed::Family,
+    kubernetes::{NAMESPACE, objects},
+};
+use serde_json::{Value, json};
+
+use super::{PORT, Scene, until_answers};
+
+/// Status and message of a condition.
+fn condition(object: &Value, kind: &str) -> Option<(String, String)> {
+    let all = object["status"]["conditions"].as_array().into_iter().flatten();
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    all.into_iter()
+        .find(|condition| condition["type"] == kind)
+        .map(|condition| (text(&condition["status"]), text(&condition["message"])))
+}
+
+#[test]
+fn the_api_server_refuses_by_schema_and_by_rule() {
+    let scene = Scene::new();
+    let target = json!({"kind": "Service", "name": "llama"});
+    let refused = [
+        // By the schema, with the field.
+        ("Service", json!({"addresses": ["10.96.0.9"], "ports": [{"port": 0}]}), "spec.ports[0].port"),
+        ("TrafficPolicy", json!({"targetRef": target, "loadBalancer": {"algorithm": "fastest"}}), "spec.loadBalancer.algorithm"),
+        ("TrafficPolicy", json!({"targetRef": target, "limits": {"connections": "many"}}), "limits.connections"),
+        ("AccessPolicy", json!({"rules": []}), "targetRef"),
+        // By rules.
+        ("Service", json!({"addresses": ["10.96.0.9"], "ports": [{"port": 1}, {"port": 2}]}), "each of several ports needs a name"),
+        ("Workload", json!({"identity": "spiffe://a/b"}), "give addresses, a cgroup, or both"),
+        ("AccessPolicy", json!({"targetRef": target}), "give rules, a default, or both"),
+    ];
+    for (kind, spec, expected) in refused {
+        let said = scene.api.refusal(&objects::custom(kind, "x", spec));
+        assert!(said.contains(expected), "{kind}: {expected}: {said}");
+    }
+    // A field that nobody knows is no typing error that nobody sees.
+    let strange = objects::custom("AccessPolicy", "x", json!({"targetRef": target, "default": "deny", "ruls": []}));
+    let said = scene.api.refusal(&strange);
+    assert!(said.contains("ruls"), "{said}");
+}
+
+#[test]
+fn conditions_tell_what_is_valid_and_on_how_many_nodes_it_holds() {
+    let mut scene = Scene::new();
+    let client = scene.client("chat");
+    let (r0, _s0) = scene.replica("r0");
+    let to = Family::V4.vip(7);
+    let spec = |address: &str| {
+        json!({
+            "model": "llama-3-8b", "addresses": [to.ip()], "ports": [{"port": to.port()}],
+            "backends": [{"address": address, "port": PORT}],
+        })
+    };
+    let good = objects::custom("Service", "own", spec(&r0.at(PORT).ip().to_string()));
+    scene.api.apply(&[good.clone()]);
+    scene.start();
+    until_answers(&client, to, &["r0"]);
+    let own = ["services.nodemesh.io", "own", "-n", NAMESPACE];
+    let held = Some(("True".to_owned(), "1 of 1 nodes".to_owned()));
+    let object = scene
+        .api
+        .wait_for("it is programmed", &own, |object| condition(object, "Programmed") == held);
+    assert_eq!(condition(&object, "Accepted"), Some(("True".to_owned(), "valid".to_owned())));
+
+    // It passes the schema and is still not valid: what it said before holds.
+    scene.api.apply(&[objects::custom("Service", "own", spec("no address"))]);
+    let object = scene.api.wait_for("it is refused", &own, |object| {
+        condition(object, "Accepted").is_some_and(|(status, _)| status == "False")
+    });
+    let (_, message) = condition(&object, "Accepted").expect("it was seen");
+    assert!(message.contains("spec.backends[0].address"), "{message}");
+    assert_eq!(object["status"]["conditions"][0]["observedGeneration"], object["metadata"]["generation"]);
+    scene.api.event("Invalid", "own");
+    until_answers(&client, to, &["r0"]);
+
+    scene.api.apply(&[good]);
+    scene.api.wait_for("it is valid again", &own, |object| condition(object, "Programmed") == held
+        && condition(object, "Accepted").is_some_and(|(status, _)| status == "True"));
+    let table = scene.api.expect(&["get", "msvc,tpol,apol", "-A"], "");
+    for word in ["MODEL", "llama-3-8b", "PROGRAMMED", "1 of 1 nodes"] {
+        assert!(table.contains(word), "{word}: {table}");
+    }
+}
+
+#[test]
+fn what_does_not_go_together_is_told_to_both() {
+    let mut scene = Scene::new();
+    let spec = json!({"addresses": ["10.96.0.7"], "ports": [{"port": 8000}]});
+    scene.api.apply(&[
+        objects::custom("Service", "one", spec.clone()),
+        objects::custom("Service", "other", spec),
+    ]);
+    scene.start();
+    let conflict = |name: &'static str| {
+        scene.api.wait_for(name, &["services.nodemesh.io", name, "-n", NAMESPACE], |object| {
+            condition(object, "Accepted").is_some()
+        })
+    };
+    let told = ["one", "other"].map(|name| condition(&conflict(name), "Accepted").expect("it was seen"));
+    assert!(
+        told.iter().any(|(status, message)| status == "False" && message.contains("10.96.0.7")),
+        "{told:?}"
+    );
+}
