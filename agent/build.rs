@@ -18,11 +18,17 @@ fn main() {
         );
     }
     println!("cargo:rustc-env=NODEMESH_ABI={}", nodemesh_abi::ABI_VERSION);
+    println!("cargo:rerun-if-env-changed=NODEMESH_COMMIT");
     // Written with every commit, while HEAD itself only names the branch.
-    println!("cargo:rerun-if-changed=../.git/logs/HEAD");
+    if let Some(log) = git(&["rev-parse", "--git-path", "logs/HEAD"]) {
+        println!("cargo:rerun-if-changed={log}");
+    }
+    // Where there is no repository, as in the build of an image, the commit is told.
+    let commit = env::var("NODEMESH_COMMIT").ok();
+    let commit = commit.or_else(|| git(&["rev-parse", "--short=12", "HEAD"]));
     println!(
         "cargo:rustc-env=NODEMESH_COMMIT={}",
-        commit().unwrap_or_else(|| "unknown".into())
+        commit.unwrap_or_else(|| "unknown".into())
     );
 }
 
@@ -46,13 +52,8 @@ fn object_path() -> PathBuf {
         })
 }
 
-fn commit() -> Option<String> {
-    let output = Command::new("git")
-        .args(["rev-parse", "--short=12", "HEAD"])
-        .output()
-        .ok()?;
-    output
-        .status
-        .success()
-        .then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+fn git(arguments: &[&str]) -> Option<String> {
+    let output = Command::new("git").args(arguments).output().ok()?;
+    let said = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    (output.status.success() && !said.is_empty()).then_some(said)
 }

@@ -122,6 +122,9 @@ pub mod program {
     }
 }
 
+/// Read-only global that is 1 if the kernel has `bpf_set_retval`, else 0.
+pub const HAS_SET_RETVAL: &str = "HAS_SET_RETVAL";
+
 /// Read-only global that holds [`crate::SockOffsets`].
 pub const SOCK_OFFSETS: &str = "SOCK_OFFSETS";
 /// Read-only global: [`crate::Settings::epoch`] in which the programs at tracepoints are in force.

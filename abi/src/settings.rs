@@ -43,6 +43,8 @@ pub enum MeterPath {
     Tracepoint = 0,
     /// Packets at `cgroup_skb`: one event per packet with new bytes.
     Packet = 1,
+    /// Nowhere: nothing is metered.
+    Off = 2,
 }
 
 impl MeterPath {
@@ -51,6 +53,7 @@ impl MeterPath {
         match self {
             Self::Tracepoint => "tracepoint",
             Self::Packet => "packet",
+            Self::Off => "off",
         }
     }
 }

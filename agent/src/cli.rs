@@ -6,6 +6,7 @@
 
 mod apply;
 mod backends;
+mod check;
 mod cleanup;
 mod client;
 mod columns;
@@ -23,6 +24,7 @@ mod registry;
 mod screen;
 mod services;
 mod status;
+mod sysdump;
 mod table;
 mod top;
 mod units;
@@ -33,7 +35,8 @@ use anyhow::{Result, bail};
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::config::{ADMIN_SOCKET, DEFAULT_RUN_DIR, VERSION};
-use client::AdminClient;
+pub use client::AdminClient;
+pub(crate) use registry::{block_on, explain};
 
 /// Look at the mesh on this node, and change what the control plane has.
 #[derive(Debug, Parser)]
@@ -59,7 +62,7 @@ enum Format {
     Table,
     /// For scripts.
     Json,
-    /// For `nodemesh apply`; of `get` and `describe` only.
+    /// For `nodemesh apply`; of `get`, `describe` and `check` only.
     Yaml,
 }
 
@@ -86,6 +89,11 @@ impl Format {
 enum Verb {
     /// Show whether the agent, its configuration and its programs are well; exit code 1 if not.
     Status,
+    /// Find out what is wrong on this node, with or without a running agent: what was looked at, how it is, what to do. Exit code 1 if
+    /// something does not work.
+    Check(check::Check),
+    /// Write what is needed to find out what is wrong into one archive, without secrets.
+    Sysdump(sysdump::Sysdump),
     /// List the services and how their backends are chosen.
     Services,
     /// List the backends with their connections.
@@ -121,6 +129,8 @@ pub fn run(cli: &Cli) -> Result<ExitCode> {
     let (format, agent) = (cli.output, AdminClient::new(cli.run_dir.join(ADMIN_SOCKET)));
     let is_well = match &cli.verb {
         Verb::Status => status::run(&agent, format.of_node()?)?,
+        Verb::Check(check) => check.run(&cli.run_dir, format)?,
+        Verb::Sysdump(sysdump) => done(sysdump.run(&cli.run_dir))?,
         Verb::Services => done(services::run(&agent, format.of_node()?))?,
         Verb::Backends(backends) => done(backends.run(&agent, format.of_node()?))?,
         Verb::Connections(connections) => done(connections.run(&agent, format.of_node()?))?,

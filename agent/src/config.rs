@@ -4,7 +4,7 @@
 //!
 //! Invariant: parsed once, in `main`; no other module reads the environment or the command line.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
 
 use anyhow::anyhow;
 use clap::{ArgGroup, Args, Parser, ValueEnum};
@@ -15,6 +15,8 @@ use crate::{control::ControlArgs, datapath::pins::DEFAULT_PIN_DIR, startup::Step
 
 /// Default folder for the lock and the admin socket.
 pub const DEFAULT_RUN_DIR: &str = "/run/nodemesh";
+/// Default address of HTTP.
+pub const DEFAULT_HTTP: &str = "127.0.0.1:9464";
 /// Default folder for the last state of the control plane.
 pub const DEFAULT_STATE_DIR: &str = "/var/lib/nodemesh";
 /// Name of the admin socket in the run directory.
@@ -89,7 +91,7 @@ pub struct AgentConfig {
         long,
         env = "NODEMESH_HTTP",
         value_name = "IP:PORT",
-        default_value = "127.0.0.1:9464"
+        default_value = DEFAULT_HTTP
     )]
     pub http: SocketAddr,
 
@@ -113,7 +115,7 @@ pub struct AgentConfig {
     #[arg(long, env = "NODEMESH_MAX_CONNECTIONS", value_name = "N")]
     pub max_connections: Option<u32>,
 
-    /// Where the meter sees bytes: at the tracepoints of each send and receive (Linux 6.3), or in packets where these are missing.
+    /// Where the meter sees bytes: at the tracepoints of each send and receive (Linux 6.3), in packets where these are missing, or off.
     #[arg(long, env = "NODEMESH_METER_PATH", value_enum, default_value_t = MeterPathChoice::Auto)]
     pub meter_path: MeterPathChoice,
 
@@ -146,6 +148,10 @@ pub struct AgentConfig {
     #[arg(long, env = "NODEMESH_ACCESS_LOG_FILE", value_name = "PATH")]
     pub access_log_file: Option<PathBuf>,
 
+    /// Take this feature, by its name in `nodemesh check`, as missing: for the tests of fallbacks. May be repeated.
+    #[arg(long, hide = true, value_name = "NAME")]
+    pub without_feature: Vec<String>,
+
     /// End as by SIGKILL after this step of the start: for the tests of crash recovery.
     #[arg(long, hide = true, value_enum)]
     pub crash_after: Option<Step>,
@@ -165,6 +171,62 @@ impl AgentConfig {
         self.node_name
             .clone()
             .unwrap_or_else(|| host().unwrap_or_else(|_| "unknown".to_owned()))
+    }
+
+    /// What the agent was told, by the name of the flag without its dashes; what was not given and has no default is absent. No value is
+    /// a secret: of tokens and keys only the files are named.
+    pub fn settings(&self) -> BTreeMap<String, String> {
+        let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
+        let list = |items: Vec<String>| (!items.is_empty()).then(|| items.join(","));
+        let control = &self.control;
+        let settings = [
+            ("config", path(&self.config)),
+            (
+                "control",
+                list(control.control.iter().map(ToString::to_string).collect()),
+            ),
+            ("control-ca", path(&control.control_ca)),
+            ("control-cert", path(&control.control_cert)),
+            ("control-key", path(&control.control_key)),
+            ("control-token-file", path(&control.control_token_file)),
+            ("control-name", control.control_name.clone()),
+            (
+                "control-plaintext",
+                control.control_plaintext.then(|| "true".to_owned()),
+            ),
+            ("state-dir", Some(self.state_dir.display().to_string())),
+            ("node-name", Some(self.node_name())),
+            ("locality", self.locality.clone()),
+            ("cgroup", path(&self.cgroup)),
+            (
+                "exclude-cgroup",
+                list(
+                    self.exclude_cgroup
+                        .iter()
+                        .map(|path| path.display().to_string())
+                        .collect(),
+                ),
+            ),
+            ("pin-dir", Some(self.pin_dir.display().to_string())),
+            ("run-dir", Some(self.run_dir.display().to_string())),
+            ("http", Some(self.http.to_string())),
+            ("max-services", Some(self.max_services.to_string())),
+            ("max-backends", Some(self.max_backends.to_string())),
+            (
+                "max-metered-backends",
+                Some(self.max_metered_backends.to_string()),
+            ),
+            (
+                "max-connections",
+                self.max_connections.map(|limit| limit.to_string()),
+            ),
+            ("program-stats", Some(self.program_stats.to_string())),
+            ("access-log-file", path(&self.access_log_file)),
+        ];
+        settings
+            .into_iter()
+            .filter_map(|(flag, value)| Some((flag.to_owned(), value?)))
+            .collect()
     }
 
     /// Where this node is; an error names the flag.
@@ -196,6 +258,8 @@ pub enum MeterPathChoice {
     Tracepoint,
     /// Packets.
     Packet,
+    /// Nothing is metered; connections are placed and counted.
+    Off,
 }
 
 impl From<MeterPathChoice> for Option<MeterPath> {
@@ -204,6 +268,7 @@ impl From<MeterPathChoice> for Option<MeterPath> {
             MeterPathChoice::Auto => None,
             MeterPathChoice::Tracepoint => Some(MeterPath::Tracepoint),
             MeterPathChoice::Packet => Some(MeterPath::Packet),
+            MeterPathChoice::Off => Some(MeterPath::Off),
         }
     }
 }

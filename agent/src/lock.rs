@@ -16,6 +16,9 @@ use nix::{
     fcntl::{Flock, FlockArg},
 };
 
+/// Name of the lock file in the run directory.
+pub const LOCK_FILE: &str = "agent.lock";
+
 /// The lock, held until it is dropped.
 #[derive(Debug)]
 pub struct AgentLock {
@@ -51,7 +54,7 @@ pub enum LockError {
 impl AgentLock {
     /// Takes the lock of `run_dir`, which is created if it is not there.
     pub fn acquire(run_dir: &Path) -> Result<Self, LockError> {
-        let path = run_dir.join("agent.lock");
+        let path = run_dir.join(LOCK_FILE);
         loop {
             fs::create_dir_all(run_dir).map_err(failed("create the folder of", &path))?;
             let mut file = lock(&path)?;

@@ -3,6 +3,8 @@
 //!
 //! Invariant: initialised once per process, before anything else logs.
 
+mod recent;
+
 use std::sync::{Arc, Mutex};
 
 use anyhow::{Context as _, Result};
@@ -11,6 +13,7 @@ use tracing_subscriber::{
 };
 
 use crate::config::LogFormat;
+use recent::RecentLog;
 
 /// Changes the filter of the running agent.
 #[derive(Clone, Debug)]
@@ -18,6 +21,7 @@ pub struct LogFilter {
     handle: reload::Handle<EnvFilter, Registry>,
     /// The filter as it was asked for.
     asked: Arc<Mutex<String>>,
+    recent: RecentLog,
 }
 
 impl LogFilter {
@@ -28,6 +32,11 @@ impl LogFilter {
             .context("change the log filter")?;
         filter.clone_into(&mut self.asked.lock().expect("no holder panics"));
         Ok(())
+    }
+
+    /// The last lines of the log.
+    pub fn recent(&self) -> String {
+        self.recent.text()
     }
 
     /// The filter in force.
@@ -48,17 +57,22 @@ fn parse(filter: &str) -> Result<EnvFilter> {
     Ok(parsed.add_directive(PROGRAMS.parse().context("the directive for the programs")?))
 }
 
-/// Starts logging to standard error.
+/// Starts logging to standard error; the last lines are kept.
 pub fn init(filter: &str, format: LogFormat) -> Result<LogFilter> {
     let asked = Arc::new(Mutex::new(filter.to_owned()));
     let (filter, handle) = reload::Layer::new(parse(filter)?);
+    let recent = RecentLog::default();
     let registry = tracing_subscriber::registry().with(filter);
-    let output = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let output = tracing_subscriber::fmt::layer().with_writer(recent.clone());
     // Also routes the `log` crate, which aya-log writes to, into tracing.
     match format {
         LogFormat::Text => registry.with(output.with_ansi(false)).try_init(),
         LogFormat::Json => registry.with(output.json()).try_init(),
     }
     .context("start logging")?;
-    Ok(LogFilter { handle, asked })
+    Ok(LogFilter {
+        handle,
+        asked,
+        recent,
+    })
 }

@@ -31,7 +31,7 @@ use tonic::service::Routes;
 use tracing::{info, warn};
 
 use crate::{
-    config::{ControlConfig, VERSION},
+    config::{ControlConfig, RELEASE},
     dns::{DnsServer, DnsSockets, Zone},
     metrics::{Lag, Live, MeasuredStore, Metrics},
     north::{LeaseTimes, LoadService, Loads, NodeService, RegistryService, Reports, Sources},
@@ -54,7 +54,7 @@ const XDS_REQUEST: u32 = 4;
 pub fn run(config: &ControlConfig) -> Result<()> {
     raise_descriptor_limit();
     info!(
-        version = VERSION,
+        version = RELEASE,
         pid = std::process::id(),
         "nodemesh control plane"
     );

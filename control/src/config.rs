@@ -17,13 +17,20 @@ use crate::kubernetes::Membership;
 
 /// Version of this build.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// Version and commit of this build.
+pub const RELEASE: &str = concat!(
+    env!("CARGO_PKG_VERSION"),
+    " (commit ",
+    env!("NODEMESH_COMMIT"),
+    ")"
+);
 
 /// The control plane of nodemesh: keeps the resources of a mesh, and pushes them to its nodes over xDS.
 ///
 /// One on a machine is enough for a mesh (`--store embedded://...`); several share an etcd (`--store etcd://...`) and serve the
 /// same. It ends on SIGTERM or SIGINT; nodes go on with what they have.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "nodemesh-control", version = VERSION, args_conflicts_with_subcommands = true)]
+#[command(name = "nodemesh-control", version = RELEASE, args_conflicts_with_subcommands = true)]
 pub struct ControlConfig {
     /// Something else than to serve.
     #[command(subcommand)]

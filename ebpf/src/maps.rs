@@ -139,6 +139,10 @@ pub static EPOCH: Global<u32> = Global::new(0);
 /// Bytes of a record of another version that mean the same in this one. Set by the loader.
 #[unsafe(no_mangle)]
 pub static CARRIED_BYTES: Global<u32> = Global::new(size_of::<Connection>() as u32);
+/// Whether the kernel has `bpf_set_retval` (Linux 5.18): 1 or 0, set by the loader. The verifier knows the number, so it never sees a call of
+/// a helper that the kernel has not.
+#[unsafe(no_mangle)]
+pub static HAS_SET_RETVAL: Global<u32> = Global::new(1);
 
 /// Where the fields of `struct sock` are on the running kernel. Set by the loader.
 #[unsafe(no_mangle)]

@@ -6,7 +6,10 @@
 use aya_ebpf::helpers::generated::bpf_set_retval;
 use nodemesh_abi::Refusal;
 
-use crate::sock_addr::{Endpoint, SockAddr};
+use crate::{
+    maps,
+    sock_addr::{Endpoint, SockAddr},
+};
 
 /// Return value of a cgroup program that lets the call go on.
 pub const ALLOW: i32 = 1;
@@ -21,7 +24,8 @@ pub enum Verdict {
     Pass,
     /// With this address in place of the application's.
     Rewrite(Endpoint),
-    /// With the errno of the refusal; the number is that of a limit, 0 for the usual one.
+    /// With the errno of the refusal, where the kernel lets a program choose it, else EPERM; the number is that of a limit, 0 for the
+    /// usual one.
     Refuse(Refusal, u32),
 }
 
@@ -35,8 +39,10 @@ pub fn conclude(socket: &SockAddr<'_>, verdict: Verdict) -> i32 {
             ALLOW
         }
         Verdict::Refuse(refusal, excess) => {
-            // SAFETY: the helper only stores the number for the caller of the hook.
-            unsafe { bpf_set_retval(-refusal.errno(excess)) };
+            if maps::HAS_SET_RETVAL.load() != 0 {
+                // SAFETY: the helper only stores the number for the caller of the hook.
+                unsafe { bpf_set_retval(-refusal.errno(excess)) };
+            }
             DENY
         }
     }

@@ -19,6 +19,7 @@ mod errno;
 pub mod etcd;
 pub mod eventually;
 mod file_limit;
+pub mod foreign;
 mod interrupt;
 mod journal;
 pub mod kubernetes;

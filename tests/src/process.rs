@@ -150,6 +150,13 @@ impl Process {
         Ok(self.child.wait()?)
     }
 
+    /// All that it said on standard output and on standard error, up to its end.
+    pub fn output(&self) -> (String, String) {
+        [&self.stdout, &self.stderr]
+            .map(|lines| lines.until_end().join("\n"))
+            .into()
+    }
+
     /// Waits until it ends and gives all that it said on standard error.
     pub fn finish(mut self) -> Result<(ExitStatus, String)> {
         let status = self.wait()?;

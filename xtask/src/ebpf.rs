@@ -44,6 +44,16 @@ fn build_as(name: &str, features: &[&str]) -> Result<PathBuf> {
     Ok(object)
 }
 
+/// A copy of `object` without what only debuggers read: three quarters of it. The kernel's own types stay.
+pub(crate) fn stripped(object: &Path) -> Result<PathBuf> {
+    let toolchain = EbpfToolchain::require()?;
+    let llvm = linker::llvm_prefix(toolchain.llvm_major).context("no LLVM: run `cargo xtask setup`")?;
+    let copy = object.with_file_name("nodemesh-ebpf-stripped.o");
+    let mut strip = Command::new(llvm.join("bin/llvm-strip"));
+    process::run(strip.arg("--strip-debug").arg("-o").arg(&copy).arg(object))?;
+    Ok(copy)
+}
+
 /// Clippy over the kernel programs, for the target that they are built for.
 pub(crate) fn clippy() -> Result<()> {
     let toolchain = EbpfToolchain::require()?;

@@ -13,7 +13,7 @@ use std::{
 use anyhow::Result;
 
 use crate::{
-    ebpf, process,
+    deploy, ebpf, process,
     setup::{self, Scope, deny},
     workspace,
 };
@@ -43,6 +43,10 @@ const CHECKS: &[Check] = &[
     Check {
         name: "dependencies",
         run: dependencies,
+    },
+    Check {
+        name: "deployment",
+        run: deployment,
     },
     Check {
         name: "clippy ebpf",
@@ -101,6 +105,10 @@ fn perform(check: &Check) -> (&'static str, bool, Duration) {
 
 fn format() -> Result<()> {
     process::run(workspace::cargo("fmt")?.args(["--all", "--check"]))
+}
+
+fn deployment() -> Result<()> {
+    deploy::check(false)
 }
 
 fn kernel_object() -> Result<()> {

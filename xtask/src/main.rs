@@ -9,7 +9,10 @@ mod bench;
 mod build;
 mod ci;
 mod demo;
+mod deploy;
+mod dist;
 mod ebpf;
+mod kernels;
 mod lint;
 mod next;
 mod process;
@@ -34,6 +37,9 @@ enum Verb {
     Ci(ci::Ci),
     Demo(demo::Demo),
     Bench(bench::Bench),
+    Deploy(deploy::Deploy),
+    Dist(dist::Dist),
+    Kernels(kernels::Kernels),
 }
 
 impl Verb {
@@ -46,6 +52,9 @@ impl Verb {
             Self::Ci(verb) => Ok(verb.run()),
             Self::Demo(verb) => verb.run(),
             Self::Bench(verb) => verb.run(),
+            Self::Deploy(verb) => verb.run(),
+            Self::Dist(verb) => verb.run(),
+            Self::Kernels(verb) => verb.run(),
         }
     }
 }

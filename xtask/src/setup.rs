@@ -4,12 +4,14 @@
 //! Other verbs call [`ensure`] with the part they need; it is silent when nothing had to be done. Steps run in order
 //! and never stop each other, so that one run lists every finding; each is idempotent.
 
-mod apt;
+pub(crate) mod apt;
 mod cargo_tool;
 mod components;
+pub(crate) mod cross;
 pub(crate) mod deny;
 pub(crate) mod etcd;
 pub(crate) mod kapi;
+pub(crate) mod kubectl;
 pub(crate) mod linker;
 mod machine;
 mod outcome;
@@ -35,7 +37,8 @@ pub(crate) struct Setup {
 impl Setup {
     pub(crate) fn run(self) -> ExitCode {
         let mode = if self.check { Mode::Check } else { Mode::Install };
-        let missing = report([KERNEL, LINT, TESTS, CLUSTER].concat(), mode, |_| true);
+        let all = [KERNEL, LINT, DEPLOY, TESTS, CLUSTER, DIST].concat();
+        let missing = report(all, mode, |_| true);
         if missing == 0 {
             ExitCode::SUCCESS
         } else {
@@ -51,6 +54,12 @@ pub(crate) enum Scope {
     Kernel,
     /// To lint everything, kernel programs included.
     Lint,
+    /// To check the manifests of `deploy/`.
+    Deploy,
+    /// To build a release.
+    Dist,
+    /// To run it in an emulated machine.
+    Kernels,
     /// To run the unit tests, those against a real etcd included.
     UnitTests,
     /// To run the end-to-end tests: packages, real clients and servers, privileges, kernel.
@@ -63,7 +72,10 @@ pub(crate) enum Scope {
 pub(crate) fn ensure(scope: Scope) -> Result<()> {
     let steps = match scope {
         Scope::Kernel => KERNEL.to_vec(),
-        Scope::Lint => [KERNEL, LINT].concat(),
+        Scope::Lint => [KERNEL, LINT, DEPLOY].concat(),
+        Scope::Deploy => DEPLOY.to_vec(),
+        Scope::Dist => [KERNEL, DIST].concat(),
+        Scope::Kernels => [KERNEL, DIST, EMULATOR].concat(),
         Scope::UnitTests => UNIT_TESTS.to_vec(),
         Scope::Tests => TESTS.to_vec(),
         Scope::Cluster => CLUSTER.to_vec(),
@@ -110,6 +122,37 @@ const LINT: &[Step] = &[
         run: deny::step,
     },
 ];
+
+const DEPLOY: &[Step] = &[
+    Step {
+        name: "systemd",
+        run: packages::deploy,
+    },
+    Step {
+        name: "kubectl",
+        run: kubectl::step,
+    },
+    Step {
+        name: "python for deploy",
+        run: python::deploy,
+    },
+];
+
+const DIST: &[Step] = &[
+    Step {
+        name: "musl",
+        run: packages::dist,
+    },
+    Step {
+        name: "rust for releases",
+        run: cross::step,
+    },
+];
+
+const EMULATOR: &[Step] = &[Step {
+    name: "emulator",
+    run: packages::emulator,
+}];
 
 const UNIT_TESTS: &[Step] = &[Step {
     name: "etcd",
@@ -167,10 +210,20 @@ const TESTS: &[Step] = &[
     },
 ];
 
-const CLUSTER: &[Step] = &[Step {
-    name: "API server",
-    run: kapi::step,
-}];
+const CLUSTER: &[Step] = &[
+    Step {
+        name: "kubectl",
+        run: kubectl::step,
+    },
+    Step {
+        name: "python for deploy",
+        run: python::deploy,
+    },
+    Step {
+        name: "API server",
+        run: kapi::step,
+    },
+];
 
 /// Runs each step, prints those that `shown` selects, and returns how many are missing.
 fn report(steps: Vec<Step>, mode: Mode, shown: fn(&Outcome) -> bool) -> usize {

@@ -37,6 +37,10 @@ pub fn admin(node: Arc<Node>) -> Router {
             "/v1/backends",
             get(|State(node): Shared| async move { answer(node.backends()) }),
         )
+        .route(
+            "/v1/settings",
+            get(|State(node): Shared| async move { Json(node.config.settings()) }),
+        )
         .route("/v1/connections", get(connections))
         .route("/v1/policy", get(policy))
         .route("/v1/drain", get(drain::by_operator).post(drain::by_operator))
@@ -51,6 +55,11 @@ pub fn admin(node: Arc<Node>) -> Router {
             "/v1/log",
             get(|State(node): Shared| async move { Json(node.log_status()) }).put(change_log),
         )
+        .route(
+            "/v1/log/recent",
+            get(|State(node): Shared| async move { node.log.recent() }),
+        )
+        .route("/v1/metrics", get(metrics))
         .with_state(node)
 }
 

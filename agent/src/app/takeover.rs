@@ -15,6 +15,7 @@ use crate::{
         PinRoot,
         attach::{self, Place},
         carry::Former,
+        features::Fallbacks,
         link::Link,
         loader::{self, Loaded, Wanted},
     },
@@ -41,6 +42,7 @@ pub(super) fn load(config: &AgentConfig, pins: &PinRoot, former: Option<&Former>
             metered_backends: config.max_metered_backends,
         },
         meter_path: config.meter_path.into(),
+        fallbacks: Fallbacks::probe(&config.without_feature)?,
         carried_bytes: former.and_then(Former::record_bytes),
     };
     if let Some(former) = former {

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Asks the agent through its admin socket: HTTP/1.1 over a unix socket, one request per connection.
 
-use std::path::PathBuf;
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, bail};
 use bytes::Bytes;
@@ -9,24 +12,41 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::{Method, Request, StatusCode, client::conn::http1, header};
 use hyper_util::rt::TokioIo;
 use serde::{Serialize, de::DeserializeOwned};
-use tokio::net::UnixStream;
+use tokio::{net::UnixStream, time::timeout};
 
-use crate::api::Problem;
+use crate::{api::Problem, config::ADMIN_SOCKET};
 
 /// The agent of this node.
 #[derive(Debug)]
-pub(super) struct AdminClient {
+pub struct AdminClient {
     socket: PathBuf,
+    patience: Option<Duration>,
 }
 
 impl AdminClient {
     pub(super) fn new(socket: PathBuf) -> Self {
-        Self { socket }
+        Self {
+            socket,
+            patience: None,
+        }
+    }
+
+    /// The agent of `run_dir`, whose answers may take no longer than `patience`.
+    pub fn patient(run_dir: &Path, patience: Duration) -> Self {
+        Self {
+            socket: run_dir.join(ADMIN_SOCKET),
+            patience: Some(patience),
+        }
     }
 
     /// `GET path`.
-    pub(super) fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
+    pub fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
         self.call(Method::GET, path, Bytes::new())
+    }
+
+    /// `GET path` as it comes, whatever its form.
+    pub fn read(&self, path: &str) -> Result<Vec<u8>> {
+        self.fetch(Method::GET, path, Bytes::new())
     }
 
     /// `PUT path` with a JSON body.
@@ -46,14 +66,26 @@ impl AdminClient {
     }
 
     fn call<T: DeserializeOwned>(&self, method: Method, path: &str, body: Bytes) -> Result<T> {
+        serde_json::from_slice(&self.fetch(method, path, body)?)
+            .context("the agent's answer is not what this version of the CLI expects")
+    }
+
+    fn fetch(&self, method: Method, path: &str, body: Bytes) -> Result<Vec<u8>> {
         let mut answer = Vec::new();
         let mut gather = |chunk: Bytes| {
             answer.extend_from_slice(&chunk);
             Ok(())
         };
-        runtime()?.block_on(self.exchange(method, path, body, &mut gather))?;
-        serde_json::from_slice(&answer)
-            .context("the agent's answer is not what this version of the CLI expects")
+        let exchange = self.exchange(method, path, body, &mut gather);
+        runtime()?.block_on(async {
+            match self.patience {
+                Some(patience) => timeout(patience, exchange)
+                    .await
+                    .with_context(|| format!("the agent does not answer within {} s", patience.as_secs()))?,
+                None => exchange.await,
+            }
+        })?;
+        Ok(answer)
     }
 
     async fn exchange(

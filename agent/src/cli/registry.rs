@@ -65,7 +65,7 @@ pub(super) async fn connect(
 }
 
 /// What the control plane answered, in a sentence with the remedy.
-pub(super) fn explain(status: &Status) -> anyhow::Error {
+pub(crate) fn explain(status: &Status) -> anyhow::Error {
     let message = status.message();
     match status.code() {
         Code::Unauthenticated => anyhow!(
@@ -92,7 +92,7 @@ pub(super) fn explain(status: &Status) -> anyhow::Error {
 }
 
 /// Runs the work of a verb.
-pub(super) fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+pub(crate) fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?

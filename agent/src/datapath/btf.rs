@@ -146,6 +146,16 @@ impl<'a> Btf<'a> {
         })
     }
 
+    /// The structure or union called `name`.
+    pub fn composite_named(&self, name: &str) -> Option<Composite<'a>> {
+        self.types.iter().find_map(|at| {
+            let header = self.header(*at as usize)?;
+            let is_composite = matches!(header.kind(), kind::STRUCT | kind::UNION);
+            (is_composite && self.is_named(header.name, name))
+                .then(|| self.composite(*at as usize, header))?
+        })
+    }
+
     /// Offset, in bits, of the field `name` of `within`, also inside anonymous structures and unions.
     pub fn bit_offset(&self, within: Composite<'a>, name: &str) -> Option<u32> {
         let mut left = MAX_MEMBERS;

@@ -5,10 +5,17 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::time::{ClockId, clock_gettime};
 
+use super::sys;
+
 /// Now by the clock of `bpf_ktime_get_ns`: nanoseconds of `CLOCK_MONOTONIC`.
 pub fn monotonic_ns() -> u64 {
     let now = clock_gettime(ClockId::CLOCK_MONOTONIC).expect("every Linux has this clock");
     Duration::from(now).as_nanos() as u64
+}
+
+/// Whether something keeps the time of day right, as far as the kernel was told (`adjtimex(2)`).
+pub fn is_synchronized() -> Option<bool> {
+    sys::clock_state().ok().map(|state| state != libc::TIME_ERROR)
 }
 
 /// What turns the kernel's clock into the time of day, as far as it is known now.

@@ -16,7 +16,7 @@ use nix::{
 use tracing::info;
 
 /// Where bpffs is mounted by convention.
-const BPFFS: &str = "/sys/fs/bpf";
+pub const BPFFS: &str = "/sys/fs/bpf";
 
 /// The initial pid namespace as `/proc/self/ns/pid` names it (`PROC_PID_INIT_INO` of the kernel).
 pub const INITIAL_PID_NAMESPACE: &str = "pid:[4026531836]";
@@ -123,7 +123,7 @@ pub fn ensure_bpffs(pin_dir: &Path) -> Result<(), HostError> {
 }
 
 /// Whether `path`, or its nearest ancestor that exists, is on a bpf file system.
-fn on_bpffs(path: &Path) -> bool {
+pub fn on_bpffs(path: &Path) -> bool {
     path.ancestors()
         .find(|ancestor| ancestor.exists())
         .and_then(|ancestor| statfs(ancestor).ok())

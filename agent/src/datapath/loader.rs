@@ -24,6 +24,7 @@ use nodemesh_abi::{
 use zerocopy::IntoBytes as _;
 
 use super::{
+    features::Fallbacks,
     kept,
     link::Running,
     offsets::{OffsetError, sock_offsets},
@@ -106,6 +107,11 @@ pub enum LoadError {
         "this kernel has no tracepoint {0}, which Linux 6.3 introduced; run with --meter-path packet or auto"
     )]
     NoTracepoint(&'static str),
+    /// The meter was asked for where it cannot be.
+    #[error(
+        "this kernel has no helper bpf_loop, which Linux 5.17 introduced, so that requests cannot be read in packets; run with --meter-path auto or off"
+    )]
+    NoLoop,
     /// The object has no such program.
     #[error("the object has no program {0}; it is not from this source tree: run `cargo xtask build`")]
     NoProgram(&'static str),
@@ -150,6 +156,8 @@ pub struct Wanted {
     pub capacities: Capacities,
     /// Where byte events come from; the best that the kernel has by default.
     pub meter_path: Option<MeterPath>,
+    /// What this kernel does without.
+    pub fallbacks: Fallbacks,
     /// The program that copies records, so many bytes of each.
     pub carried_bytes: Option<u32>,
 }
@@ -157,9 +165,9 @@ pub struct Wanted {
 /// Loads everything, with the maps pinned below `pins`. Programs that a former agent of this very build attached are not loaded again.
 pub fn load(pins: &PinRoot, wanted: Wanted) -> Result<Loaded, LoadError> {
     let btf = Btf::from_sys_fs().map_err(LoadError::Btf)?;
-    let meter_path = choose_meter_path(&btf, wanted.meter_path)?;
+    let meter_path = choose_meter_path(&btf, wanted.meter_path, wanted.fallbacks)?;
     let offsets = sock_offsets()?;
-    let build = build_number(&offsets);
+    let build = build_number(&offsets, wanted.fallbacks);
     let look = |cause| LoadError::Former {
         path: pins.path().into(),
         cause,
@@ -181,6 +189,7 @@ pub fn load(pins: &PinRoot, wanted: Wanted) -> Result<Loaded, LoadError> {
         offsets,
         epoch,
         carried_bytes: wanted.carried_bytes,
+        fallbacks: wanted.fallbacks,
     };
     let mut ebpf = open_object(&btf, &globals, pins, wanted.capacities)?;
     shapes::check(pins)?;
@@ -206,10 +215,21 @@ struct Globals {
     offsets: SockOffsets,
     epoch: u32,
     carried_bytes: Option<u32>,
+    fallbacks: Fallbacks,
 }
 
 /// The path asked for, if this kernel has it.
-fn choose_meter_path(btf: &Btf, asked: Option<MeterPath>) -> Result<MeterPath, LoadError> {
+fn choose_meter_path(
+    btf: &Btf,
+    asked: Option<MeterPath>,
+    fallbacks: Fallbacks,
+) -> Result<MeterPath, LoadError> {
+    if !fallbacks.can_loop {
+        return match asked {
+            None | Some(MeterPath::Off) => Ok(MeterPath::Off),
+            Some(_) => Err(LoadError::NoLoop),
+        };
+    }
     // For each tracepoint there is a type of this name: what the programs attach to.
     let exists = |name: &&str| {
         btf.id_by_type_name_kind(&format!("btf_trace_{name}"), BtfKind::Typedef)
@@ -224,10 +244,11 @@ fn choose_meter_path(btf: &Btf, asked: Option<MeterPath>) -> Result<MeterPath, L
     }
 }
 
-fn build_number(offsets: &SockOffsets) -> u64 {
+fn build_number(offsets: &SockOffsets, fallbacks: Fallbacks) -> u64 {
     let mut hasher = DefaultHasher::new();
     OBJECT.hash(&mut hasher);
     offsets.as_bytes().hash(&mut hasher);
+    fallbacks.hash(&mut hasher);
     hasher.finish()
 }
 
@@ -242,11 +263,13 @@ fn open_object(
     pins: &PinRoot,
     capacities: Capacities,
 ) -> Result<Ebpf, LoadError> {
+    let has_set_retval = u32::from(globals.fallbacks.can_set_retval);
     let mut loader = EbpfLoader::new();
     loader
         .btf(Some(btf))
         .override_global(names::SOCK_OFFSETS, &globals.offsets, true)
-        .override_global(names::EPOCH, &globals.epoch, true);
+        .override_global(names::EPOCH, &globals.epoch, true)
+        .override_global(names::HAS_SET_RETVAL, &has_set_retval, true);
     if let Some(bytes) = &globals.carried_bytes {
         loader.override_global(names::CARRIED_BYTES, bytes, true);
     }

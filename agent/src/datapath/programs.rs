@@ -35,6 +35,7 @@ impl ProgramSpec {
         match self.name {
             program::CARRY => using.carries,
             name if BYTE_EVENTS.contains(&name) => using.meter_path == MeterPath::Tracepoint,
+            name if PACKETS.contains(&name) => using.meter_path != MeterPath::Off,
             _ => true,
         }
     }
@@ -67,6 +68,9 @@ pub const SLOWEST: &[&str] = &[
 
 /// Programs that see the meter's byte events at tracepoints of their own.
 const BYTE_EVENTS: [&str; 2] = [program::SEND_LENGTH, program::RECV_LENGTH];
+
+/// Programs that read requests in packets.
+const PACKETS: [&str; 2] = [program::EGRESS, program::INGRESS];
 
 /// The tracepoints of [`MeterPath::Tracepoint`].
 pub fn byte_event_tracepoints() -> impl Iterator<Item = &'static str> {

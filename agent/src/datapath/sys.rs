@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The commands of `bpf(2)` that aya does not offer: links by descriptor, effective programs of a cgroup, batched map update,
-//! iterators over one map or process, and what a link's program cost. Called by the rest of `datapath` only.
+//! iterators over one map or process, who is at a hook, and what a link's program cost. Called by the rest of `datapath` only.
 //!
 //! Invariant: every pointer handed to the kernel is to memory that outlives the call.
 
@@ -15,7 +15,9 @@ use std::{
     time::Duration,
 };
 
-use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info, bpf_map_info, bpf_prog_info};
+use aya_obj::generated::{
+    bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info, bpf_map_info, bpf_map_type, bpf_prog_info,
+};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// `BPF_F_QUERY_EFFECTIVE` of `linux/bpf.h`: include programs inherited from ancestors.
@@ -150,17 +152,45 @@ fn object_info<T>(object: BorrowedFd<'_>, info: &mut T) -> io::Result<()> {
 
 /// Ids of the programs that run at `attach_type` for sockets of `cgroup`, inherited ones included.
 pub fn effective_programs(cgroup: BorrowedFd<'_>, attach_type: bpf_attach_type) -> io::Result<Vec<u32>> {
+    query(cgroup, attach_type, QUERY_EFFECTIVE).map(|(ids, _)| ids)
+}
+
+/// Whether a program is attached to this very cgroup in a way that allows no other one there or below (`BPF_PROG_ATTACH` without
+/// flags). Links never are.
+pub fn is_exclusive(cgroup: BorrowedFd<'_>, attach_type: bpf_attach_type) -> io::Result<bool> {
+    query(cgroup, attach_type, 0).map(|(ids, flags)| !ids.is_empty() && flags == 0)
+}
+
+/// Ids of programs at a hook, and the flags that they were attached with.
+fn query(cgroup: BorrowedFd<'_>, attach_type: bpf_attach_type, flags: u32) -> io::Result<(Vec<u32>, u32)> {
     let mut ids = vec![0_u32; MAX_EFFECTIVE];
     let mut attr = zeroed();
     attr.query.__bindgen_anon_1.target_fd = raw(cgroup);
     attr.query.attach_type = attach_type as u32;
-    attr.query.query_flags = QUERY_EFFECTIVE;
+    attr.query.query_flags = flags;
     attr.query.prog_ids = ids.as_mut_ptr() as u64;
     attr.query.__bindgen_anon_2.prog_cnt = MAX_EFFECTIVE as u32;
     bpf(bpf_cmd::BPF_PROG_QUERY, &mut attr)?;
     // SAFETY: after a successful query this member of the union holds the count.
     ids.truncate(unsafe { attr.query.__bindgen_anon_2.prog_cnt } as usize);
-    Ok(ids)
+    // SAFETY: and this one the flags.
+    Ok((ids, unsafe { attr.query.attach_flags }))
+}
+
+/// Name of the program with this id, which the kernel keeps in 15 bytes.
+pub fn program_name(id: u32) -> io::Result<String> {
+    let program = program_by_id(id)?;
+    Ok(object_name(&program_info(program.as_fd())?.name))
+}
+
+/// Creates an array of one number, which is gone when the descriptor is closed.
+pub fn create_array() -> io::Result<OwnedFd> {
+    let mut attr = zeroed();
+    attr.__bindgen_anon_1.map_type = bpf_map_type::BPF_MAP_TYPE_ARRAY as u32;
+    attr.__bindgen_anon_1.key_size = 4;
+    attr.__bindgen_anon_1.value_size = 8;
+    attr.__bindgen_anon_1.max_entries = 1;
+    bpf_fd(bpf_cmd::BPF_MAP_CREATE, &mut attr)
 }
 
 /// Removes an element of a map (`BPF_MAP_DELETE_ELEM`); one that is not there is no error.
@@ -336,6 +366,19 @@ pub fn map_info(map: BorrowedFd<'_>) -> io::Result<bpf_map_info> {
     let mut info: bpf_map_info = unsafe { std::mem::zeroed() };
     object_info(map, &mut info)?;
     Ok(info)
+}
+
+/// State of the clock of day, as `adjtimex(2)` returns it.
+pub fn clock_state() -> io::Result<i32> {
+    // SAFETY: `timex` is a struct of integers, for which zero is valid; mode 0 only reads.
+    let mut timex: libc::timex = unsafe { std::mem::zeroed() };
+    // SAFETY: `timex` is whole and lives during the call.
+    let state = unsafe { libc::adjtimex(&raw mut timex) };
+    if state < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(state)
+    }
 }
 
 /// Runs of a program and the time that they took, while statistics were on.

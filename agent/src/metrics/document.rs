@@ -102,7 +102,10 @@ fn labels() -> String {
         ("{error}", words(InternalError::ALL, InternalError::label)),
         (
             "{path}",
-            words(&[MeterPath::Tracepoint, MeterPath::Packet], MeterPath::label),
+            words(
+                &[MeterPath::Tracepoint, MeterPath::Packet, MeterPath::Off],
+                MeterPath::label,
+            ),
         ),
     ];
     let filled = words.iter().fold(LABELS.to_owned(), |text, (place, words)| {

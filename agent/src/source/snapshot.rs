@@ -85,6 +85,13 @@ impl SnapshotFile {
         })
     }
 
+    /// The file in `state_dir`, for who only reads: nothing is created.
+    pub fn at(state_dir: &Path) -> Self {
+        Self {
+            path: state_dir.join(FILE),
+        }
+    }
+
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path

@@ -57,36 +57,22 @@ pub(crate) fn install(packages: &[&str]) -> Result<()> {
     })
 }
 
-/// Unpacks the archives of `packages` of another release of Debian at `root`, as [`unpack`] does, and nothing that they depend on.
-/// Lists and settings of this machine stay as they are.
-pub(crate) fn unpack_all_of(packages: &[&str], release: &str, root: &Path) -> Result<()> {
+/// Unpacks the archives of `packages` of another release of Debian, as [`unpack`] does, and nothing that they depend on. Lists and
+/// settings of this machine stay as they are.
+pub(crate) fn unpack_of(packages: &[&str], release: &str, root: &Path) -> Result<()> {
     let fresh = root.with_extension(format!("new-{}", std::process::id()));
     let unpacked = (|| {
         let options = other_release(release, &fresh)?;
-        process::run(Command::new("apt-get").args(&options).args(["-qq", "update"]))?;
+        process::run(Command::new("apt-get").args(&options).args(["-q", "update"]))?;
         let mut download = Command::new("apt-get");
         download.args(&options).args(["-qq", "download"]).args(packages);
         process::run(download.current_dir(&fresh))?;
-        for archive in archives(&fresh)? {
-            process::capture(
-                Command::new("dpkg")
-                    .arg("-x")
-                    .arg(archive)
-                    .arg(fresh.join("root")),
-            )?;
-        }
+        extract(&fresh)?;
         remove(root)?;
         fs::rename(fresh.join("root"), root).with_context(|| format!("create {}", root.display()))
     })();
     remove(&fresh)?;
     unpacked
-}
-
-fn archives(folder: &Path) -> Result<Vec<PathBuf>> {
-    let files = fs::read_dir(folder)?.flatten().map(|entry| entry.path());
-    Ok(files
-        .filter(|file| file.extension().is_some_and(|extension| extension == "deb"))
-        .collect())
 }
 
 /// Options by which apt sees nothing but a release, with what it writes down in `folder`.
@@ -96,12 +82,14 @@ fn other_release(release: &str, folder: &Path) -> Result<Vec<String>> {
         fs::create_dir_all(folder.join(part))?;
     }
     let list = folder.join("sources.list");
-    let line = format!("deb [signed-by={KEYRING}] http://deb.debian.org/debian {release} main\n");
+    let line = format!("deb [signed-by={KEYRING}] {} {release} main\n", mirror()?);
     fs::write(&list, line).with_context(|| format!("write {}", list.display()))?;
     let settings = [
         ("Dir::Etc::sourcelist", list.display().to_string()),
         ("Dir::Etc::sourceparts", "-".to_owned()),
         ("Dir::State::lists", folder.join("lists").display().to_string()),
+        // Nothing is installed: the candidate is the release's, whatever the machine has.
+        ("Dir::State::status", "/dev/null".to_owned()),
         ("Dir::Cache", folder.join("cache").display().to_string()),
         ("APT::Sandbox::User", "root".to_owned()),
     ];
@@ -109,6 +97,23 @@ fn other_release(release: &str, folder: &Path) -> Result<Vec<String>> {
         .into_iter()
         .flat_map(|(name, value)| ["-o".to_owned(), format!("{name}={value}")])
         .collect())
+}
+
+/// The archive of Debian's releases that this machine uses: the one of its own release, not of updates to it.
+fn mirror() -> Result<String> {
+    let format = "$(ORIGIN) $(SUITE) $(REPO_URI)";
+    let mut targets = Command::new("apt-get");
+    let said = process::capture(targets.args(["indextargets", "--format", format, "Created-By: Packages"]))?;
+    parse_mirror(&said)
+        .context("apt knows no archive of Debian: add one to its sources and run `apt-get update`")
+}
+
+fn parse_mirror(targets: &str) -> Option<String> {
+    targets.lines().find_map(|line| {
+        let mut words = line.split_whitespace();
+        let (origin, suite, uri) = (words.next()?, words.next()?, words.next()?);
+        (origin == "Debian" && !suite.contains('-')).then(|| uri.to_owned())
+    })
 }
 
 /// Puts the archive of `package` into `folder`, without installing anything; needs no privileges while the lists are fresh.
@@ -137,13 +142,22 @@ pub(crate) fn unpack(package: &str, root: &Path) -> Result<()> {
 fn unpack_beside(package: &str, fresh: &Path) -> Result<()> {
     fs::create_dir_all(fresh).with_context(|| format!("create {}", fresh.display()))?;
     download(package, fresh)?;
-    let mut files = fs::read_dir(fresh)?.flatten().map(|entry| entry.path());
-    let Some(archive) = files.find(|file| file.extension().is_some_and(|extension| extension == "deb"))
-    else {
+    extract(fresh)
+}
+
+/// Unpacks the archives in a folder to `root` below it.
+fn extract(fresh: &Path) -> Result<()> {
+    let files = fs::read_dir(fresh)?.flatten().map(|entry| entry.path());
+    let is_archive = |file: &PathBuf| file.extension().is_some_and(|extension| extension == "deb");
+    let archives: Vec<PathBuf> = files.filter(is_archive).collect();
+    if archives.is_empty() {
         bail!("apt-get download left no archive in {}", fresh.display());
-    };
-    let mut dpkg = Command::new("dpkg");
-    process::run(dpkg.arg("-x").arg(archive).arg(fresh.join("root")))
+    }
+    for archive in archives {
+        let mut dpkg = Command::new("dpkg");
+        process::capture(dpkg.arg("-x").arg(archive).arg(fresh.join("root")))?;
+    }
+    Ok(())
 }
 
 fn remove(folder: &Path) -> Result<()> {
@@ -188,6 +202,15 @@ fn parse_candidate(policy: &str) -> Option<(u32, u32)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_mirror_is_that_of_the_release() {
+        let targets = "Debian oldstable-security http://a.example/debian-security/\n\
+                       Other stable http://b.example/\n\
+                       Debian oldstable http://a.example/debian/\n";
+        assert_eq!(parse_mirror(targets).as_deref(), Some("http://a.example/debian/"));
+        assert_eq!(parse_mirror("Other stable http://b.example/\n"), None);
+    }
 
     #[test]
     fn candidates_are_read_from_the_policy() {

