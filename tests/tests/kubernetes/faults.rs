@@ -94,7 +94,7 @@ fn a_namespace_that_goes_at_once_and_an_address_that_is_used_again_are_followed(
             .map(|backend| backend.workload.clone().unwrap_or_default())
             .collect::<Vec<_>>()
     };
-    eventually("the new pod's name", workload, |names| *names == ["r9"]);
+    eventually("the new pod's name", workload, |names| *names == ["models/r9"]);
 
     let gone = ["delete", "services,endpointslices", "--all", "-n", NAMESPACE, "--wait=false"];
     scene.api.expect(&gone, "");

@@ -63,6 +63,7 @@ fn an_access_policy_decides_by_the_service_account() {
         "callers",
         json!({
             "targetRef": {"kind": "Service", "name": "llama"},
+            "default": "deny",
             "rules": [{"action": "allow", "from": [{"identities": [identity]}]}],
         }),
     )]);

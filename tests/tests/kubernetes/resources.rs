@@ -3,6 +3,7 @@
 
 use nodemesh_e2e::{
     bed::Family,
+    eventually::eventually,
     kubernetes::{NAMESPACE, objects},
 };
 use serde_json::{Value, json};
@@ -87,7 +88,7 @@ fn conditions_tell_what_is_valid_and_on_how_many_nodes_it_holds() {
 }
 
 #[test]
-fn what_does_not_go_together_is_told_to_both() {
+fn what_does_not_go_together_is_told_until_there_is_room() {
     let mut scene = Scene::new();
     let spec = json!({"addresses": ["10.96.0.7"], "ports": [{"port": 8000}]});
     scene.api.apply(&[
@@ -95,14 +96,29 @@ fn what_does_not_go_together_is_told_to_both() {
         objects::custom("Service", "other", spec),
     ]);
     scene.start();
-    let conflict = |name: &'static str| {
-        scene.api.wait_for(name, &["services.nodemesh.io", name, "-n", NAMESPACE], |object| {
-            condition(object, "Accepted").is_some()
+    let refused = || {
+        ["one", "other"].map(|name| {
+            let object = scene.api.get(&["services.nodemesh.io", name, "-n", NAMESPACE]);
+            condition(&object, "Accepted").filter(|(status, _)| status == "False")
         })
     };
-    let told = ["one", "other"].map(|name| condition(&conflict(name), "Accepted").expect("it was seen"));
-    assert!(
-        told.iter().any(|(status, message)| status == "False" && message.contains("10.96.0.7")),
-        "{told:?}"
-    );
+    let told = eventually("one is refused", refused, |told| told.iter().flatten().count() == 1);
+    let (index, message) = told
+        .iter()
+        .enumerate()
+        .find_map(|(index, told)| Some((index, &told.as_ref()?.1)))
+        .expect("one is");
+    let (name, winner) = if index == 0 { ("one", "other") } else { ("other", "one") };
+    assert!(message.contains("10.96.0.7") && message.contains(winner), "{message}");
+    let note = scene.api.event("Conflict", name);
+    assert_eq!(note.trim_start_matches("Conflict: "), message.trim_start_matches("Conflict: "));
+
+    // What makes room is enough.
+    scene
+        .api
+        .expect(&["delete", "services.nodemesh.io", winner, "-n", NAMESPACE, "--wait=false"], "");
+    let own = ["services.nodemesh.io", name, "-n", NAMESPACE];
+    scene.api.wait_for("it is accepted", &own, |object| {
+        condition(object, "Accepted").is_some_and(|(status, _)| status == "True")
+    });
 }

@@ -39,6 +39,8 @@ pub(crate) struct Endpoint {
     pub(crate) is_terminating: bool,
     pub(crate) node: Option<String>,
     pub(crate) zone: Option<String>,
+    /// Zones whose clients it is meant for (`hints.forZones`); empty if that is not said.
+    pub(crate) for_zones: Vec<String>,
     /// Name of the pod, in the namespace of the slice.
     pub(crate) pod: Option<String>,
 }
@@ -71,6 +73,7 @@ fn endpoint(api: ApiEndpoint) -> Option<Endpoint> {
         .target_ref
         .filter(|target| target.kind.as_deref() == Some("Pod"))
         .and_then(|target| target.name);
+    let zones = api.hints.and_then(|hints| hints.for_zones);
     Some(Endpoint {
         address,
         is_ready,
@@ -78,6 +81,7 @@ fn endpoint(api: ApiEndpoint) -> Option<Endpoint> {
         is_terminating: conditions.terminating.unwrap_or(false),
         node: api.node_name,
         zone: api.zone,
+        for_zones: zones.into_iter().flatten().map(|zone| zone.name).collect(),
         pod,
     })
 }

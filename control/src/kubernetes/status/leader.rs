@@ -66,6 +66,24 @@ impl Leader {
         self.conclude(replaced, began)
     }
 
+    /// Gives the lease back, so that another one need not wait until it is over.
+    pub(super) async fn resign(&mut self) -> Result<(), kube::Error> {
+        if !self.is_leading() {
+            return Ok(());
+        }
+        self.until = None;
+        let Some(mut lease) = self.leases.get_opt(NAME).await? else {
+            return Ok(());
+        };
+        let spec = lease.spec.get_or_insert_default();
+        if spec.holder_identity.as_deref() != Some(&self.identity) {
+            return Ok(());
+        }
+        spec.holder_identity = None;
+        let replaced = self.leases.replace(NAME, &PostParams::default(), &lease).await;
+        replaced.map(drop)
+    }
+
     /// A holder that has not renewed for the duration, since we saw the last renewal, is gone.
     fn may_take(&mut self, lease: &Lease, now: Instant) -> bool {
         let spec = lease.spec.as_ref();

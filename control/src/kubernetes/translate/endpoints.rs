@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The slices of a Service to its backends, by the rules by which kube-proxy uses them.
 //!
-//! Called by `service`. Source: Kubernetes documentation, "Endpoint Slices" (conditions, duplicates) and KEP-1669 (proxying to
-//! terminating endpoints). Invariant: each (address, port, port name) is one backend, however many slices have it.
+//! Called by `service`. Source: Kubernetes documentation, "Endpoint Slices" (conditions, duplicates), KEP-1669 (proxying to
+//! terminating endpoints) and "Topology Aware Routing" (hints). Invariant: each (address, port, port name) is one backend, however many slices have it.
 
 use std::collections::BTreeMap;
 
@@ -28,6 +28,13 @@ struct Candidate<'a> {
     port: u16,
 }
 
+/// What the slices of a service come down to.
+pub(crate) struct Backends {
+    pub(crate) documents: Vec<Value>,
+    /// Whether the cluster says of every ready endpoint for which zones it is.
+    pub(crate) has_hints: bool,
+}
+
 /// The backends of `service`, of `families`.
 pub(crate) fn backends<'a>(
     service: &Service,
@@ -35,7 +42,7 @@ pub(crate) fn backends<'a>(
     slices: impl Iterator<Item = &'a EndpointSlice>,
     topology: &impl Topology,
     findings: &mut Vec<Finding>,
-) -> Vec<Value> {
+) -> Backends {
     let mut candidates: BTreeMap<_, Candidate<'a>> = BTreeMap::new();
     let mut unknown: Vec<&str> = Vec::new();
     for slice in slices {
@@ -75,11 +82,29 @@ pub(crate) fn backends<'a>(
         ));
     }
     let has_ready = candidates.values().any(|candidate| candidate.endpoint.is_ready);
+    let mut ready = candidates.values().filter(|candidate| candidate.endpoint.is_ready);
+    // As with kube-proxy: hints of some of the endpoints only say nothing.
+    let has_hints = has_ready && ready.all(|candidate| !candidate.endpoint.for_zones.is_empty());
     let has_names = service.ports.len() > 1 || service.ports.iter().any(|port| !port.name.is_empty());
-    candidates
-        .values()
-        .map(|candidate| backend(candidate, has_ready, has_names, topology))
-        .collect()
+    let documents = candidates.values().map(|candidate| {
+        let state = state(candidate.endpoint, has_ready);
+        let zone = zone(candidate.endpoint, has_hints);
+        backend(candidate, state, zone, has_names, topology)
+    });
+    Backends {
+        documents: documents.collect(),
+        has_hints,
+    }
+}
+
+/// The zone that an endpoint counts for: its own if it is meant for that too.
+fn zone(endpoint: &Endpoint, has_hints: bool) -> Option<&str> {
+    let own = endpoint.zone.as_deref();
+    let mut hinted = endpoint.for_zones.iter().map(String::as_str);
+    match hinted.clone().next() {
+        Some(first) if has_hints => own.filter(|own| hinted.any(|zone| zone == *own)).or(Some(first)),
+        _ => own,
+    }
 }
 
 fn slice_name(port: &EndpointPort) -> Option<&str> {
@@ -114,7 +139,13 @@ fn state(endpoint: &Endpoint, has_ready: bool) -> BackendState {
     }
 }
 
-fn backend(candidate: &Candidate<'_>, has_ready: bool, has_names: bool, topology: &impl Topology) -> Value {
+fn backend(
+    candidate: &Candidate<'_>,
+    state: BackendState,
+    zone: Option<&str>,
+    has_names: bool,
+    topology: &impl Topology,
+) -> Value {
     let endpoint = candidate.endpoint;
     let mut fields = Map::new();
     fields.insert("address".to_owned(), endpoint.address.to_string().into());
@@ -122,14 +153,13 @@ fn backend(candidate: &Candidate<'_>, has_ready: bool, has_names: bool, topology
     if let Some(name) = candidate.port_name.filter(|_| has_names) {
         fields.insert("portName".to_owned(), name.into());
     }
-    let state = state(endpoint, has_ready);
     if state != BackendState::default() {
         fields.insert("state".to_owned(), state.word().into());
     }
     if let Some(pod) = &endpoint.pod {
         fields.insert("workload".to_owned(), pod.as_str().into());
     }
-    if let Some(locality) = locality(endpoint.node.as_deref(), endpoint.zone.as_deref(), topology) {
+    if let Some(locality) = locality(endpoint.node.as_deref(), zone, topology) {
         fields.insert("locality".to_owned(), locality);
     }
     fields.into()

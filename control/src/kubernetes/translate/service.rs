@@ -61,10 +61,11 @@ pub(crate) fn translate<'a, T: Topology>(
     }
     spec.insert("addresses".to_owned(), json!(addresses));
     spec.insert("ports".to_owned(), ports.into());
-    if !backends.is_empty() {
-        spec.insert("backends".to_owned(), backends.into());
+    let has_hints = backends.has_hints;
+    if !backends.documents.is_empty() {
+        spec.insert("backends".to_owned(), backends.documents.into());
     }
-    let policy = policy(name, service, findings);
+    let policy = policy(name, service, has_hints, findings);
     translation.put(Kind::Service, name, &service.labels, spec);
     if let Some(policy) = policy {
         translation.put(Kind::TrafficPolicy, name, &super::Labels::new(), policy);
@@ -118,7 +119,12 @@ fn ports(ports: &[Port], findings: &mut Vec<Finding>) -> Vec<Value> {
 }
 
 /// The spec of the policy that the Service itself asks for.
-fn policy(name: &ObjectName, service: &Service, findings: &mut Vec<Finding>) -> Option<Map<String, Value>> {
+fn policy(
+    name: &ObjectName,
+    service: &Service,
+    has_hints: bool,
+    findings: &mut Vec<Finding>,
+) -> Option<Map<String, Value>> {
     let mut spec = Map::new();
     if let Some(seconds) = service.affinity_s {
         spec.insert(
@@ -126,7 +132,8 @@ fn policy(name: &ObjectName, service: &Service, findings: &mut Vec<Finding>) -> 
             json!({"timeout": format!("{seconds}s")}),
         );
     }
-    if let Some(tiers) = tiers(service, findings) {
+    let by_hints = || has_hints.then_some(&["zone"][..]);
+    if let Some(tiers) = tiers(service, findings).or_else(by_hints) {
         spec.insert("locality".to_owned(), json!({"tiers": tiers}));
     }
     annotations::read(&service.annotations, &mut spec, findings);
