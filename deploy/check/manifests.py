@@ -35,6 +35,7 @@ SERVICE = {
 GOOD = {
     "defaults": {},
     "insecure": {"control": {"insecure": True}},
+    "kubernetes": {"control": {"replicas": 2, "store": {"kind": "kubernetes"}}},
     "etcd": {"control": {"replicas": 3, "store": ETCD, "dns": {"enabled": True}}},
     "everything": {
         "tls": {"certManager": {"enabled": True}},
@@ -142,6 +143,14 @@ def check_promises(chart):
     etcd = render(chart, GOOD["etcd"])
     expect(only(etcd, "PodDisruptionBudget")["spec"]["maxUnavailable"] == 1, "no disruption budget")
     expect(not any(document["kind"] == "PersistentVolumeClaim" for document in etcd), "a volume beside etcd")
+    cluster = render(chart, GOOD["kubernetes"])
+    pod = only(cluster, "Deployment")["spec"]["template"]["spec"]
+    expect(pod["automountServiceAccountToken"] is True, "no token for the API server")
+    expect("NODEMESH_CONTROL_ADDRESS_RANGE" not in json.dumps(pod), "an address range beside the cluster's")
+    expect(not any(document["kind"] == "PersistentVolumeClaim" for document in cluster), "a volume beside the cluster")
+    for kind in ["Role", "ClusterRole"]:
+        expect("*" not in json.dumps(only(cluster, kind)["rules"]), f"a {kind} for everything")
+    expect(not any("Role" in document["kind"] for document in found), "roles that nobody needs")
     everything = render(chart, GOOD["everything"])
     rules = {document["metadata"]["name"].removeprefix("nodemesh-"): document["spec"] for document in everything if document["kind"] == "PrometheusRule"}
     for name in ["alerts", "recording", "control-alerts"]:

@@ -94,9 +94,9 @@ func configure(codecs serializer.CodecFactory, scheme *runtime.Scheme, recommend
 	config.EffectiveVersion = compatibility.DefaultBuildEffectiveVersion()
 	config.OpenAPIV3Config = server.DefaultOpenAPIV3Config(definitions, namer)
 	config.OpenAPIConfig = server.DefaultOpenAPIConfig(definitions, namer)
+	utilruntime.Must(recommended.ApplyTo(config))
 	config.Authentication.Authenticator = authenticator.RequestFunc(authenticate)
 	config.Authorization.Authorizer = rights
-	utilruntime.Must(recommended.ApplyTo(config))
 	return config
 }
 

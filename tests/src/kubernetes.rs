@@ -6,10 +6,11 @@
 //!                       ^── nodemesh-control <── agents of the other nodes
 //! ```
 //!
-//! `api_server` runs it, `kubelet` runs pods with the cgroups that the API's UIDs give them, `objects` writes objects. Invariant: nothing
+//! `api_server` runs it, `chart` renders what is installed in it, `kubelet` runs pods with the cgroups that the API's UIDs give them, `objects` writes objects. Invariant: nothing
 //! here reconciles: an object is what a test made it.
 
 mod api_server;
+pub mod chart;
 mod kubelet;
 pub mod objects;
 

@@ -106,6 +106,8 @@ impl Status {
         let mut rounds = tokio::time::interval(ROUND);
         rounds.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut was_leading = false;
+        // What it refused from the beginning is news too.
+        states.mark_changed();
         loop {
             tokio::select! {
                 verdict = verdicts.recv() => match verdict {

@@ -29,6 +29,14 @@ pub fn python() -> PathBuf {
         .unwrap_or_else(|| panic!("no Python with the packages of the tests: {REMEDY}"))
 }
 
+/// The Python with Helm's library.
+pub fn deploy_python() -> PathBuf {
+    let requirements = include_str!("../../../deploy/check/requirements.txt");
+    environment(requirements)
+        .map(|folder| folder.join("bin/python"))
+        .unwrap_or_else(|| panic!("no Python with Helm's library: {REMEDY}"))
+}
+
 /// A script of `tests/real`.
 pub fn script(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("real").join(name)
