@@ -6,19 +6,21 @@
 //!                       ^── nodemesh-control <── agents of the other nodes
 //! ```
 //!
-//! `api_server` runs it, `chart` renders what is installed in it, `kubelet` runs pods with the cgroups that the API's UIDs give them, `objects` writes objects. Invariant: nothing
+//! `api_server` runs it, `shell` runs `helm` and `kubectl` as a person does, `kubelet` runs pods with the cgroups that the API's UIDs give them, `objects` writes objects. Invariant: nothing
 //! here reconciles: an object is what a test made it.
 
 mod api_server;
-pub mod chart;
 mod kubelet;
 pub mod objects;
+mod shell;
 
 pub use self::{
     api_server::{ApiServer, Asked},
     kubelet::ClusterPod,
 };
 
+/// The chart.
+pub const CHART: &str = "deploy/helm/nodemesh";
 /// Namespace of the control plane.
 pub const SYSTEM: &str = "nodemesh";
 /// Namespace of the services of the tests.

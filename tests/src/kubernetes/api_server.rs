@@ -65,6 +65,14 @@ pub struct ApiServer {
 impl ApiServer {
     /// Starts one on `node`, with the definitions of our resources and the namespaces of the tests.
     pub fn start(node: &Node) -> Result<Self> {
+        let server = Self::start_empty(node)?;
+        server.define();
+        server.apply(&[objects::namespace(SYSTEM), objects::namespace(super::NAMESPACE)]);
+        Ok(server)
+    }
+
+    /// Starts one with nothing in it.
+    pub fn start_empty(node: &Node) -> Result<Self> {
         let pod = node.pod("api")?;
         let folder = tempfile::tempdir()?;
         let mut server = Self {
@@ -76,8 +84,6 @@ impl ApiServer {
             nodes: RefCell::default(),
         };
         server.restart()?;
-        server.define();
-        server.apply(&[objects::namespace(SYSTEM), objects::namespace(super::NAMESPACE)]);
         Ok(server)
     }
 
@@ -153,6 +159,14 @@ impl ApiServer {
         let flags = [&["--store", "kubernetes"], flags].concat();
         let started = control.start_through(&["/usr/bin/env", &variable], &flags);
         started.expect("start the control plane");
+    }
+
+    pub(super) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub(super) fn pod(&self) -> &Pod {
+        &self.pod
     }
 
     /// Runs `kubectl` as an administrator.

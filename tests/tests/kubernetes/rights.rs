@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use nodemesh_e2e::{
     bed::Family,
     eventually::eventually,
-    kubernetes::{NAMESPACE, SYSTEM, chart, objects},
+    kubernetes::{NAMESPACE, SYSTEM, objects},
 };
 use serde_json::{Value, json};
 
@@ -72,8 +72,7 @@ fn worth_telling(scene: &Scene) -> Vec<Value> {
 #[test]
 fn the_roles_of_the_chart_are_what_the_control_plane_needs_and_no_more() {
     let mut scene = Scene::new();
-    let values = json!({"control": {"replicas": 2, "store": {"kind": "kubernetes"}}});
-    scene.api.apply(&chart::rendered(&values));
+    scene.api.install(&["control.store.kind=kubernetes", "control.replicas=2"]);
     let client = scene.client("chat");
     let (r0, _s0) = scene.replica("r0");
     let to = scene.serve(&[&r0]);
@@ -118,8 +117,7 @@ fn the_roles_of_the_chart_are_what_the_control_plane_needs_and_no_more() {
 #[test]
 fn a_right_that_is_missing_is_named() {
     let mut scene = Scene::new();
-    let values = json!({"control": {"store": {"kind": "kubernetes"}}});
-    scene.api.apply(&chart::rendered(&values));
+    scene.api.install(&["control.store.kind=kubernetes"]);
     let client = scene.client("chat");
     let (r0, _s0) = scene.replica("r0");
     let to = scene.serve(&[&r0]);

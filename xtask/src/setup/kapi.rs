@@ -38,6 +38,9 @@ const MARKER: &str = "sources.txt";
 const RELEASE: &str = "sid";
 /// Longest time of each step of the build, seconds: three minutes of processor time, on a busy machine.
 const PATIENCE: &str = "900";
+/// What it says of its version: clients and charts ask.
+const VERSION: &str = "-s -w -X k8s.io/component-base/version.gitVersion=v1.36.0 \
+    -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=36";
 /// Packages with types that the schemas are made of.
 const SCHEMAS: [&str; 13] = [
     "k8s.io/api/core/v1",
@@ -198,7 +201,7 @@ impl Go {
     fn build(&self, program: &Path, package: &str) -> Result<()> {
         let mut command = self.command(&self.program);
         command
-            .args(["build", "-ldflags=-s -w", "-o"])
+            .args(["build", "-ldflags", VERSION, "-o"])
             .arg(program)
             .arg(package);
         process::run(&mut command)
