@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A cluster is the source of the mesh: a real API server, the control plane that follows it, agents that route by it.
 
+#[path = "kubernetes/documentation.rs"]
+mod documentation;
 #[path = "kubernetes/faults.rs"]
 mod faults;
 #[path = "kubernetes/identity.rs"]
@@ -41,15 +43,24 @@ struct Scene {
 }
 
 impl Scene {
-    /// Nothing but the API server runs.
+    /// Nothing but the API server runs, with the definitions of our resources.
     fn new() -> Self {
+        Self::with(ApiServer::start)
+    }
+
+    /// Nothing but the API server runs, and there is nothing in it.
+    fn empty() -> Self {
+        Self::with(ApiServer::start_empty)
+    }
+
+    fn with(start: fn(&Node) -> anyhow::Result<ApiServer>) -> Self {
         let topology = Topology::new().expect("a topology");
         let node = |name| topology.node(name).expect("a node");
         let (clients, replicas, system) = (node("a"), node("b"), node("c"));
         Self {
             agent: clients.agent().expect("an agent"),
             control: ControlPlane::new(system.pod("control").expect("a pod")),
-            api: ApiServer::start(&system).expect("start the API server"),
+            api: start(&system).expect("start the API server"),
             clients,
             replicas,
             system,
