@@ -23,6 +23,8 @@ OVERLAYS = sorted((DEPLOY / "kustomize/overlays").iterdir())
 VERSIONS = ["1.27", "1.37"]
 # Kinds of operators, whose schemas are not part of Kubernetes.
 CUSTOM = {"ServiceMonitor", "PrometheusRule", "Certificate"}
+# Groups of examples that are not part of Kubernetes; files without one are settings.
+FOREIGN = {"", "nodemesh.io", "keda.sh"}
 
 ETCD = {"kind": "etcd", "endpoints": ["etcd-0.etcd:2379", "etcd-1.etcd:2379"], "secret": "etcd-client"}
 SERVICE = {
@@ -194,6 +196,14 @@ def check_kustomizations(kubectl):
             expect(not any(document["kind"] == "PersistentVolumeClaim" for document in found), f"{name}: a volume beside etcd")
 
 
+def check_examples():
+    """What of the examples is Kubernetes' own."""
+    for path in sorted(DEPLOY.glob("examples/*/*.yaml")):
+        found = documents(path.read_text())
+        groups = [str(document.get("apiVersion", "")).split("/")[0] for document in found]
+        validate(str(path.relative_to(DEPLOY)), [document for document, group in zip(found, groups) if group not in FOREIGN])
+
+
 def main():
     kubectl, update = sys.argv[1], "--update" in sys.argv[2:]
     with helm_python.Chart.load(CHART) as chart:
@@ -205,6 +215,7 @@ def main():
         BASE.write_text(rendered)
     expect(BASE.read_text() == rendered, f"{BASE.relative_to(DEPLOY)} is not the chart as it is now: `cargo xtask deploy --update`")
     check_kustomizations(kubectl)
+    check_examples()
     for problem in problems:
         print(problem, file=sys.stderr)
     print(f"{len(GOOD)} sets of values, {len(BAD)} refusals, {1 + len(OVERLAYS)} kustomizations: {len(problems)} problems")
