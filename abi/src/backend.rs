@@ -21,6 +21,8 @@ impl BackendFlags {
     pub const AVAILABLE: u16 = 1;
     /// Gets one connection at a time until its first token was seen ([`BackendState::warm`]); a backend that comes back starts anew.
     pub const COLD: u16 = 2;
+    /// Its replies pass this node whatever address they go to, since it runs here: the packet path keeps the client's address.
+    pub const RETURNS: u16 = 4;
 }
 
 /// Value of `backends`: where a connection is sent.

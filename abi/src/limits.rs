@@ -28,6 +28,16 @@ pub const NUMBERS: u32 = MAX_IDENTITIES + MAX_SERVICES as u32;
 pub const POLICIES: u32 = 4_096;
 /// Capacity of `clients`.
 pub const CLIENTS: u32 = 65_536;
+/// Default number of flows of the packet path; row 0 of `tracks` is not used.
+pub const TRACKS: u32 = 65_536;
+/// Sets of `track_index` for `rows` flows: their two tuples each fill a set of seven to less than a third, so that few sets are ever full.
+pub const fn index_sets(rows: u32) -> u32 {
+    if rows < 8 { 8 } else { rows }
+}
+/// Capacity of `track_sources`.
+pub const TRACK_SOURCES: u32 = 4_096;
+/// Rows that one run of `flow_sweep` looks at.
+pub const SWEEP_ROWS: u32 = 64;
 /// Capacity of `event_tallies`: clients and services that are refused within a few seconds.
 pub const EVENT_TALLIES: u32 = 16_384;
 /// Bytes of the ring buffer `events`: room for 2,700 records.

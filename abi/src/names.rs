@@ -57,6 +57,24 @@ pub mod map {
         CLIENTS = "clients";
         /// `NumberKey` to number.
         NUMBERS = "numbers";
+        /// `ServiceKey` to `FlowService`.
+        FLOW_SERVICES = "flow_services";
+        /// Service id to an array of `Slot`: the packet path's Maglev table.
+        FLOW_TABLES = "flow_tables";
+        /// 0 to `FlowSettings`.
+        FLOW_SETTINGS = "flow_settings";
+        /// `FlowEvent` to `FlowCount` per CPU.
+        FLOW_COUNTS = "flow_counts";
+        /// Row to `Track`.
+        TRACKS = "tracks";
+        /// Number of a set to `IndexSet`.
+        TRACK_INDEX = "track_index";
+        /// Queue of rows of `tracks` that are free again.
+        TRACK_FREE = "track_free";
+        /// 0 to `TrackState`.
+        TRACK_STATE = "track_state";
+        /// Address of a client to `Source`.
+        TRACK_SOURCES = "track_sources";
         /// `EventKey` to `EventTally`.
         EVENT_TALLIES = "event_tallies";
         /// Ring buffer of `Event`.
@@ -117,6 +135,14 @@ pub mod program {
         CORRECT = "correct";
         /// Ejects or readmits a backend for the agent.
         JUDGE = "judge";
+        /// Translates packets that an interface receives.
+        FLOW_INGRESS = "flow_ingress";
+        /// Translates the replies that an interface sends.
+        FLOW_EGRESS = "flow_egress";
+        /// Translates, before the kernel allocates a buffer, what leaves where it came in.
+        FLOW_XDP = "flow_xdp";
+        /// Ends the flows whose time is over, 64 rows per run.
+        FLOW_SWEEP = "flow_sweep";
         /// Tells the agent its process id in the initial pid namespace.
         WHOAMI = "whoami";
     }

@@ -8,6 +8,7 @@
 pub mod connections;
 mod drain;
 pub mod events;
+mod packet;
 pub mod report;
 pub mod routes;
 mod status;

@@ -6,6 +6,7 @@
 mod connection;
 mod drain;
 mod event;
+mod packet;
 mod policy;
 mod traffic;
 
@@ -14,9 +15,10 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 pub use self::{
-    connection::{Connection, ConnectionQuery, Phase, Sort, Vantage},
+    connection::{Connection, ConnectionQuery, Path, Phase, Sort, Vantage},
     drain::{DrainQuery, Drained, DrainedBackend},
     event::{Event, EventKind, EventQuery},
+    packet::{PacketEvent, PacketInterface, PacketSource, PacketStatus},
     policy::{Explanation, MatchingRule, PolicyQuery, PortAccess},
     traffic::{Histogram, HistogramBounds, Traffic, TrafficReport},
 };
@@ -128,6 +130,9 @@ pub struct DatapathStatus {
     pub cgroups_missing: Vec<String>,
     /// What measures traffic.
     pub meter: MeterStatus,
+    /// The packet path; absent where it is off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub packet: Option<PacketStatus>,
 }
 
 /// What other tools did to what is attached, and the agent put right.

@@ -38,8 +38,10 @@ use crate::{
     config::{AgentConfig, VERSION},
     datapath::{
         MapReader, MapWriter, PinRoot, adoption,
+        flow_maps::FlowReader,
         guard::Guard,
         host,
+        interface_links::InterfaceLinks,
         listing::ConnectionLister,
         loader::{self, Loaded},
         program_log::ProgramLog,
@@ -50,6 +52,7 @@ use crate::{
     lock::AgentLock,
     logging::LogFilter,
     metrics::Metrics,
+    packet::thread::PacketPath,
     reconcile::{
         thread::{Command, Reconciler},
         view::View,
@@ -75,6 +78,7 @@ pub fn run(config: &AgentConfig, log: LogFilter) -> Result<()> {
     progress.reached(Step::Locked);
     info!(version = VERSION, pid = std::process::id(), "nodemesh agent");
     access_log::check(config)?;
+    config.packet.check()?;
     let (commands, inbox) = mpsc::channel();
     let feed = Feed::start(config, commands.clone())?;
     progress.reached(Step::Configured);
@@ -84,7 +88,7 @@ pub fn run(config: &AgentConfig, log: LogFilter) -> Result<()> {
     progress.reached(Step::PinsReady);
 
     let former = takeover::find(&pins)?;
-    let loaded = takeover::load(config, &pins, former.as_ref())?;
+    let mut loaded = takeover::load(config, &pins, former.as_ref())?;
     progress.reached(Step::Loaded);
     takeover::carry(former.as_ref(), &pins)?;
     progress.reached(Step::Carried);
@@ -103,7 +107,9 @@ pub fn run(config: &AgentConfig, log: LogFilter) -> Result<()> {
     )?;
     progress.reached(Step::Reconciled);
 
-    let links = takeover::attach(&loaded, &cgroup, &pins, former, &mut reconciler, progress)?;
+    let mut interfaces = InterfaceLinks::new(pins.clone(), &mut loaded.running);
+    let place = (&*cgroup, &pins);
+    let links = takeover::attach(&loaded, place, former, &mut interfaces, &mut reconciler, progress)?;
     progress.reached(Step::Attached);
 
     let (guard, attachment) =
@@ -113,6 +119,14 @@ pub fn run(config: &AgentConfig, log: LogFilter) -> Result<()> {
     let [lister, listing, open_requests] = listers(&ebpf, &pins)?;
     let adopted = adopt(&ebpf, &cgroup, &lister)?;
     let ebpf = Arc::new(Mutex::new(ebpf));
+    let flows = Arc::new(FlowReader::open(&pins)?);
+    let (packet_path, packet) = PacketPath::start(
+        config.packet.clone(),
+        Arc::clone(&ebpf),
+        &pins,
+        interfaces,
+        Arc::clone(&flows),
+    )?;
     let correct = corrector(Arc::clone(&ebpf));
     let judge = Arc::new(Judge::new(Arc::clone(&ebpf), &pins)?);
     let silence = SilenceWatch::new(Arc::clone(&judge));
@@ -148,6 +162,8 @@ pub fn run(config: &AgentConfig, log: LogFilter) -> Result<()> {
         drains,
         view,
         sweep,
+        packet,
+        flows,
         access_log: Arc::clone(&access_log),
         meter_path,
         connection_limit: settings.connection_limit,
@@ -161,15 +177,18 @@ pub fn run(config: &AgentConfig, log: LogFilter) -> Result<()> {
     let reconciler = spawn("reconcile", move || reconciler.run(&inbox))?;
     let (stop, stopped) = mpsc::channel();
     let sweeper = spawn("sweep", move || sweeper.run(&stopped))?;
+    let (end_packets, ended) = mpsc::channel();
+    let packet_path = spawn("packet", move || packet_path.run(&ended))?;
     let (end_guard, guard_ended) = mpsc::channel();
     let guard = spawn("guard", move || guard.run(&guard_ended))?;
     let (end_watch, ended) = mpsc::channel();
     let watch = spawn("admission", move || watch.run(&ended))?;
     // Its end drops the tasks and with them every sender of commands, which ends the reconciler.
     let records = feed.run(node, |node, changes| serve(node, changes, readers, progress))?;
-    drop((stop, end_watch, end_guard));
+    drop((stop, end_watch, end_guard, end_packets));
     join(sweeper)?;
     join(guard)?;
+    join(packet_path)?;
     join(watch)?;
     join(reconciler)?;
     finish(&access_log, records);

@@ -11,7 +11,7 @@ use clap::{ArgGroup, Args, Parser, ValueEnum};
 use nodemesh_abi::{LogLevel, MeterPath, limits};
 use nodemesh_model::Locality;
 
-use crate::{control::ControlArgs, datapath::pins::DEFAULT_PIN_DIR, startup::Step};
+use crate::{control::ControlArgs, datapath::pins::DEFAULT_PIN_DIR, packet::PacketArgs, startup::Step};
 
 /// Default folder for the lock and the admin socket.
 pub const DEFAULT_RUN_DIR: &str = "/run/nodemesh";
@@ -118,6 +118,10 @@ pub struct AgentConfig {
     /// Where the meter sees bytes: at the tracepoints of each send and receive (Linux 6.3), in packets where these are missing, or off.
     #[arg(long, env = "NODEMESH_METER_PATH", value_enum, default_value_t = MeterPathChoice::Auto)]
     pub meter_path: MeterPathChoice,
+
+    /// The packet path.
+    #[command(flatten, next_help_heading = "Packet path")]
+    pub packet: PacketArgs,
 
     /// Measure run count and time of the programs (`kernel.bpf_stats_enabled`, some 30 ns per run, host-wide).
     #[arg(long, env = "NODEMESH_PROGRAM_STATS", default_value_t = true, action = clap::ArgAction::Set)]

@@ -27,6 +27,7 @@ pub mod lock;
 pub mod logging;
 pub mod metrics;
 pub mod names;
+pub mod packet;
 pub mod quantile;
 pub mod reconcile;
 pub mod sockets;

@@ -3,7 +3,7 @@
 //! drift.
 //!
 //! ```text
-//! family (declares all) ─► meter, placement, node ─► scrape ─► /metrics
+//! family (declares all) ─► meter, placement, packet, node ─► scrape ─► /metrics
 //!        └─► document ─► docs/metrics.md
 //! ```
 //!
@@ -14,6 +14,7 @@ mod document;
 pub mod family;
 mod meter;
 mod node;
+mod packet;
 mod placement;
 mod scrape;
 
@@ -34,6 +35,7 @@ impl Metrics {
         let mut scrape = Scrape::default();
         meter::write(&mut scrape, node, &view)?;
         placement::write(&mut scrape, node, &view)?;
+        packet::write(&mut scrape, node)?;
         node::write(&mut scrape, node, &view)?;
         Ok(scrape.finish())
     }

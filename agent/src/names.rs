@@ -104,6 +104,11 @@ impl Names {
         }
     }
 
+    /// Where the backend with this id listens.
+    pub fn address_of(&self, backend: u32) -> Option<Endpoint> {
+        self.backends.get(&backend).map(|(address, _)| *address)
+    }
+
     /// The service with this id, if it has the virtual address `dialled`.
     pub fn of_service(&self, id: u32, dialled: Ip16) -> Option<ServiceNames<'_>> {
         let index = *self.services.get(&id)?;

@@ -14,6 +14,7 @@ pub mod apply;
 pub mod clients;
 pub mod demand;
 pub mod endpoints;
+pub mod flows;
 pub mod ids;
 pub mod ledger;
 pub mod numbers;

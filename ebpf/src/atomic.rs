@@ -18,6 +18,16 @@ pub unsafe fn add(counter: *mut u64, delta: u64) {
     unsafe { asm!("lock *(u64 *)({} + 0) += {}", in(reg) counter, in(reg) delta) };
 }
 
+/// Adds `delta` (two's complement) to `*counter`.
+///
+/// # Safety
+/// As the module says.
+#[inline(always)]
+pub unsafe fn add_u32(counter: *mut u32, delta: u32) {
+    // SAFETY: as in `add`.
+    unsafe { asm!("lock *(u32 *)({} + 0) += {}", in(reg) counter, in(wreg) delta) };
+}
+
 /// Adds `delta` to the counter at `index`; nothing if there is none.
 ///
 /// # Safety

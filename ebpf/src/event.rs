@@ -10,7 +10,7 @@ use core::ptr;
 use aya_ebpf::bindings::BPF_NOEXIST;
 use nodemesh_abi::{
     Ejection, Endpoint, Event, EventKey, EventKind, EventTally, InternalError, Ip16, Port, Protocol, Refusal,
-    event::EVENT_INTERVAL_NS,
+    event::EVENT_INTERVAL_NS, flow::Tuple,
 };
 
 use crate::{
@@ -52,6 +52,22 @@ fn called(kind: EventKind, reason: Refusal, call: &Call<'_>) {
         event.tgid = call.client.tgid;
         event.cgroup = call.client.cgroup;
     });
+}
+
+/// The client of a flow of the packet path, whose packet dials `service` as `tuple`, was refused or let through for a trial.
+#[inline(always)]
+pub fn flow(kind: u16, reason: u16, service: u32, tuple: &Tuple, identity: u32) {
+    let key = EventKey {
+        addr: tuple.dst,
+        service,
+        backend: NO_BACKEND,
+        identity,
+        port: tuple.dst_port,
+        protocol: tuple.protocol as u16,
+        kind,
+        reason,
+    };
+    repeated(&key, |event| event.client_addr = tuple.src);
 }
 
 /// A SYN of `identity` at `client` for a backend of this node was let through for a trial, or dropped.

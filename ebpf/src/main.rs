@@ -12,6 +12,7 @@
 //! send(), recv() ─► send_length, recv_length ──► meter ─► requests, first tokens, gaps
 //! packets    ─► egress, ingress ──► packet      ─► what plaintext shows of them
 //! close()    ─► sock_release ► lifecycle        ─► no longer active
+//! frames     ─► flow_ingress, flow_egress, flow_xdp ──► flow ─► translated, for clients that no socket hook sees
 //! ```
 //!
 //! Invariant: a socket or datagram that is not for a mesh service leaves every program as it came.
@@ -36,6 +37,7 @@ mod correct;
 mod count;
 mod datagram;
 mod event;
+mod flow;
 mod health;
 mod kernel_sock;
 mod lifecycle;
@@ -56,10 +58,10 @@ mod verdict;
 
 use aya_ebpf::{
     EbpfContext as _,
-    macros::{btf_tracepoint, cgroup_skb, cgroup_sock, cgroup_sock_addr, sock_ops},
+    macros::{btf_tracepoint, cgroup_skb, cgroup_sock, cgroup_sock_addr, classifier, sock_ops, xdp},
     programs::{
         BtfTracePointContext, RawTracePointContext, SkBuffContext, SockAddrContext, SockContext,
-        SockOpsContext,
+        SockOpsContext, TcContext, XdpContext,
     },
 };
 use meter::Way;
@@ -162,6 +164,28 @@ pub fn egress(ctx: SkBuffContext) -> i32 {
 #[cgroup_skb(ingress)]
 pub fn ingress(ctx: SkBuffContext) -> i32 {
     packet::seen(ctx.skb.skb, Way::Received)
+}
+
+#[classifier]
+pub fn flow_ingress(ctx: TcContext) -> i32 {
+    flow::ingress(ctx.skb.skb)
+}
+
+#[classifier]
+pub fn flow_egress(ctx: TcContext) -> i32 {
+    flow::egress(ctx.skb.skb)
+}
+
+#[xdp(frags)]
+pub fn flow_xdp(ctx: XdpContext) -> u32 {
+    flow::early(ctx.ctx)
+}
+
+/// Never attached: run through `BPF_PROG_TEST_RUN`, as often as it takes to look at every row.
+#[classifier]
+pub fn flow_sweep(_ctx: TcContext) -> i32 {
+    flow::sweep();
+    0
 }
 
 /// One call per socket that has a record, one with a null socket at the end.

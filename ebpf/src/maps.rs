@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
-//! Every map: what it holds, who writes it, who reads it. All but `effects` are pinned, so that they outlive the agent.
+//! Every map: what it holds, who writes it, who reads it. All but `effects` and `flow_scratch` are pinned, so that they outlive the agent.
 //!
 //! The static names are in lower case because they are the names of the maps in the kernel, in bpffs and in metrics.
 //! Invariant: a map is written by the agent or by the programs, never by both (`flows` and `affinity`, which the
@@ -8,16 +8,19 @@
 
 use aya_ebpf::{
     Global,
-    bindings::BPF_F_INNER_MAP,
-    btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, SkStorage},
+    bindings::{BPF_F_INNER_MAP, BPF_F_MMAPABLE},
+    btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray, Queue, RingBuf, SkStorage},
     macros::btf_map,
 };
 use nodemesh_abi::{
     AccessRecord, AccessWord, AffinityKey, AffinityValue, Backend, BackendState, CgroupEntry, ClientRules,
-    Connection, Effects, Endpoint, EndpointKey, Event, EventKey, EventTally, FlowKey, FlowValue, Held,
-    IdentityAddr, InternalError, NumberKey, Rules, Service, ServiceKey, ServiceState, Settings, Slot,
-    SockOffsets, Streams, TableState, Traffic, limits, service::TIERS,
+    Connection, Effects, Endpoint, EndpointKey, Event, EventKey, EventTally, FlowCount, FlowEvent, FlowKey,
+    FlowService, FlowSettings, FlowValue, Held, IdentityAddr, InternalError, Ip16, NumberKey, Rules, Service,
+    ServiceKey, ServiceState, Settings, Slot, SockOffsets, Source, Streams, TableState, Track, TrackState,
+    Traffic, flow::IndexSet, limits, service::TIERS,
 };
+
+use crate::flow::{Hook, ScratchWords};
 
 /// Virtual address to service. Agent writes; `connect`, `sendmsg` read. Sized by the number of service ports.
 #[btf_map]
@@ -119,6 +122,50 @@ pub static event_tallies: HashMap<EventKey, EventTally, { limits::EVENT_TALLIES 
 /// Decisions. Programs write; agent reads.
 #[btf_map]
 pub static events: RingBuf<Event, { limits::EVENT_BYTES as usize }> = RingBuf::new();
+
+/// Address on the packet path to service. Agent writes; `flow_ingress` reads.
+#[btf_map]
+pub static flow_services: HashMap<ServiceKey, FlowService, { limits::SERVICES as usize }> = HashMap::new();
+
+/// Service id to the packet path's Maglev table. Agent swaps whole tables; `flow_ingress` reads.
+#[btf_map]
+pub static flow_tables: ArrayOfMaps<SlotTable, { limits::SERVICES as usize }> = ArrayOfMaps::new();
+
+/// How the packet path is set up. Agent writes; its programs read.
+#[btf_map]
+pub static flow_settings: Array<FlowSettings, 1> = Array::new();
+
+/// What became of packets and flows. Programs write; agent reads.
+#[btf_map]
+pub static flow_counts: PerCpuArray<FlowCount, { FlowEvent::COUNT }> = PerCpuArray::new();
+
+/// What is known of the packet in hand, for each hook: beside the stack for the reason that `effects` is. Programs write and read.
+#[btf_map]
+pub static flow_scratch: PerCpuArray<ScratchWords, { Hook::COUNT }> = PerCpuArray::new();
+
+/// Row to flow of the packet path. Programs write; agent reads what it maps into its memory.
+#[btf_map]
+pub static tracks: Array<Track, { limits::TRACKS as usize + 1 }, { BPF_F_MMAPABLE as usize }> = Array::new();
+
+/// Both tuples of each flow to its row. Programs write and read.
+#[btf_map]
+pub static track_index: Array<
+    IndexSet,
+    { limits::index_sets(limits::TRACKS) as usize },
+    { BPF_F_MMAPABLE as usize },
+> = Array::new();
+
+/// Rows that are free again, the longest free first, so that a row rests before it is another flow's. Programs write and read.
+#[btf_map]
+pub static track_free: Queue<u32, { limits::TRACKS as usize }> = Queue::new();
+
+/// How full `tracks` is. Programs write; agent reads.
+#[btf_map]
+pub static track_state: Array<TrackState, 1> = Array::new();
+
+/// Client to the flows that it opened. Programs write; agent reads.
+#[btf_map]
+pub static track_sources: LruHashMap<Ip16, Source, { limits::TRACK_SOURCES as usize }> = LruHashMap::new();
 
 /// Cgroup id to workload or exclusion. Agent writes; picks read.
 #[btf_map]

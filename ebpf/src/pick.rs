@@ -9,6 +9,8 @@
 //! Invariants: the table in use cannot change during a pick: a swap leaves the old one alone until every program that may
 //! have seen it has ended (RCU). A backend is counted before it is given out, so a cap holds however many pick at once.
 
+mod flow;
+
 use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
 use nodemesh_abi::{
     AffinityKey, AffinityValue, Algorithm, Backend, BackendFlags, BackendState, Caps, ClientKey,
@@ -28,8 +30,13 @@ use crate::{
     stats,
 };
 
+pub use flow::for_flow;
+
 /// Slots of a tier that are looked at when the algorithm's choice will not do.
 const SCAN: u32 = 32;
+
+/// Stands for the packet path's own table of a service where a tier is named.
+const OWN_TABLE: u32 = TIERS + 1;
 
 /// A chosen backend.
 #[derive(Clone, Copy)]
@@ -296,10 +303,10 @@ extern "C" fn scan(place: u64, draw: u32, now: u64, demand: u32, holds: u32) -> 
     let zero = zero() as u32;
     let mut seen = zero | Seen::NO_ID;
     let (service, tier) = (place as u32, (place >> 32) as u32);
-    let table = if tier == 0 {
-        maps::slot_tables.get(service)
-    } else {
-        maps::tier_tables.get(tier_table(service, tier))
+    let table = match tier {
+        0 => maps::slot_tables.get(service),
+        OWN_TABLE => maps::flow_tables.get(service),
+        tier => maps::tier_tables.get(tier_table(service, tier)),
     };
     let Some(table) = table else {
         stats::internal_error(InternalError::SlotTable);

@@ -66,3 +66,13 @@ pub fn admits_syn(client: Ip16, addr: Ip16, port: Port) -> bool {
         }
     }
 }
+
+/// What `policy` says about the client of a flow, `identity` by its address.
+#[inline(always)]
+pub fn of_flow(policy: u32, identity: u32) -> Access {
+    match access(policy, identity) {
+        // No address range of the policy has this address.
+        Access::ByAddress => Access::Deny,
+        access => access,
+    }
+}

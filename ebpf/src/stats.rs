@@ -6,7 +6,7 @@ use nodemesh_abi::{
 };
 
 use crate::{
-    atomic::{add, fetch_add},
+    atomic::{add, add_at, fetch_add},
     maps,
 };
 
@@ -94,13 +94,13 @@ pub enum Ending {
 #[inline(always)]
 pub fn ended(backend_id: u32, ending: Ending) {
     if let Some(state) = backend(backend_id) {
-        // SAFETY: `state` is a map value; a failure's number is inside the array by `ConnectFailure::COUNT`.
+        // SAFETY: `state` is a map value.
         unsafe {
             add(&raw mut (*state).active, u64::MAX);
             match ending {
                 Ending::Closed => add(&raw mut (*state).closed, 1),
                 Ending::Failed(failure) => {
-                    add((&raw mut (*state).failed).cast::<u64>().add(failure as usize), 1);
+                    add_at(&raw mut (*state).failed, failure as usize, 1);
                 }
             }
         }

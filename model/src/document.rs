@@ -63,6 +63,12 @@ fn service_spec(service: &Service) -> Map<String, Value> {
     if let Some(selector) = &service.selector {
         fields.put("selector", json!(selector));
     }
+    if let Some(packet) = &service.packet {
+        fields.put("packetPath", packet.mode.word());
+        if !packet.external.is_empty() {
+            fields.put("externalAddresses", json!(packet.external));
+        }
+    }
     fields.0
 }
 
@@ -72,6 +78,7 @@ fn port(port: &ServicePort) -> Value {
     fields.put("port", port.port);
     fields.put("protocol", port.protocol.word());
     fields.put_unless("targetPort", port.target_port, port.port);
+    fields.put_some("nodePort", port.node_port);
     fields.0.into()
 }
 

@@ -10,7 +10,7 @@ use nodemesh_abi::{Algorithm, ClientKeySource, Ip16, Port, Protocol, ServiceKey,
 
 use crate::{
     access::AccessRules,
-    keyword::{BackendState, Family, Keyword},
+    keyword::{BackendState, Family, Keyword, PacketMode},
     maglev::maglev_table,
     name::ResourceName,
     resource::{Locality, policy::ServiceRules},
@@ -21,6 +21,18 @@ use crate::{
 /// up to them, and up to 524 backends in the largest table, the removal of one of n backends moves less than 2/n of the
 /// keys. The fraction grows with n, since ever more of a table's last slots are contended for.
 const TABLE_SIZES: [(usize, u32); 3] = [(64, 16_381), (200, 131_071), (usize::MAX, 1_048_573)];
+
+/// Sizes of the Maglev tables of the packet path, each with the largest number of backends for which it is taken: about a hundred
+/// slots per backend, by which shares are exact to a percent (Eisenbud et al. 2016, 3.4). Smaller than those above because every service
+/// on the packet path has one.
+const PACKET_TABLE_SIZES: [(usize, u32); 6] = [
+    (2, 251),
+    (10, 1_021),
+    (40, 4_093),
+    (160, 16_381),
+    (1_300, 131_071),
+    (usize::MAX, 1_048_573),
+];
 
 /// Identifies a frontend: one per service, port and address.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -73,6 +85,21 @@ pub struct Frontend {
     pub rules: Arc<ServiceRules>,
     /// The replicas, sorted and unique by (address, port).
     pub backends: Vec<FrontendBackend>,
+    /// How the packet path serves it; `None` if it does not.
+    pub packet: Option<FrontendPacket>,
+}
+
+/// What the packet path needs to know of a frontend beside its key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FrontendPacket {
+    /// How packets are sent on.
+    pub mode: PacketMode,
+    /// Port at which every address of a node is the frontend's too.
+    pub node_port: Option<Port>,
+    /// More addresses that are the frontend's too, of its family, sorted.
+    pub external: Vec<Ip16>,
+    /// Slots of the Maglev table while a backend is available.
+    pub table_size: u32,
 }
 
 /// A replica behind a frontend, identified there by (`addr`, `port`).
@@ -90,6 +117,8 @@ pub struct FrontendBackend {
     pub workload: Option<ResourceName>,
     /// Where it is; `None` if that is not known.
     pub locality: Option<Arc<Locality>>,
+    /// Whether it is known to run on this node.
+    pub is_local: bool,
     /// Its tier for the clients of this node, from 0, the first that is asked; at most [`nodemesh_abi::service::TIERS`].
     pub tier: u8,
 }
@@ -174,6 +203,20 @@ impl Frontend {
             .collect()
     }
 
+    /// The table from which the packet path picks: a Maglev table over the available backends of all tiers, since every node must map a
+    /// flow to the same one; without an available backend, or off the packet path, the single slot [`Slot::EMPTY`].
+    pub fn packet_table(&self, id_of: impl Fn(usize) -> u32) -> Vec<Slot> {
+        let available: Vec<usize> = self.available().collect();
+        match &self.packet {
+            Some(packet) if !available.is_empty() => {
+                let ids: Vec<u32> = available.iter().map(|position| id_of(*position)).collect();
+                let backends = available.iter().map(|position| &self.backends[*position]);
+                maglev_slots(&backends.collect::<Vec<_>>(), &ids, packet.table_size)
+            }
+            _ => vec![Slot::EMPTY],
+        }
+    }
+
     /// The table of the backends at the positions `available`.
     fn table(&self, available: &[usize], id_of: impl Fn(usize) -> u32) -> Vec<Slot> {
         if available.is_empty() {
@@ -218,6 +261,12 @@ fn alias_slots(backends: &[&FrontendBackend], ids: &[u32]) -> Vec<Slot> {
 /// Size of the Maglev table for `backends` backends, unless a policy asks for another.
 pub fn default_table_size(backends: usize) -> u32 {
     let size = TABLE_SIZES.into_iter().find(|(most, _)| backends <= *most);
+    size.map(|(_, size)| size).unwrap_or_default()
+}
+
+/// Size of the packet path's table for `backends` backends, unless a policy asks for another.
+pub fn packet_table_size(backends: usize) -> u32 {
+    let size = PACKET_TABLE_SIZES.into_iter().find(|(most, _)| backends <= *most);
     size.map(|(_, size)| size).unwrap_or_default()
 }
 

@@ -10,9 +10,11 @@ use std::{
 };
 
 mod admission;
+mod packet;
 mod problem;
 
 pub use admission::AdmissionProblem;
+pub use packet::PacketProblem;
 pub use problem::{Found, Problem};
 
 /// Most errors that one list holds; the others are counted.

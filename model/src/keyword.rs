@@ -64,6 +64,17 @@ pub enum Kind {
     AccessPolicy,
 }
 
+/// How the packet path sends a client's packets on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum PacketMode {
+    /// To the replica's address, from this node's: works wherever the replica is; it does not see the client's address.
+    Snat,
+    /// As [`PacketMode::Snat`], but with the client's address where the replica is on this node.
+    Preserve,
+    /// As the client sent them; the replica has the service's address and answers the client itself.
+    Dsr,
+}
+
 /// IP version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Family {
@@ -85,6 +96,14 @@ impl Keyword for BackendState {
         (Self::Active, "active"),
         (Self::Draining, "draining"),
         (Self::Unhealthy, "unhealthy"),
+    ];
+}
+
+impl Keyword for PacketMode {
+    const WORDS: &'static [(Self, &'static str)] = &[
+        (Self::Snat, "snat"),
+        (Self::Preserve, "preserve"),
+        (Self::Dsr, "dsr"),
     ];
 }
 

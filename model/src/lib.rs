@@ -31,14 +31,14 @@ mod yaml;
 
 pub use access::{AccessRules, Decision, Directory, Prefix, Principal, PrincipalName, RuleName};
 pub use desired::{Client, CompileError, Desired};
-pub use frontend::{Frontend, FrontendBackend, FrontendName};
-pub use invalid::{AdmissionProblem, InvalidResource, InvalidResources, Problem};
-pub use keyword::{BackendState, Family, Keyword, Kind};
+pub use frontend::{Frontend, FrontendBackend, FrontendName, FrontendPacket};
+pub use invalid::{AdmissionProblem, InvalidResource, InvalidResources, PacketProblem, Problem};
+pub use keyword::{BackendState, Family, Keyword, Kind, PacketMode};
 pub use manifest::Manifest;
 pub use name::ResourceName;
 pub use resource::{
-    AccessPolicy, Backend, LoadBalancer, Locality, LocalityLevel, Resource, Service, ServicePort, Target,
-    TrafficPolicy, Workload,
+    AccessPolicy, Backend, LoadBalancer, Locality, LocalityLevel, PacketPath, Resource, Service, ServicePort,
+    Target, TrafficPolicy, Workload,
     access_policy::{AccessRule, AccessTarget, Action, DefaultAccess, NamePattern, Source},
     policy::{Excess, HealthCheck, HealthCheckFrom, HealthCheckKind, OnRemoval, ServiceRules, Silence},
 };

@@ -17,12 +17,14 @@ pub mod access_policy;
 pub mod address;
 pub mod identity;
 pub mod locality;
+pub mod packet;
 pub mod policy;
 pub mod service;
 pub mod workload;
 
 pub use access_policy::AccessPolicy;
 pub use locality::{Locality, LocalityLevel};
+pub use packet::PacketPath;
 pub use policy::{LoadBalancer, Target, TrafficPolicy};
 pub use service::{Backend, Service, ServicePort};
 pub use workload::Workload;

@@ -68,7 +68,30 @@ fn place_service(at: usize, spec: &Value) -> Value {
     if let Some(backends) = spec["backends"].as_array_mut() {
         backends.retain(fits);
     }
+    place_packet_path(at, &mut spec, has_v4, has_v6);
     named("Service", at, &json!("service"), &spec)
+}
+
+/// Gives the service number `at` external addresses and node ports of its own, where it is to have some.
+fn place_packet_path(at: usize, spec: &mut Value, has_v4: bool, has_v6: bool) {
+    let external = [
+        has_v4.then(|| format!("198.51.100.{at}")),
+        has_v6.then(|| format!("2001:db8::{at}")),
+    ];
+    let fields = spec.as_object_mut().expect("the strategy makes a mapping");
+    if fields["externalAddresses"].as_bool() == Some(true) {
+        let external: Vec<_> = external.into_iter().flatten().collect();
+        fields.insert("externalAddresses".to_owned(), json!(external));
+    } else {
+        fields.remove("externalAddresses");
+    }
+    for (index, port) in spec["ports"].as_array_mut().into_iter().flatten().enumerate() {
+        if port["nodePort"].as_bool() == Some(true) {
+            port["nodePort"] = json!(30_000 + 10 * at + index);
+        } else {
+            port["nodePort"] = Value::Null;
+        }
+    }
 }
 
 fn place_workload(at: usize, spec: &Value) -> Value {
@@ -95,38 +118,44 @@ fn place_policy(at: usize, spec: &Value) -> Value {
 fn service() -> impl Strategy<Value = Value> {
     let ports = prop_oneof![vec(port(), 1..2), vec(port(), 1..4),].prop_map(distinct_ports);
     let model = option::of(select(vec!["meta-llama/Llama-3.1-8B", "qwen \"2.5\" ü"]));
+    let packet = (option::of(select(vec!["snat", "preserve"])), any::<bool>());
     (
         0..4_u8,
         ports,
         vec(backend(), 0..12),
         option::of(select(&LABELS[..])),
         model,
+        packet,
     )
-        .prop_map(|(addresses, ports, mut backends, selector, model)| {
-            for backend in &mut backends {
-                let port = backend["portName"].as_u64().unwrap_or(u64::MAX);
-                let port = ports.get(port as usize).filter(|_| ports.len() > 1);
-                backend["portName"] = port.map_or(Value::Null, |port| port["name"].clone());
-                if ports.len() > 1 && port.is_none() {
-                    backend["port"] = Value::Null;
+        .prop_map(
+            |(addresses, ports, mut backends, selector, model, (mode, external))| {
+                for backend in &mut backends {
+                    let port = backend["portName"].as_u64().unwrap_or(u64::MAX);
+                    let port = ports.get(port as usize).filter(|_| ports.len() > 1);
+                    backend["portName"] = port.map_or(Value::Null, |port| port["name"].clone());
+                    if ports.len() > 1 && port.is_none() {
+                        backend["port"] = Value::Null;
+                    }
                 }
-            }
-            let identity = |backend: &Value| {
-                let name = &backend["portName"];
-                let port = ports.iter().find(|port| name.is_null() || port["name"] == *name);
-                let target = port.and_then(|port| port["targetPort"].as_u64().or(port["port"].as_u64()));
-                let effective = backend["port"].as_u64().or(target);
-                (backend["address"].to_string(), effective, name.to_string())
-            };
-            backends.sort_by_key(identity);
-            backends.dedup_by_key(|backend| identity(backend));
-            let mut spec =
-                json!({"addresses": addresses, "ports": ports, "backends": backends, "model": model});
-            if let Some(label) = selector {
-                spec["selector"] = json!({"app": label});
-            }
-            spec
-        })
+                let identity = |backend: &Value| {
+                    let name = &backend["portName"];
+                    let port = ports.iter().find(|port| name.is_null() || port["name"] == *name);
+                    let target = port.and_then(|port| port["targetPort"].as_u64().or(port["port"].as_u64()));
+                    let effective = backend["port"].as_u64().or(target);
+                    (backend["address"].to_string(), effective, name.to_string())
+                };
+                backends.sort_by_key(identity);
+                backends.dedup_by_key(|backend| identity(backend));
+                let mut spec =
+                    json!({"addresses": addresses, "ports": ports, "backends": backends, "model": model});
+                spec["packetPath"] = json!(mode);
+                spec["externalAddresses"] = json!(external);
+                if let Some(label) = selector {
+                    spec["selector"] = json!({"app": label});
+                }
+                spec
+            },
+        )
 }
 
 /// A port, its name or `null`, its protocol and its target.
@@ -136,10 +165,11 @@ fn port() -> impl Strategy<Value = Value> {
         any::<bool>(),
         option::of(1..=u16::MAX),
         any::<bool>(),
+        any::<bool>(),
     )
-        .prop_map(|(port, udp, target, has_name)| {
+        .prop_map(|(port, udp, target, has_name, has_node_port)| {
             let protocol = if udp { "UDP" } else { "TCP" };
-            json!({"port": port, "protocol": protocol, "targetPort": target, "name": has_name.then_some("only")})
+            json!({"port": port, "protocol": protocol, "targetPort": target, "name": has_name.then_some("only"), "nodePort": has_node_port})
         })
 }
 

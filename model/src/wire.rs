@@ -41,7 +41,7 @@ pub(crate) struct Metadata {
 
 /// What clients dial, and the replicas behind it.
 #[derive(Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = [{"rule": "self.ports.size() == 1 || self.ports.all(port, has(port.name))", "message": "each of several ports needs a name"}]))]
 pub(crate) struct ServiceSpec {
     /// Name of the model that the replicas serve.
@@ -58,6 +58,13 @@ pub(crate) struct ServiceSpec {
     pub(crate) backends: Option<Vec<Backend>>,
     /// Labels of the Workloads of the namespace that are replicas too.
     pub(crate) selector: Option<BTreeMap<String, String>>,
+    /// How packets of clients outside the mesh are sent on; these reach the service only if this, an external address or a node port is
+    /// given.
+    #[schemars(extend("enum" = words::<crate::PacketMode>()))]
+    pub(crate) packet_path: Option<String>,
+    /// Addresses beside the virtual ones, for clients outside the mesh.
+    #[schemars(length(max = 64))]
+    pub(crate) external_addresses: Option<Vec<String>>,
 }
 
 /// A port.
@@ -76,6 +83,9 @@ pub(crate) struct ServicePort {
     /// Port of the replicas that name none of their own; that of the service if absent.
     #[schemars(range(min = 1, max = 65535))]
     pub(crate) target_port: Option<i64>,
+    /// Port at which every node answers clients outside the mesh.
+    #[schemars(range(min = 1024, max = 32767))]
+    pub(crate) node_port: Option<i64>,
 }
 
 /// A replica.

@@ -25,6 +25,12 @@ pub const NAME: &str = "name";
 pub const MODEL: &str = "model";
 /// Listener: name of the port.
 pub const PORT_NAME: &str = "port_name";
+/// Listener: how the packet path serves the service, `snat`, `preserve` or `dsr`.
+pub const PACKET_PATH: &str = "packet_path";
+/// Listener: addresses of the service on the packet path beside the virtual ones, with commas between them.
+pub const EXTERNAL_ADDRESSES: &str = "external_addresses";
+/// Listener: port at which every node answers on the packet path.
+pub const NODE_PORT: &str = "node_port";
 /// Cluster: what identifies a client, `workload` or `address`.
 pub const CLIENT_KEY: &str = "client_key";
 /// Cluster: seconds that a client stays with its replica.

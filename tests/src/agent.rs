@@ -255,6 +255,11 @@ impl Agent {
         self.ask(&["connections", "--vantage", "client"])
     }
 
+    /// `nodemesh connections`, of the packet path.
+    pub fn flows(&self) -> Result<Vec<api::Connection>> {
+        self.ask(&["connections", "--path", "packet"])
+    }
+
     /// `GET path` from the agent's HTTP listener: status code and body.
     pub fn http(&self, node: &crate::topology::Node, path: &str) -> Result<(u16, String)> {
         node.netns().run(|| {

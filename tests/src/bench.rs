@@ -29,6 +29,7 @@ mod meter_calls;
 mod meter_memory;
 mod meter_streams;
 mod meter_tokens;
+mod packet;
 mod pick_scale;
 mod process_use;
 mod scale;
@@ -101,6 +102,8 @@ enum Case {
     MeterMemory,
     /// A list of 200,000 connections.
     Listing,
+    /// The packet path beside nftables DNAT, with 1 and with 10,000 services.
+    Packet,
     /// From the agent's process to its data path: first start, upgrade, restart.
     Start,
     /// Kills and upgrades under 1,000 streams and 500 connects per second.
@@ -149,6 +152,7 @@ impl Case {
             Self::MeterStreams => meter_streams::run(run),
             Self::MeterMemory => meter_memory::run(run),
             Self::Listing => listing::run(run),
+            Self::Packet => packet::run(run),
             Self::Start => start::run(run),
             Self::Chaos => chaos::run(run),
             Self::ControlPush => control_push::run(run),

@@ -4,7 +4,7 @@
 //! denied.
 //!
 //! ```text
-//! roles ─► stage (nodes, control plane, servers, clients) ─► script, story, wedge, denial (what happens) ─► kernels, watch ─► screen
+//! roles ─► stage (nodes, control plane, servers, clients) ─► script, story, wedge, outside, denial (what happens) ─► kernels, watch ─► screen
 //!                                                                   └─► facts, fleet ─► summary, verdict (expectations)
 //! ```
 //! Used by the binary `demo`. Invariant: every number on the screen was read from the CLI and the agents' API, from a client's report
@@ -18,6 +18,7 @@ mod kernels;
 mod latency;
 mod mesh;
 mod operator;
+mod outside;
 mod picture;
 mod replica;
 mod roles;
@@ -80,10 +81,12 @@ fn perform(options: &Options, interrupt: &Interrupt, screen: &mut Screen) -> Res
     screen.settle();
     screen.say(&summary::text(&stage, &facts));
     let wedged = wedge::play(&stage, interrupt, screen)?;
+    let outside = outside::play(&stage, interrupt, screen)?;
     let denied = denial::play(&stage, interrupt, screen)?;
     let fleet = fleet::show(&stage.control, interrupt, screen)?;
     let upheaval = upheaval::play(interrupt, screen)?;
-    let verdict = verdict::judge(&stage, &facts, &wedged, &denied, &fleet, &upheaval);
+    let scenes = (&wedged, &outside, &denied);
+    let verdict = verdict::judge(&stage, &facts, scenes, &fleet, &upheaval);
     screen.say(&verdict.to_string());
     Ok(verdict.all_hold())
 }

@@ -129,6 +129,25 @@ impl Topology {
         })
     }
 
+    /// Joins a pod to the fabric as host `number`, by one more link of this name; returns its IPv4 address there.
+    pub fn attach(&self, pod: &Pod, link: &str, number: u8) -> Result<String> {
+        let (fabric, address) = (&self.shared.fabric, format!("192.168.0.{number}"));
+        pod.netns.configure(&[
+            format!(
+                "link add {link} type veth peer name port{number} netns {}",
+                fabric.name()
+            ),
+            format!("addr add {address}/24 dev {link}"),
+            format!("addr add fd10:ff::{number:x}/64 dev {link} nodad"),
+            format!("link set {link} up"),
+        ])?;
+        fabric.configure(&[
+            format!("link set port{number} master br0"),
+            format!("link set port{number} up"),
+        ])?;
+        Ok(address)
+    }
+
     /// Gives the new node routes to the pods of all others, and them routes to its own.
     fn join(&self, netns: &NetNs, number: usize) -> Result<()> {
         let mut nodes = self.nodes.borrow_mut();
@@ -216,6 +235,38 @@ impl Node {
         let (parent, leaf) = parent.zip(leaf).context("the name of a cgroup")?;
         fs::create_dir_all(parent).with_context(|| format!("create {}", parent.display()))?;
         let cgroup = Cgroup::create(parent, &leaf.to_string_lossy())?;
+        Ok(Pod {
+            v4,
+            v6,
+            cgroup,
+            netns,
+            _shared: self.shared.clone(),
+        })
+    }
+
+    /// A host outside the mesh, on a link of its own to this node: `172.16.<node>.2` and `fd16:<node>::2`. Its cgroup is not below the
+    /// one that the node's agent serves.
+    pub fn outsider(&self, name: &str) -> Result<Pod> {
+        let (number, node) = (self.number, self.netns.name());
+        let netns = NetNs::create(&format!("{node}-{name}"))?;
+        let (v4, v6) = (
+            Ipv4Addr::new(172, 16, number as u8, 2),
+            Ipv6Addr::new(0xfd16, number as u16, 0, 0, 0, 0, 0, 2),
+        );
+        self.netns.configure(&[
+            format!("link add ext0 type veth peer name eth0 netns {}", netns.name()),
+            format!("addr add 172.16.{number}.1/24 dev ext0"),
+            format!("addr add fd16:{number:x}::1/64 dev ext0 nodad"),
+            "link set ext0 up".into(),
+        ])?;
+        netns.configure(&[
+            format!("addr add {v4}/24 dev eth0"),
+            format!("addr add {v6}/64 dev eth0 nodad"),
+            "link set eth0 up".into(),
+            format!("route add default via 172.16.{number}.1"),
+            format!("route add default via fd16:{number:x}::1"),
+        ])?;
+        let cgroup = Cgroup::create(self.shared.cgroup.path(), &format!("{}-{name}", self.name))?;
         Ok(Pod {
             v4,
             v6,

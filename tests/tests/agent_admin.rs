@@ -176,14 +176,15 @@ fn connections_are_told_as_a_table_and_as_json() {
     assert_row(
         &rows,
         0,
-        "SERVICE CLIENT BACKEND VANTAGE WIRE PHASE STALL REQUEST QUIET AGE UP DOWN REQS RTT DIALLED PROTOCOL STATE",
+        "SERVICE CLIENT BACKEND VANTAGE PATH WIRE PHASE STALL REQUEST QUIET AGE UP DOWN REQS RTT DIALLED SEEN AS PROTOCOL STATE",
     );
-    assert!(rows[1].contains(&format!(" {replica} client ")), "{rows:#?}");
-    assert!(
-        rows[1].contains(&format!(" {} TCP ESTAB ", scene.address(8000))),
-        "{rows:#?}"
-    );
-    assert!(rows[1].contains(&format!(" - {} ", held.pid())), "{rows:#?}");
+    for part in [
+        format!(" {replica} client socket "),
+        format!(" {} - TCP ESTAB ", scene.address(8000)),
+        format!(" - {} ", held.pid()),
+    ] {
+        assert!(rows[1].contains(&part), "{part} in {rows:#?}");
+    }
     let other = scene.replica(1);
     assert_eq!(
         table(&scene, &["connections", "--backend", &other]).len(),

@@ -36,7 +36,7 @@ type Counter = fn(&Backend) -> u64;
 
 #[test]
 fn every_family_is_there_as_declared() {
-    let scene = SingleNode::started(two_ports, &[]);
+    let scene = SingleNode::started(two_ports, &["--packet-interface", "br0"]);
     assert!(scene.is_answered_by(8000, "r0") && scene.is_answered_by(8001, "r0"));
     let scrape = scene.scrape();
     let announced: BTreeSet<&str> = scrape.kinds.keys().map(String::as_str).collect();

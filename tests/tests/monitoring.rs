@@ -170,7 +170,7 @@ fn expressions(prometheus: &Prometheus<'_>) -> BTreeMap<String, String> {
 #[test]
 fn every_expression_of_every_panel_and_rule_has_data() {
     let behaviour = ["--prefill", "20ms", "--inter-token", "20ms", "--tokens", "20"];
-    let scene = ModelScene::new(&[&behaviour, &behaviour], &[]);
+    let scene = ModelScene::new(&[&behaviour, &behaviour], &["--packet-interface", "br0"]);
     let clients: Vec<Process> = ["keep-alive", "one-shot"]
         .iter()
         .zip(0..)

@@ -23,13 +23,17 @@ use nodemesh_e2e::topology::Topology;
 /// (program, most instructions after translation, most instructions that the verifier may walk through): about twice what
 /// Linux 6.18 says, but no more than 850,000, since no kernel walks through more than a million. Kernels prune differently, so a
 /// program that doubles is news and one that wavers is not.
-const CEILINGS: [(&str, u32, u32); 24] = [
+const CEILINGS: [(&str, u32, u32); 28] = [
     ("adopt", 900, 4_000),
     ("carry", 1_000, 5_000),
     ("connect4", 12_500, 360_000),
     ("connect6", 12_500, 360_000),
     ("correct", 50, 40),
     ("egress", 28_000, 850_000),
+    ("flow_egress", 8_000, 80_000),
+    ("flow_ingress", 20_000, 280_000),
+    ("flow_sweep", 2_700, 37_000),
+    ("flow_xdp", 9_000, 80_000),
     ("getpeername4", 80, 80),
     ("getpeername6", 130, 130),
     ("ingress", 28_000, 850_000),
@@ -63,8 +67,10 @@ fn load(pins: &PinRoot) -> Loaded {
             services: 8,
             backends: 8,
             metered_backends: 8,
+            flows: 64,
         },
         carried_bytes: Some(size_of::<Connection>() as u32),
+        has_packet_path: true,
         ..Wanted::default()
     };
     loader::load(pins, wanted).unwrap()

@@ -15,13 +15,21 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use futures_util::stream;
-use nodemesh_abi::{ConnectionState, Ip16, ListedConnection, Phase, Port, Vantage, Wire, meter::MeterFlags};
+use nodemesh_abi::{
+    ConnectionState, Ip16, ListedConnection, Phase, Port, Track, Vantage, Wire, meter::MeterFlags,
+};
 use tokio::{sync::mpsc, task::spawn_blocking};
 
-use super::report::{endpoint, protocol};
+use super::{
+    packet,
+    report::{endpoint, protocol},
+};
 use crate::{
-    api::{self, ConnectionQuery, Sort},
-    datapath::listing::{ConnectionLister, ListError},
+    api::{self, ConnectionQuery, Path, Sort},
+    datapath::{
+        flow_maps::FlowReader,
+        listing::{ConnectionLister, ListError},
+    },
     names::Names,
     reconcile::view::View,
     sweep::{Sweep, activity::quiet_ns},
@@ -44,7 +52,9 @@ pub struct Describer {
 pub struct Selected {
     describer: Describer,
     records: Vec<ListedConnection>,
-    /// Indices into `records`.
+    /// Those of the packet path.
+    flows: Vec<Track>,
+    /// Indices into `records`, and from its length on into `flows`.
     order: Vec<u32>,
 }
 
@@ -61,27 +71,37 @@ impl Describer {
         })
     }
 
-    /// Selects from what `list` shows.
+    /// Selects from what `list` shows, and from the flows that `list_flows` does.
     pub fn select(
         self,
         list: impl FnOnce(&mut dyn FnMut(&ListedConnection)) -> Result<(), ListError>,
+        list_flows: impl FnOnce(&mut dyn FnMut(&Track)) -> Result<()>,
     ) -> Result<Selected> {
-        let mut records = Vec::new();
-        list(&mut |record| {
-            if self.matches(record) {
-                records.push(*record);
-            }
-        })?;
-        let mut keys: Vec<(Reverse<u64>, u32)> = records
-            .iter()
-            .zip(0..)
-            .map(|(record, index)| (Reverse(self.sort_key(record)), index))
-            .collect();
+        let (mut records, mut flows) = (Vec::new(), Vec::new());
+        if self.query.path != Some(Path::Packet) {
+            list(&mut |record| {
+                if self.matches(record) {
+                    records.push(*record);
+                }
+            })?;
+        }
+        if self.query.path != Some(Path::Socket) {
+            list_flows(&mut |flow| {
+                if self.matches_flow(flow) {
+                    flows.push(*flow);
+                }
+            })?;
+        }
+        let of_records = records.iter().map(|record| self.sort_key(record));
+        let of_flows = flows.iter().map(|flow| self.flow_sort_key(flow));
+        let keys = of_records.chain(of_flows).zip(0..);
+        let mut keys: Vec<(Reverse<u64>, u32)> = keys.map(|(key, index)| (Reverse(key), index)).collect();
         keys.sort_unstable();
         keys.truncate(self.query.limit.unwrap_or(usize::MAX));
         Ok(Selected {
             describer: self,
             records,
+            flows,
             order: keys.into_iter().map(|(_, index)| index).collect(),
         })
     }
@@ -102,6 +122,35 @@ impl Describer {
                 .service
                 .as_ref()
                 .is_none_or(|wanted| self.has_service(record, wanted))
+    }
+
+    fn matches_flow(&self, flow: &Track) -> bool {
+        let query = &self.query;
+        query.vantage.is_none_or(|wanted| wanted == api::Vantage::Node)
+            && query.phase.is_none_or(|wanted| wanted == api::Phase::Opaque)
+            && self
+                .backend
+                .is_none_or(|wanted| wanted == packet::backend(flow, &self.names))
+            && query
+                .older_than
+                .is_none_or(|seconds| packet::since(flow.opened, self.now) as f64 / 1e9 > seconds)
+            && !query.stalled
+            && query.service.as_ref().is_none_or(|wanted| {
+                let dialled = || endpoint(flow.service, flow.service_port);
+                match packet::service(flow, &self.names) {
+                    Some(service) => service == wanted,
+                    None => dialled() == *wanted,
+                }
+            })
+    }
+
+    fn flow_sort_key(&self, flow: &Track) -> u64 {
+        match self.query.sort {
+            Sort::Age => packet::since(flow.opened, self.now),
+            Sort::Bytes => flow.bytes_up.saturating_add(flow.bytes_down),
+            Sort::Quiet => packet::since(flow.seen, self.now),
+            Sort::Request | Sort::Requests | Sort::Rtt | Sort::Retransmits => 0,
+        }
     }
 
     fn sort_key(&self, record: &ListedConnection) -> u64 {
@@ -168,6 +217,8 @@ impl Describer {
             state: if connecting { "connecting" } else { "established" }.to_owned(),
             age_seconds: self.seconds_since(connection.opened_ns),
             vantage: Vantage::from_raw(meter.vantage).into(),
+            path: Path::Socket,
+            seen_as: None,
             wire: Wire::from_raw(meter.wire).label().to_owned(),
             tcp_state: tcp_state(record.tcp_state).to_owned(),
             adopted: meter.flags & MeterFlags::ADOPTED != 0,
@@ -189,8 +240,16 @@ impl Describer {
 
 impl Selected {
     /// Lists the node's connections.
-    pub fn list(describer: Describer, lister: &ConnectionLister) -> Result<Self> {
-        describer.select(|visit| lister.scan(visit))
+    pub fn list(describer: Describer, lister: &ConnectionLister, flows: &FlowReader) -> Result<Self> {
+        describer.select(|visit| lister.scan(visit), |visit| Ok(flows.scan(visit)?))
+    }
+
+    fn describe(&self, index: usize, addresses: &mut Addresses) -> api::Connection {
+        let Describer { names, now, .. } = &self.describer;
+        match self.records.get(index) {
+            Some(record) => self.describer.describe(record, addresses),
+            None => packet::describe(&self.flows[index - self.records.len()], names, *now),
+        }
     }
 
     /// Hands the JSON to `send` part by part, until it says that nobody wants it.
@@ -205,9 +264,7 @@ impl Selected {
             if !lines && position > 0 {
                 text.extend_from_slice(b",\n");
             }
-            let connection = self
-                .describer
-                .describe(&self.records[*index as usize], &mut addresses);
+            let connection = self.describe(*index as usize, &mut addresses);
             serde_json::to_writer(&mut text, &connection).context("describe a connection")?;
             if lines {
                 text.push(b'\n');

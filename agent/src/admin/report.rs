@@ -20,11 +20,14 @@ use crate::{
     access_log::AccessLog,
     api,
     config::{AgentConfig, ProgramLogLevel},
-    datapath::{MapReader, clock::monotonic_ns, guard::Attachment, listing::ConnectionLister},
+    datapath::{
+        MapReader, clock::monotonic_ns, flow_maps::FlowReader, guard::Attachment, listing::ConnectionLister,
+    },
     drain::Drains,
     events::Events,
     logging::LogFilter,
     metrics::Metrics,
+    packet::PacketState,
     reconcile::{ledger::Programmed, thread::Command, view::View},
     source::SourceStatus,
     sweep::Sweep,
@@ -52,6 +55,10 @@ pub struct Node {
     pub view: watch::Receiver<Arc<View>>,
     /// What the last pass over the open requests saw.
     pub sweep: watch::Receiver<Arc<Sweep>>,
+    /// How the packet path is.
+    pub packet: watch::Receiver<Arc<PacketState>>,
+    /// What goes on on the packet path.
+    pub flows: Arc<FlowReader>,
     /// The access log.
     pub access_log: Arc<AccessLog>,
     /// The events.
@@ -90,6 +97,11 @@ impl Node {
         self.sweep.borrow().clone()
     }
 
+    /// How the packet path is.
+    pub fn packet(&self) -> Arc<PacketState> {
+        self.packet.borrow().clone()
+    }
+
     /// The metrics, in Prometheus' text format.
     pub fn metrics(&self) -> Result<String> {
         self.metrics.render(self)
@@ -101,13 +113,13 @@ impl Node {
         if self.view().generation == 0 {
             problems.push(self.source().why_not_yet());
         }
-        problems.extend(self.attachment().problems.iter().cloned());
+        problems.extend(self.attachment().problems);
         problems
     }
 
     /// What is attached, as it was found within the last second.
-    pub fn attachment(&self) -> Arc<Attachment> {
-        self.attachment.borrow().clone()
+    pub fn attachment(&self) -> Attachment {
+        self.attachment.borrow().and(&self.packet.borrow().attachment)
     }
 
     /// Answer of `GET /v1/services`.
@@ -200,7 +212,7 @@ impl Node {
     /// Answer of `GET /v1/connections`.
     pub fn connections(&self, query: api::ConnectionQuery) -> Result<Selected> {
         let describer = Describer::new(query, self.view(), self.sweep(), monotonic_ns())?;
-        Selected::list(describer, &self.lister)
+        Selected::list(describer, &self.lister, &self.flows)
     }
 }
 

@@ -27,6 +27,12 @@ impl Node {
                 "the last reload of the configuration was refused; the one before it is in force".to_owned(),
             );
         }
+        problems.extend(
+            self.packet()
+                .problems
+                .iter()
+                .map(|problem| format!("packet path: {problem}")),
+        );
         if let Some(control) = source.control.as_ref().filter(|_| ready) {
             problems.extend(control_problems(control));
         }
@@ -55,6 +61,7 @@ impl Node {
             frontends_not_programmed: self.not_programmed(view),
             cgroups_missing: view.cgroups_missing.clone(),
             meter: self.meter_status(),
+            packet: self.packet_status(),
         }
     }
 

@@ -23,12 +23,19 @@ pub struct Connection {
     pub service_address: String,
     /// Where it was sent.
     pub backend: String,
-    /// `connecting` or `established`.
+    /// `connecting` or `established`; on the packet path the state of the flow, such as `syn_sent` or `time_wait`.
     pub state: String,
     /// Seconds since `connect()`, or since it was accepted.
     pub age_seconds: f64,
-    /// Which end is a socket of this node: `client` or `server`. A connection within the node is listed once for each.
+    /// Which end is a socket of this node: `client` or `server`. A connection within the node is listed once for each. `node` for a flow
+    /// whose packets this node translates; of its sockets nothing is known.
     pub vantage: Vantage,
+    /// How it reaches its backend.
+    #[serde(default)]
+    pub path: Path,
+    /// The client as the backend sees it, on the packet path.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seen_as: Option<String>,
     /// What travels on it: `unknown`, `http1`, `tls`, `http2`, `tls_http2` or `other`.
     pub wire: String,
     /// State of the socket, as `ss` names it.
@@ -69,12 +76,18 @@ pub enum Vantage {
     Client,
     /// A socket that a backend of this node accepted.
     Server,
+    /// No socket: packets that this node translates.
+    Node,
 }
 
 impl Vantage {
     /// The word for people.
     pub fn word(self) -> &'static str {
-        nodemesh_abi::Vantage::from(self).label()
+        match self {
+            Self::Client => nodemesh_abi::Vantage::Client.label(),
+            Self::Server => nodemesh_abi::Vantage::Server.label(),
+            Self::Node => "node",
+        }
     }
 }
 
@@ -87,11 +100,23 @@ impl From<nodemesh_abi::Vantage> for Vantage {
     }
 }
 
-impl From<Vantage> for nodemesh_abi::Vantage {
-    fn from(vantage: Vantage) -> Self {
-        match vantage {
-            Vantage::Client => Self::Client,
-            Vantage::Server => Self::Server,
+/// How a connection reaches its backend.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Path {
+    /// A socket, placed when it connected.
+    #[default]
+    Socket,
+    /// Packets, translated on their way.
+    Packet,
+}
+
+impl Path {
+    /// The word for people.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Socket => "socket",
+            Self::Packet => "packet",
         }
     }
 }
@@ -174,6 +199,9 @@ pub struct ConnectionQuery {
     /// Only those seen from here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vantage: Option<Vantage>,
+    /// Only those that reach their backends so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<Path>,
     /// Only those that were opened more than so many seconds ago.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub older_than: Option<f64>,

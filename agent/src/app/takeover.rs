@@ -16,6 +16,8 @@ use crate::{
         attach::{self, Place},
         carry::Former,
         features::Fallbacks,
+        host,
+        interface_links::InterfaceLinks,
         link::Link,
         loader::{self, Loaded, Wanted},
     },
@@ -35,15 +37,19 @@ pub(super) fn find(pins: &PinRoot) -> Result<Option<Former>> {
 
 /// Loads maps and programs, with the maps of `former` that both can use.
 pub(super) fn load(config: &AgentConfig, pins: &PinRoot, former: Option<&Former>) -> Result<Loaded> {
+    let flows = former.map_or(Ok(None), Former::flows)?;
+    let flows = flows.unwrap_or_else(|| config.packet.flows(host::memory()));
     let wanted = Wanted {
         capacities: loader::Capacities {
             services: config.max_services,
             backends: config.max_backends,
             metered_backends: config.max_metered_backends,
+            flows,
         },
         meter_path: config.meter_path.into(),
         fallbacks: Fallbacks::probe(&config.without_feature)?,
         carried_bytes: former.and_then(Former::record_bytes),
+        has_packet_path: config.packet.is_on(),
     };
     if let Some(former) = former {
         former.share(pins)?;
@@ -73,9 +79,9 @@ pub(super) fn carry(former: Option<&Former>, pins: &PinRoot) -> Result<()> {
 /// Puts the programs in the place of those that are attached, and removes what is left of another ABI.
 pub(super) fn attach(
     loaded: &Loaded,
-    cgroup: &Path,
-    pins: &PinRoot,
+    (cgroup, pins): (&Path, &PinRoot),
     former: Option<Former>,
+    interfaces: &mut InterfaceLinks,
     reconciler: &mut Reconciler,
     progress: Progress,
 ) -> Result<BTreeMap<&'static str, Link>> {
@@ -103,9 +109,24 @@ pub(super) fn attach(
     // Again: what the former programs did since is in their records alone.
     copy_records(loaded, former.as_ref());
     if let Some(former) = former {
+        take_flows_over(&former, pins, interfaces)?;
         former.remove(pins);
     }
     Ok(links)
+}
+
+/// Lets the programs at interfaces go on with the flows that `former` has.
+fn take_flows_over(former: &Former, pins: &PinRoot, interfaces: &mut InterfaceLinks) -> Result<()> {
+    former.copy_flows(pins)?;
+    let links = interfaces
+        .take_over(former.pins())
+        .context("take over what is attached to interfaces")?;
+    // Again: what the former programs did since is in their rows alone.
+    former.copy_flows(pins)?;
+    if links > 0 {
+        info!(links, "took over what is attached to interfaces");
+    }
+    Ok(())
 }
 
 /// Copies the records of connections from `former`, if they are others than ours.

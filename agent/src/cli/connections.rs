@@ -22,7 +22,7 @@ use super::{
     screen::Screen,
     table, units,
 };
-use crate::api::{Connection, ConnectionQuery, Phase, Sort, Vantage};
+use crate::api::{Connection, ConnectionQuery, Path, Phase, Sort, Vantage};
 
 /// Arguments of `nodemesh connections`.
 #[derive(Args, Debug, Default)]
@@ -39,6 +39,9 @@ pub(super) struct Connections {
     /// Only those seen from this end; a connection within the node is listed once for each.
     #[arg(long, value_enum)]
     vantage: Option<Vantage>,
+    /// Only those that reach their backends by this path.
+    #[arg(long, value_enum)]
+    path: Option<Path>,
     /// Only those opened longer ago than this, such as 30s or 5m.
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     older_than: Option<Duration>,
@@ -66,14 +69,14 @@ impl Connections {
     pub(super) fn run(&self, agent: &AdminClient, output: Output) -> Result<()> {
         if !self.watch {
             return match output {
-                Output::Json => pass_on(agent, &self.path(None, false)?),
+                Output::Json => pass_on(agent, &self.url(None, false)?),
                 Output::Table => table::print(&self.look(agent, None)?.render()),
             };
         }
         let mut screen = Screen::new();
         loop {
             if output == Output::Json {
-                pass_on(agent, &self.path(None, false)?)?;
+                pass_on(agent, &self.url(None, false)?)?;
             } else {
                 // A title and the headers.
                 let room = screen.lines().map(|lines| lines.saturating_sub(2));
@@ -92,13 +95,14 @@ impl Connections {
     }
 
     /// What to ask the agent for; at most `room` connections.
-    fn path(&self, room: Option<usize>, lines: bool) -> Result<String> {
+    fn url(&self, room: Option<usize>, lines: bool) -> Result<String> {
         let limits = [self.limit, room];
         let query = ConnectionQuery {
             service: self.service.clone(),
             backend: self.backend.clone(),
             phase: self.phase,
             vantage: self.vantage,
+            path: self.path,
             older_than: self.older_than.map(|age| age.as_secs_f64()),
             stalled: self.stalled,
             sort: self.sort,
@@ -111,7 +115,7 @@ impl Connections {
 
     fn look(&self, agent: &AdminClient, room: Option<usize>) -> Result<Columns> {
         let mut rows = Rows::new(self.wide);
-        agent.stream(&self.path(room, true)?, |chunk| rows.append(chunk))?;
+        agent.stream(&self.url(room, true)?, |chunk| rows.append(chunk))?;
         rows.finish()
     }
 }
@@ -179,6 +183,7 @@ impl Rows {
         columns.cell(connection.client.as_deref().unwrap_or("-"));
         columns.cell(&connection.backend);
         columns.cell(connection.vantage.word());
+        columns.cell(connection.path.word());
         columns.cell(&connection.wire);
         columns.cell(connection.phase.word());
         columns.cell(if connection.stalled { "stalled" } else { "-" });
@@ -191,6 +196,7 @@ impl Rows {
         columns.cell(units::maybe_seconds(connection.rtt_seconds));
         if self.wide {
             columns.cell(&connection.service_address);
+            columns.cell(connection.seen_as.as_deref().unwrap_or("-"));
             columns.cell(&connection.protocol);
             columns.cell(&connection.tcp_state);
             columns.cell(connection.retransmits);
@@ -207,13 +213,14 @@ const fn column(header: &'static str, alignment: comfy_table::CellAlignment) -> 
 }
 
 /// Columns that are shown without `--wide`.
-const NARROW: usize = 14;
+const NARROW: usize = 15;
 
-const COLUMNS: [Column; 22] = [
+const COLUMNS: [Column; 24] = [
     column("SERVICE", Left),
     column("CLIENT", Left),
     column("BACKEND", Left),
     column("VANTAGE", Left),
+    column("PATH", Left),
     column("WIRE", Left),
     column("PHASE", Left),
     column("STALL", Left),
@@ -225,6 +232,7 @@ const COLUMNS: [Column; 22] = [
     column("REQS", Right),
     column("RTT", Right),
     column("DIALLED", Left),
+    column("SEEN AS", Left),
     column("PROTOCOL", Left),
     column("STATE", Left),
     column("RETRANS", Right),

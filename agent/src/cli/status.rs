@@ -9,7 +9,7 @@ use std::{
 use anyhow::Result;
 
 use super::{Output, client::AdminClient, log, table, units};
-use crate::api::{ConfigState, ControlStatus, MeterStatus, Status};
+use crate::api::{ConfigState, ControlStatus, MeterStatus, PacketStatus, Status};
 
 /// Prints the status; the result is whether there are no problems.
 pub(super) fn run(agent: &AdminClient, output: Output) -> Result<bool> {
@@ -38,6 +38,10 @@ fn describe(status: &Status) -> Result<String> {
     describe_config(&mut text, status)?;
     describe_datapath(&mut text, status)?;
     describe_meter(&mut text, &status.datapath.meter)?;
+    match &status.datapath.packet {
+        Some(packet) => describe_packet(&mut text, packet)?,
+        None => writeln!(text, "packets  off, no interface is named")?,
+    }
     writeln!(text, "access   {}", log::access(&status.log))?;
     Ok(text)
 }
@@ -172,11 +176,91 @@ fn describe_meter(text: &mut String, meter: &MeterStatus) -> Result<()> {
     Ok(())
 }
 
+fn describe_packet(text: &mut String, packet: &PacketStatus) -> Result<()> {
+    let interfaces = packet.interfaces.iter().map(|interface| {
+        let state = if interface.effective { "" } else { " NOT ATTACHED" };
+        let xdp = interface.xdp.as_deref().map(|xdp| format!(" (XDP {xdp})"));
+        format!("{}{state}{}", interface.name, xdp.unwrap_or_default())
+    });
+    let interfaces: Vec<String> = interfaces.collect();
+    let on = if interfaces.is_empty() {
+        "no interface".to_owned()
+    } else {
+        interfaces.join(", ")
+    };
+    let count = |event: &str| packet.events.get(event).map_or(0, |count| count.packets);
+    let dropped: u64 = packet
+        .events
+        .iter()
+        .filter(|(event, _)| event.starts_with("drop_"))
+        .map(|(_, count)| count.packets)
+        .sum();
+    writeln!(
+        text,
+        "packets  on {on}; flows {}/{}, {} evicted; packets {} forwarded, {} returned, {dropped} dropped",
+        packet.flows,
+        packet.flow_limit,
+        count("evicted"),
+        count("forwarded"),
+        count("returned")
+    )?;
+    for problem in &packet.problems {
+        writeln!(text, "  ! {problem}")?;
+    }
+    if packet.under_pressure {
+        let sources = packet.sources.iter().take(3);
+        let sources: Vec<String> = sources
+            .map(|source| format!("{} ({} opened)", source.address, source.opened))
+            .collect();
+        writeln!(
+            text,
+            "  ! the table of flows is nearly full; most are opened by {}",
+            sources.join(", ")
+        )?;
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
-    use crate::api::{AttachmentStatus, ConfigStatus, DatapathStatus, LogStatus, MapUsage, Repair};
+    use crate::api::{
+        AttachmentStatus, ConfigStatus, DatapathStatus, LogStatus, MapUsage, PacketEvent, PacketInterface,
+        PacketSource, Repair,
+    };
 
     use super::*;
+
+    fn packet() -> PacketStatus {
+        let interface = |name: &str, effective, xdp: Option<&str>| PacketInterface {
+            name: name.to_owned(),
+            effective,
+            xdp: xdp.map(str::to_owned),
+        };
+        let event = |event: &str, packets| (event.to_owned(), PacketEvent { packets, bytes: 0 });
+        PacketStatus {
+            interfaces: vec![
+                interface("eth0", true, Some("native")),
+                interface("eth1", false, None),
+            ],
+            problems: vec!["forwarding is off".to_owned()],
+            flows: 9,
+            flow_limit: 10,
+            events: [
+                event("forwarded", 7),
+                event("drop_policy", 1),
+                event("drop_rate", 2),
+                event("evicted", 3),
+            ]
+            .into(),
+            sources: vec![PacketSource {
+                address: "192.0.2.7".to_owned(),
+                opened: 5,
+                refused: 0,
+            }],
+            under_pressure: true,
+            ..PacketStatus::default()
+        }
+    }
 
     fn status() -> Status {
         Status {
@@ -229,6 +313,7 @@ mod tests {
                     stalled_server: 5,
                     corrections: 6,
                 },
+                packet: Some(packet()),
             },
             log: LogStatus::default(),
         }
@@ -250,6 +335,9 @@ mod tests {
             "  - the configured cgroup pods/gone does not exist (yet)",
             "meter    by tracepoint, connections 12/200 (3 adopted, 1 without room), stalled 4 as client, 5 as server",
             "  - the number in flight was corrected 6 times",
+            "packets  on eth0 (XDP native), eth1 NOT ATTACHED; flows 9/10, 3 evicted; packets 7 forwarded, 0 returned, 3 dropped",
+            "  ! forwarding is off",
+            "  ! the table of flows is nearly full; most are opened by 192.0.2.7 (5 opened)",
             "access   off",
         ];
         assert_eq!(text.lines().collect::<Vec<_>>(), expected);

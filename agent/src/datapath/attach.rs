@@ -19,9 +19,9 @@ use tracing::{debug, info};
 
 pub use super::sys::Runs;
 use super::{
-    link::{Fault, Link, Running, Target, found},
+    link::{At, Fault, Link, Running, Target, found},
     loader::Loaded,
-    pins::PinRoot,
+    pins::{PinRoot, is_interface_link},
     programs::{Hook, PROGRAMS, ProgramSpec, Use},
     sys,
 };
@@ -117,7 +117,7 @@ pub fn attach(
         loaded,
         place,
         target: Target {
-            cgroup: &root,
+            at: At::Cgroup(&root),
             pins: place.pins,
         },
     };
@@ -156,6 +156,7 @@ impl Attaching<'_> {
         Use {
             meter_path: self.loaded.meter_path,
             carries: false,
+            has_packet_path: false,
         }
     }
 
@@ -280,14 +281,18 @@ impl Attaching<'_> {
             link
         };
         if !is_own {
-            link.pin(spec, self.place.pins).map_err(failed("pin"))?;
+            link.pin(spec, self.target).map_err(failed("pin"))?;
         }
         Ok(link)
     }
 
-    /// Takes away what a former agent attached, or began to attach, and this one does not use.
+    /// Takes away what a former agent attached, or began to attach, and this one does not use. What is at interfaces is for `packet` to
+    /// take away.
     fn detach_unused(&self, links: &BTreeMap<&'static str, Link>) -> Result<(), AttachError> {
-        let unpinned = self.place.pins.remove_links_but(|name| links.contains_key(name));
+        let unpinned = self
+            .place
+            .pins
+            .remove_links_but(|name| links.contains_key(name) || is_interface_link(name));
         for name in unpinned.map_err(|cause| AttachError::Build {
             path: self.place.pins.path().into(),
             cause,
@@ -321,7 +326,11 @@ impl Attaching<'_> {
 
 /// What each program cost so far, by name, while the kernel measured: also for a program that a former agent attached.
 pub fn runs(ebpf: &Ebpf, pins: &PinRoot) -> Vec<(String, Runs)> {
-    let of_link = |name| sys::object_get(&pins.link(name)).and_then(|link| sys::link_runs(link.as_fd()));
+    let of_link = |name| {
+        let spec = PROGRAMS.iter().find(|spec| spec.name == name)?;
+        let link = sys::object_get(&pins.first_link(spec).ok()??).ok()?;
+        sys::link_runs(link.as_fd()).ok()
+    };
     let of_program = |program: &Program| {
         program.info().ok().map(|info| Runs {
             count: info.run_count(),
@@ -330,7 +339,7 @@ pub fn runs(ebpf: &Ebpf, pins: &PinRoot) -> Vec<(String, Runs)> {
     };
     ebpf.programs()
         .filter_map(|(name, program)| {
-            let runs = of_link(name).ok().or_else(|| of_program(program))?;
+            let runs = of_link(name).or_else(|| of_program(program))?;
             Some((name.to_owned(), runs))
         })
         .collect()

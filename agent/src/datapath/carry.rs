@@ -3,11 +3,13 @@
 //! connection, count or affinity that both versions can read. Called by `app` around the load and the attachment.
 //!
 //! ```text
-//! plan ─► share (before the load) ─► rows (before the reconciler) ─► records ─► [ attach ] ─► records ─► remove
+//! plan ─► share (before the load) ─► rows (before the reconciler) ─► records ─► [ attach ] ─► records
+//!                                                                ─► flows ─► [ interfaces ] ─► flows ─► remove
 //! ```
 //!
 //! Invariant: until the programs are replaced, nothing that the other version's programs use is changed.
 
+mod flows;
 mod plan;
 
 use std::{io, os::fd::AsFd as _, time::Instant};
@@ -113,7 +115,8 @@ impl Former {
         if self.is_begun {
             return Ok(());
         }
-        for shape in SHAPES {
+        // What programs change with each packet is copied when they are replaced.
+        for shape in SHAPES.iter().filter(|shape| shape.name != map::TRACKS) {
             let Some(Choice::Rows(translate)) = self.plan.choice(shape.name) else {
                 continue;
             };

@@ -186,6 +186,13 @@ pub const FEATURES: &[Feature] = &[
         "the meter takes them from packets",
         Type(BtfKind::Typedef, "btf_trace_sock_send_length"),
     ),
+    optional(
+        "tcx",
+        "the packet path",
+        "6.6",
+        "no interface can be served, and the status says so",
+        Type(BtfKind::Struct, "tcx_link"),
+    ),
 ];
 
 const LOOP: &str = "bpf_loop";

@@ -21,7 +21,7 @@ use tracing::{error, info, warn};
 
 pub use self::report::{Attachment, Repair};
 use super::{
-    link::{Fault, Link, Running, Target},
+    link::{At, Fault, Link, Running, Target},
     pins::PinRoot,
     programs::{PROGRAMS, ProgramSpec},
     shapes::SHAPES,
@@ -117,7 +117,7 @@ impl Guard {
             return;
         };
         let target = Target {
-            cgroup,
+            at: At::Cgroup(cgroup),
             pins: &self.pins,
         };
         let fault = link.fault(spec, running, target);

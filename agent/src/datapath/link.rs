@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The link of one program to its hook: held open, pinned, and put right when another tool touched it. Used by `attach` and by
-//! `guard`.
+//! The link of one program to its hook: held open, pinned, and put right when another tool touched it. Used by `attach`, by `guard` and
+//! by `interface_links`.
 //!
 //! Invariant: whatever is wrong with a link, the new one is attached and pinned before the old one goes, so that there is no moment
 //! without a program.
@@ -12,15 +12,15 @@ use std::{
         fd::{AsFd as _, BorrowedFd, OwnedFd},
         unix::fs::MetadataExt as _,
     },
-    path::Path,
+    path::{Path, PathBuf},
 };
 
-use aya_obj::generated::bpf_link_type;
+use aya_obj::generated::{bpf_attach_type, bpf_link_info, bpf_link_type};
 
 use super::{
     pins::PinRoot,
     programs::{Hook, ProgramSpec},
-    sys,
+    sys::{self, interface},
 };
 
 /// A program in the kernel, whoever loaded it.
@@ -37,9 +37,12 @@ impl Running {
         Ok(Self { program, id })
     }
 
-    /// The program that the pinned link of `spec` runs; `None` without such a link.
+    /// The program that the pinned link of `spec` runs, of several links the first; `None` without such a link.
     pub fn of_pinned(spec: &ProgramSpec, pins: &PinRoot) -> io::Result<Option<Self>> {
-        let Some(link) = found(sys::object_get(&pins.link(spec.name)))? else {
+        let Some(path) = pins.first_link(spec)? else {
+            return Ok(None);
+        };
+        let Some(link) = found(sys::object_get(&path))? else {
             return Ok(None);
         };
         let id = sys::link_info(link.as_fd())?.prog_id;
@@ -69,6 +72,46 @@ pub(super) fn found<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     }
 }
 
+/// What is wrong with where a link attaches to.
+fn misplaced(info: &bpf_link_info, hook: Hook, at: At<'_>) -> io::Result<Option<Fault>> {
+    let moved = Ok(Some(Fault::Moved));
+    let is = |kind: bpf_link_type| info.type_ == kind as u32;
+    match (hook, at) {
+        (Hook::Cgroup(kind), At::Cgroup(root)) if is(bpf_link_type::BPF_LINK_TYPE_CGROUP) => {
+            // SAFETY: a link at a cgroup, for which the kernel fills this member.
+            let cgroup = unsafe { info.__bindgen_anon_1.cgroup };
+            if cgroup.cgroup_id == 0 {
+                return Ok(Some(Fault::Detached));
+            }
+            let is_there = cgroup.attach_type == kind as u32 && cgroup.cgroup_id == root.metadata()?.ino();
+            Ok((!is_there).then_some(Fault::Moved))
+        }
+        (Hook::Tcx(kind), At::Interface { index, .. }) if is(bpf_link_type::BPF_LINK_TYPE_TCX) => {
+            // SAFETY: a tcx link, for which the kernel fills this member.
+            let tcx = unsafe { info.__bindgen_anon_1.tcx };
+            if tcx.attach_type != kind as u32 {
+                return moved;
+            }
+            Ok(elsewhere(tcx.ifindex, index))
+        }
+        (Hook::Xdp, At::Interface { index, .. }) if is(bpf_link_type::BPF_LINK_TYPE_XDP) => {
+            // SAFETY: an XDP link, for which the kernel fills this member.
+            let xdp = unsafe { info.__bindgen_anon_1.xdp };
+            Ok(elsewhere(xdp.ifindex, index))
+        }
+        (Hook::Cgroup(_) | Hook::Tcx(_) | Hook::Xdp, _) => moved,
+        _ => Ok(None),
+    }
+}
+
+/// What is wrong with a link at the interface `is` that belongs at another; 0 is none.
+fn elsewhere(is: u32, should_be: u32) -> Option<Fault> {
+    match is {
+        0 => Some(Fault::Detached),
+        index => (index != should_be).then_some(Fault::Moved),
+    }
+}
+
 /// What is wrong with a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fault {
@@ -78,9 +121,9 @@ pub enum Fault {
     Replaced,
     /// It was detached.
     Detached,
-    /// It is at another cgroup than the one that is configured.
+    /// It is at another cgroup than the one that is configured, or at another interface.
     Moved,
-    /// The kernel does not run its program for the cgroup.
+    /// The kernel does not run its program there.
     Ineffective,
 }
 
@@ -109,10 +152,34 @@ impl Fault {
 /// Where links belong.
 #[derive(Clone, Copy, Debug)]
 pub struct Target<'a> {
-    /// The cgroup, open.
-    pub cgroup: &'a File,
+    /// What they attach to; programs at tracepoints do not ask.
+    pub at: At<'a>,
     /// The pins.
     pub pins: &'a PinRoot,
+}
+
+/// What a link attaches to.
+#[derive(Clone, Copy, Debug)]
+pub enum At<'a> {
+    /// The cgroup, open.
+    Cgroup(&'a File),
+    /// An interface.
+    Interface {
+        /// Its number.
+        index: u32,
+        /// How XDP is to run there, `XDP_FLAGS_*` of `linux/if_link.h`; 0 for other hooks.
+        xdp_flags: u32,
+    },
+}
+
+impl Target<'_> {
+    /// Where the link of `spec` is pinned.
+    pub fn path(&self, spec: &ProgramSpec) -> PathBuf {
+        match self.at {
+            At::Cgroup(_) => self.pins.link(spec.name),
+            At::Interface { index, .. } => self.pins.interface_link(spec, index),
+        }
+    }
 }
 
 /// A link, held open so that it outlives its pin.
@@ -136,7 +203,7 @@ impl Link {
     /// Attaches `running` and pins the link in the place of whatever is pinned for it.
     pub fn create(spec: &ProgramSpec, running: &Running, target: Target<'_>) -> io::Result<Self> {
         let link = Self::attach(spec, running, target)?;
-        link.pin(spec, target.pins)?;
+        link.pin(spec, target)?;
         Ok(link)
     }
 
@@ -153,20 +220,29 @@ impl Link {
     }
 
     fn attach(spec: &ProgramSpec, running: &Running, target: Target<'_>) -> io::Result<Self> {
-        let fd = match spec.hook {
-            Hook::Cgroup(kind) => sys::link_cgroup_program(running.fd(), target.cgroup.as_fd(), kind)?,
-            Hook::Tracepoint(_) => sys::link_tracepoint_program(running.fd())?,
-            Hook::Iterator(_) | Hook::TestRun => return Err(io::ErrorKind::Unsupported.into()),
+        let program = running.fd();
+        let fd = match (spec.hook, target.at) {
+            (Hook::Tracepoint(_), _) => sys::link_tracepoint_program(program)?,
+            (Hook::Cgroup(kind), At::Cgroup(cgroup)) => {
+                sys::link_cgroup_program(program, cgroup.as_fd(), kind)?
+            }
+            (Hook::Tcx(kind), At::Interface { index, .. }) => {
+                interface::link_program(program, index, kind, 0)?
+            }
+            (Hook::Xdp, At::Interface { index, xdp_flags }) => {
+                interface::link_program(program, index, bpf_attach_type::BPF_XDP, xdp_flags)?
+            }
+            _ => return Err(io::ErrorKind::Unsupported.into()),
         };
         Self::new(fd)
     }
 
     /// Pins it under the name of `spec`, over what is pinned there, which ends with that.
-    pub fn pin(&self, spec: &ProgramSpec, pins: &PinRoot) -> io::Result<()> {
-        let next = pins.link(&format!("{}_next", spec.name));
+    pub fn pin(&self, spec: &ProgramSpec, target: Target<'_>) -> io::Result<()> {
+        let next = target.pins.link(&format!("{}_next", spec.name));
         found(fs::remove_file(&next))?;
         sys::object_pin(self.fd.as_fd(), &next)?;
-        fs::rename(&next, pins.link(spec.name))
+        fs::rename(&next, target.path(spec))
     }
 
     /// Makes it run `running` (`BPF_LINK_UPDATE`).
@@ -182,34 +258,23 @@ impl Link {
         target: Target<'_>,
     ) -> io::Result<Option<Fault>> {
         let info = sys::link_info(self.fd.as_fd())?;
-        if let Hook::Cgroup(kind) = spec.hook {
-            if info.type_ != bpf_link_type::BPF_LINK_TYPE_CGROUP as u32 {
-                return Ok(Some(Fault::Moved));
-            }
-            // SAFETY: a link at a cgroup, for which the kernel fills this member.
-            let cgroup = unsafe { info.__bindgen_anon_1.cgroup };
-            if cgroup.cgroup_id == 0 {
-                return Ok(Some(Fault::Detached));
-            }
-            if cgroup.attach_type != kind as u32 || cgroup.cgroup_id != target.cgroup.metadata()?.ino() {
-                return Ok(Some(Fault::Moved));
-            }
+        if let Some(fault) = misplaced(&info, spec.hook, target.at)? {
+            return Ok(Some(fault));
         }
         if info.prog_id != running.id() {
             return Ok(Some(Fault::Replaced));
         }
-        let is_pinned =
-            Self::pinned(&target.pins.link(spec.name))?.is_some_and(|pinned| pinned.id == self.id);
+        let is_pinned = Self::pinned(&target.path(spec))?.is_some_and(|pinned| pinned.id == self.id);
         if !is_pinned {
             return Ok(Some(Fault::Unpinned));
         }
-        let is_effective = match spec.hook {
-            Hook::Cgroup(kind) => {
-                sys::effective_programs(target.cgroup.as_fd(), kind)?.contains(&running.id())
-            }
-            _ => true,
+        let effective = match (spec.hook, target.at) {
+            (Hook::Cgroup(kind), At::Cgroup(cgroup)) => sys::effective_programs(cgroup.as_fd(), kind)?,
+            (Hook::Tcx(kind), At::Interface { index, .. }) => interface::programs(index, kind)?,
+            // The kernel lets nobody replace a link at a tracepoint, nor one at the XDP hook.
+            _ => return Ok(None),
         };
-        Ok((!is_effective).then_some(Fault::Ineffective))
+        Ok((!effective.contains(&running.id())).then_some(Fault::Ineffective))
     }
 
     /// Puts right what is wrong with it; gives the link that is in force then.
@@ -220,11 +285,10 @@ impl Link {
         running: &Running,
         target: Target<'_>,
     ) -> Result<Self, (Self, io::Error)> {
-        let is_cgroup = matches!(spec.hook, Hook::Cgroup(_));
         let kept = match fault {
-            Fault::Unpinned => self.pin(spec, target.pins),
+            Fault::Unpinned => self.pin(spec, target),
             // A link to a tracepoint cannot be updated.
-            Fault::Replaced if is_cgroup => self.update(running),
+            Fault::Replaced if !matches!(spec.hook, Hook::Tracepoint(_)) => self.update(running),
             _ => return Self::create(spec, running, target).map_err(|error| (self, error)),
         };
         match kept {

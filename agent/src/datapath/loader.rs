@@ -43,6 +43,8 @@ pub struct Capacities {
     pub backends: u32,
     /// Backends with rows of their own in `traffic`.
     pub metered_backends: u32,
+    /// Flows of the packet path.
+    pub flows: u32,
 }
 
 impl Default for Capacities {
@@ -51,6 +53,7 @@ impl Default for Capacities {
             services: limits::SERVICES,
             backends: limits::BACKENDS,
             metered_backends: limits::TRAFFIC_PAIRS - 1,
+            flows: limits::TRACKS,
         }
     }
 }
@@ -160,6 +163,8 @@ pub struct Wanted {
     pub fallbacks: Fallbacks,
     /// The program that copies records, so many bytes of each.
     pub carried_bytes: Option<u32>,
+    /// The programs of the packet path, which need Linux 6.6.
+    pub has_packet_path: bool,
 }
 
 /// Loads everything, with the maps pinned below `pins`. Programs that a former agent of this very build attached are not loaded again.
@@ -197,6 +202,7 @@ pub fn load(pins: &PinRoot, wanted: Wanted) -> Result<Loaded, LoadError> {
     let using = Use {
         meter_path,
         carries: wanted.carried_bytes.is_some(),
+        has_packet_path: wanted.has_packet_path,
     };
     let costs = load_programs(&mut ebpf, &btf, using, &mut running)?;
     Ok(Loaded {
@@ -257,6 +263,15 @@ fn traffic_rows(metered_backends: u32) -> u32 {
     metered_backends.saturating_add(1).saturating_mul(2)
 }
 
+/// Sizes of the maps that hold flows; row 0 of the first stands for none.
+fn flow_rows(flows: u32) -> [(&'static str, u32); 3] {
+    [
+        (map::TRACKS, flows.saturating_add(1)),
+        (map::TRACK_INDEX, limits::index_sets(flows)),
+        (map::TRACK_FREE, flows),
+    ]
+}
+
 fn open_object(
     btf: &Btf,
     globals: &Globals,
@@ -279,6 +294,8 @@ fn open_object(
         map::SERVICE_STATES,
         map::RULES,
         map::RULE_STATES,
+        map::FLOW_SERVICES,
+        map::FLOW_TABLES,
     ] {
         loader.map_max_entries(name, capacities.services);
     }
@@ -287,6 +304,9 @@ fn open_object(
     }
     loader.map_max_entries(map::TIER_TABLES, capacities.services.saturating_mul(TIERS));
     loader.map_max_entries(map::TRAFFIC, traffic_rows(capacities.metered_backends));
+    for (name, entries) in flow_rows(capacities.flows) {
+        loader.map_max_entries(name, entries);
+    }
     for shape in SHAPES {
         loader.map_pin_path(shape.name, pins.map(shape.name));
     }
@@ -299,6 +319,7 @@ fn warn_of_other_capacities(pins: &PinRoot, capacities: Capacities) {
         (map::SERVICES, capacities.services),
         (map::BACKENDS, capacities.backends),
         (map::TRAFFIC, traffic_rows(capacities.metered_backends)),
+        (map::TRACKS, capacities.flows.saturating_add(1)),
     ];
     for (name, asked) in asked {
         let pinned = MapData::from_pin(pins.map(name))

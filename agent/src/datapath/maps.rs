@@ -12,15 +12,16 @@ use aya::{
 };
 use aya_obj::generated::bpf_map_type;
 use nodemesh_abi::{
-    AccessWord, Backend, BackendState, CgroupEntry, ClientRules, Endpoint, EndpointKey, Held, IdentityAddr,
-    Ip16, NumberKey, Rules, Service, ServiceKey, ServiceState, Settings, Slot, Traffic, Vantage, names::map,
-    service::tier_table,
+    AccessWord, Backend, BackendState, CgroupEntry, ClientRules, Endpoint, EndpointKey, FlowService, Held,
+    IdentityAddr, Ip16, NumberKey, Rules, Service, ServiceKey, ServiceState, Settings, Slot, Traffic,
+    Vantage, names::map, service::tier_table,
 };
 
 use zerocopy::{Immutable, IntoBytes};
 
 use super::{pins::PinRoot, sys};
 
+mod flows;
 mod reader;
 
 pub use self::reader::MapReader;
@@ -44,11 +45,11 @@ pub struct MapOpError {
     pub cause: MapError,
 }
 
-fn failed(op: &'static str, map: &'static str) -> impl Fn(MapError) -> MapOpError {
+pub(super) fn failed(op: &'static str, map: &'static str) -> impl Fn(MapError) -> MapOpError {
     move |cause| MapOpError { op, map, cause }
 }
 
-fn io_failed(op: &'static str, map: &'static str, error: io::Error) -> MapOpError {
+pub(super) fn io_failed(op: &'static str, map: &'static str, error: io::Error) -> MapOpError {
     MapOpError {
         op,
         map,
@@ -56,7 +57,10 @@ fn io_failed(op: &'static str, map: &'static str, error: io::Error) -> MapOpErro
     }
 }
 
-fn open<T: TryFrom<Map, Error = MapError>>(pins: &PinRoot, name: &'static str) -> Result<T, MapOpError> {
+pub(super) fn open<T: TryFrom<Map, Error = MapError>>(
+    pins: &PinRoot,
+    name: &'static str,
+) -> Result<T, MapOpError> {
     MapData::from_pin(pins.map(name))
         .and_then(Map::from_map_data)
         .and_then(T::try_from)
@@ -93,6 +97,8 @@ pub struct MapWriter {
     identities: LpmTrie<MapData, IdentityAddr, u32>,
     numbers: HashMap<MapData, NumberKey, u32>,
     clients: HashMap<MapData, ClientRules, Held>,
+    flow_services: HashMap<MapData, ServiceKey, FlowService>,
+    flow_tables: MapData,
     /// `backends`, `backend_states` and `traffic` again, and `endpoints`, for many rows at once.
     numbered: [MapData; 3],
     endpoint_rows: MapData,
@@ -123,6 +129,8 @@ impl MapWriter {
                 pinned(pins, map::TRAFFIC)?,
             ],
             endpoint_rows: pinned(pins, map::ENDPOINTS)?,
+            flow_services: open(pins, map::FLOW_SERVICES)?,
+            flow_tables: pinned(pins, map::FLOW_TABLES)?,
         })
     }
 

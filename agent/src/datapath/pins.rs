@@ -7,14 +7,17 @@
 //! nothing else in the agent does.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs, io,
     path::{Path, PathBuf},
 };
 
 use nodemesh_abi::ABI_VERSION;
 
-use super::shapes::{Layout, SHAPES};
+use super::{
+    programs::{PROGRAMS, ProgramSpec},
+    shapes::{Layout, SHAPES},
+};
 
 /// Default folder for pins.
 pub const DEFAULT_PIN_DIR: &str = "/sys/fs/bpf/nodemesh";
@@ -71,6 +74,27 @@ impl PinRoot {
     /// Where the link of the program `name` is pinned.
     pub fn link(&self, name: &str) -> PathBuf {
         self.folder().join("links").join(name)
+    }
+
+    /// Where the link of a program at the interface with this number is pinned.
+    pub fn interface_link(&self, spec: &ProgramSpec, index: u32) -> PathBuf {
+        self.link(&format!("{}_{index}", spec.name))
+    }
+
+    /// Numbers of the interfaces at which a link of a program is pinned.
+    pub fn interfaces(&self, spec: &ProgramSpec) -> io::Result<BTreeSet<u32>> {
+        let links = entries(&self.link(""))?;
+        let names = links.iter().filter_map(|path| path.file_name()?.to_str());
+        Ok(names.filter_map(|name| parse_interface(name, spec)).collect())
+    }
+
+    /// Where the link of a program is pinned, the first one of a program that has several; `None` if there is none of these.
+    pub fn first_link(&self, spec: &ProgramSpec) -> io::Result<Option<PathBuf>> {
+        if !spec.is_at_interfaces() {
+            return Ok(Some(self.link(spec.name)));
+        }
+        let first = self.interfaces(spec)?.first().copied();
+        Ok(first.map(|index| self.interface_link(spec, index)))
     }
 
     /// Creates the folders.
@@ -199,6 +223,17 @@ fn parse_layout(mark: &str) -> Option<(String, Layout)> {
     let (name, base) = rest.rsplit_once('-')?;
     let (base, since) = (base.parse().ok()?, since.parse().ok()?);
     Some((name.to_owned(), Layout { base, since }))
+}
+
+/// Whether `name` is that of the pin of a link at an interface.
+pub(super) fn is_interface_link(name: &str) -> bool {
+    let mut specs = PROGRAMS.iter().filter(|spec| spec.is_at_interfaces());
+    specs.any(|spec| parse_interface(name, spec).is_some())
+}
+
+/// The number in a name such as `flow_ingress_2`.
+fn parse_interface(name: &str, spec: &ProgramSpec) -> Option<u32> {
+    name.strip_prefix(spec.name)?.strip_prefix('_')?.parse().ok()
 }
 
 /// Whether `path` is the folder that tells of a build.

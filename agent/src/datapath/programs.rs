@@ -14,10 +14,16 @@ pub enum Hook {
     Cgroup(bpf_attach_type),
     /// At a BTF tracepoint, for the whole host.
     Tracepoint(&'static str),
+    /// At a tcx hook of the interfaces of the packet path.
+    Tcx(bpf_attach_type),
+    /// At the XDP hook of those where that is wanted.
+    Xdp,
     /// As an iterator over a kind of kernel object, when asked.
     Iterator(&'static str),
     /// Never attached: run by the agent itself.
     TestRun,
+    /// The same, and looks like a program for packets.
+    PacketTestRun,
 }
 
 /// One program.
@@ -34,13 +40,24 @@ impl ProgramSpec {
     pub fn is_used(&self, using: Use) -> bool {
         match self.name {
             program::CARRY => using.carries,
+            _ if self.is_of_packet_path() => using.has_packet_path,
             name if BYTE_EVENTS.contains(&name) => using.meter_path == MeterPath::Tracepoint,
             name if PACKETS.contains(&name) => using.meter_path != MeterPath::Off,
             _ => true,
         }
     }
 
-    /// Whether it stays attached to a hook.
+    /// Whether it is loaded only where there is a packet path.
+    fn is_of_packet_path(&self) -> bool {
+        self.is_at_interfaces() || self.hook == Hook::PacketTestRun
+    }
+
+    /// Whether its hooks are those of interfaces, each with a link of its own.
+    pub fn is_at_interfaces(&self) -> bool {
+        matches!(self.hook, Hook::Tcx(_) | Hook::Xdp)
+    }
+
+    /// Whether it stays attached to a hook of which there is one.
     pub fn is_attached(&self) -> bool {
         matches!(self.hook, Hook::Cgroup(_) | Hook::Tracepoint(_))
     }
@@ -53,6 +70,8 @@ pub struct Use {
     pub meter_path: MeterPath,
     /// Whether records of another version of the ABI are to be copied.
     pub carries: bool,
+    /// Whether there is a packet path.
+    pub has_packet_path: bool,
 }
 
 /// The programs that the kernel verifies for longest, in this order. Only the duration of a start depends on it.
@@ -62,6 +81,7 @@ pub const SLOWEST: &[&str] = &[
     program::SWEEP,
     program::SEND_LENGTH,
     program::RECV_LENGTH,
+    program::FLOW_INGRESS,
     program::CONNECT6,
     program::CONNECT4,
 ];
@@ -94,6 +114,10 @@ pub const PROGRAMS: &[ProgramSpec] = specs! {
     ENLIST: Hook::Iterator("bpf_sk_storage_map"),
     CARRY: Hook::Iterator("bpf_sk_storage_map"),
     ADOPT: Hook::Iterator("task_file"),
+    FLOW_SWEEP: Hook::PacketTestRun,
+    FLOW_EGRESS: Hook::Tcx(bpf_attach_type::BPF_TCX_EGRESS),
+    FLOW_INGRESS: Hook::Tcx(bpf_attach_type::BPF_TCX_INGRESS),
+    FLOW_XDP: Hook::Xdp,
     SOCK_RELEASE: Hook::Cgroup(bpf_attach_type::BPF_CGROUP_INET_SOCK_RELEASE),
     SEND_LENGTH: Hook::Tracepoint("sock_send_length"),
     RECV_LENGTH: Hook::Tracepoint("sock_recv_length"),

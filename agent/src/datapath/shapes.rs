@@ -8,8 +8,9 @@
 use aya::maps::MapData;
 use nodemesh_abi::{
     ABI_VERSION, AffinityKey, AffinityValue, Backend, BackendState, CgroupEntry, ClientRules, Connection,
-    Endpoint, EndpointKey, EventKey, EventTally, FlowKey, FlowValue, Held, IdentityAddr, NumberKey, Rules,
-    Service, ServiceKey, ServiceState, Settings, Streams, TableState, Traffic, names::map,
+    Endpoint, EndpointKey, EventKey, EventTally, FlowCount, FlowKey, FlowService, FlowSettings, FlowValue,
+    Held, IdentityAddr, Ip16, NumberKey, Rules, Service, ServiceKey, ServiceState, Settings, Source, Streams,
+    TableState, Track, TrackState, Traffic, flow::IndexSet, names::map,
 };
 
 use super::{doors, loader::LoadError, pins::PinRoot};
@@ -131,6 +132,15 @@ pub const SHAPES: &[Shape] = &[
     shape::<ClientRules, Held>(map::CLIENTS),
     shape::<NumberKey, u32>(map::NUMBERS),
     shape::<EventKey, EventTally>(map::EVENT_TALLIES),
+    shape::<ServiceKey, FlowService>(map::FLOW_SERVICES),
+    shape::<u32, u32>(map::FLOW_TABLES),
+    shape::<u32, FlowSettings>(map::FLOW_SETTINGS),
+    shape::<u32, FlowCount>(map::FLOW_COUNTS),
+    next_grown(shape::<u32, Track>(map::TRACKS)),
+    shape::<u32, IndexSet>(map::TRACK_INDEX),
+    shape::<(), u32>(map::TRACK_FREE),
+    shape::<u32, TrackState>(map::TRACK_STATE),
+    shape::<Ip16, Source>(map::TRACK_SOURCES),
     ring(map::LOGS),
     ring(map::ACCESS),
     ring(map::EVENTS),
@@ -144,6 +154,15 @@ pub const COUNTS_OF_CONNECTIONS: [&str; 5] = [
     map::TRAFFIC,
     map::RULE_STATES,
     map::CLIENTS,
+];
+
+/// The table of flows: its parts hold numbers of each other's rows.
+pub const TABLE_OF_FLOWS: [&str; 5] = [
+    map::TRACKS,
+    map::TRACK_INDEX,
+    map::TRACK_FREE,
+    map::TRACK_STATE,
+    map::FLOW_SETTINGS,
 ];
 
 /// Refuses pins whose keys and values have other sizes than this build's.

@@ -4,6 +4,8 @@
 //!
 //! Invariant: every pointer handed to the kernel is to memory that outlives the call.
 
+pub mod interface;
+pub mod memory;
 pub mod rows;
 
 use std::{
@@ -191,6 +193,20 @@ pub fn create_array() -> io::Result<OwnedFd> {
     attr.__bindgen_anon_1.value_size = 8;
     attr.__bindgen_anon_1.max_entries = 1;
     bpf_fd(bpf_cmd::BPF_MAP_CREATE, &mut attr)
+}
+
+/// Whether a map of maps has an inner map at `key`.
+pub fn map_has<K: IntoBytes + Immutable>(map: BorrowedFd<'_>, key: &K) -> io::Result<bool> {
+    let mut id = 0_u32;
+    let mut attr = zeroed();
+    attr.__bindgen_anon_2.map_fd = raw(map);
+    attr.__bindgen_anon_2.key = std::ptr::from_ref(key) as u64;
+    attr.__bindgen_anon_2.__bindgen_anon_1.value = std::ptr::from_mut(&mut id) as u64;
+    match bpf(bpf_cmd::BPF_MAP_LOOKUP_ELEM, &mut attr) {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// Removes an element of a map (`BPF_MAP_DELETE_ELEM`); one that is not there is no error.

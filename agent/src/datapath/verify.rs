@@ -138,6 +138,8 @@ fn load_program(program: &mut Program, hook: Hook, btf: &Btf) -> Result<(), Prog
         (Program::BtfTracePoint(program), Hook::Tracepoint(name)) => program.load(name, btf),
         (Program::Iter(program), Hook::Iterator(kind)) => program.load(kind, btf),
         (Program::RawTracePoint(program), Hook::TestRun) => program.load(),
+        (Program::SchedClassifier(program), Hook::Tcx(_) | Hook::PacketTestRun) => program.load(),
+        (Program::Xdp(program), Hook::Xdp) => program.load(),
         _ => Err(ProgramError::UnexpectedProgramType),
     }
 }

@@ -319,6 +319,7 @@ mod tests {
             state: BackendState::Active,
             workload: None,
             locality: node.map(|node| Arc::new(Locality::new(None, None, Some(node)).unwrap())),
+            is_local: false,
             tier: 0,
         };
         let ours = |from: &str, node| is_ours(&check(from), &backend(node), &here);

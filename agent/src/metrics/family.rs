@@ -183,6 +183,27 @@ group! { PLACEMENT "Placement of connections"
         "Connections and datagrams that the kernel refused with an errno.";
 } }
 
+group! { PACKET_PATH "The packet path"
+    "Counted in the kernel where packets of clients outside the mesh are translated; 0 on a node without a packet path. Flows are counted \
+     on their backends as connections are, above." &[], {
+    PACKETS: Counter "nodemesh_packet_path_packets_total" ["packets"] &["verdict"],
+        "Packets by what became of them: sent on, passed untouched, or dropped, with the reason. Packets for nobody's service are not counted.";
+    PACKET_BYTES: Counter "nodemesh_packet_path_bytes_total" ["bytes"] &["verdict"],
+        "Bytes of these packets, from the IP header on.";
+    FLOW_EVENTS: Counter "nodemesh_flow_events_total" ["flows"] &["event"],
+        "Flows that were opened, that ended, or that had to make room for others.";
+    FLOW_TABLE_ENTRIES: Gauge "nodemesh_flow_table_entries" ["flows"] &[],
+        "Flows in the kernel's table.";
+    FLOW_TABLE_LIMIT: Gauge "nodemesh_flow_table_limit" ["flows"] &[],
+        "Flows that the table has room for, 0 without a packet path.";
+    FLOWS: Gauge "nodemesh_flows" ["flows"] &["state"],
+        "Flows by state, as of the last look, at most a second ago.";
+    PACKET_INTERFACE: Gauge "nodemesh_packet_interface_attached" ["1"] &["interface", "xdp"],
+        "1 if the kernel runs the programs of the packet path on an interface that is named or matched, 0 if not; with how XDP runs there.";
+    PACKET_PROBLEMS: Gauge "nodemesh_packet_path_problems" ["problems"] &[],
+        "What keeps the packet path from working as it is asked to; `nodemesh status` tells each.";
+} }
+
 group! { NODE "The node"
     "How the agent and the kernel's programs are doing." &[], {
     TABLE_ENTRIES: Gauge "nodemesh_connection_table_entries" ["connections"] &[],
@@ -252,7 +273,7 @@ group! { NODE "The node"
 } }
 
 /// All of them.
-pub const GROUPS: [Group; 3] = [STREAMS, PLACEMENT, NODE];
+pub const GROUPS: [Group; 4] = [STREAMS, PLACEMENT, PACKET_PATH, NODE];
 
 /// Every family, in the order of the documentation.
 pub fn all() -> impl Iterator<Item = &'static Family> {

@@ -11,8 +11,8 @@ use nodemesh_model::FrontendName;
 
 use super::{
     ledger::Ledger,
-    plan::{Plan, PutBackend},
-    rows::KernelRows,
+    plan::{Emptied, Plan, PutBackend, SwapTable},
+    rows::{KernelRows, Tables},
 };
 use crate::datapath::maps::MapOpError;
 
@@ -44,6 +44,7 @@ pub fn apply(plan: &Plan, ledger: &mut Ledger, rows: &mut impl KernelRows) -> Ap
     run.endpoints(plan);
     run.tables(plan);
     run.services(plan);
+    run.flows(plan);
     run.deletions(plan);
     run.emptied(plan);
     let Run { mut applied, .. } = run;
@@ -153,16 +154,14 @@ impl<R: KernelRows> Run<'_, R> {
             .tables
             .iter()
             .filter(|swap| !self.applied.failures.contains_key(&swap.frontend));
-        let tables: Vec<(u32, &[Vec<Slot>])> = sound.map(|swap| (swap.service_id, &*swap.tiers)).collect();
+        let tables: Vec<Tables<'_>> = sound.map(tables_of).collect();
         if self.rows.swap_tables(&tables).is_ok() {
-            self.swapped(tables.iter().map(|(id, _)| *id));
+            self.swapped(tables.iter().map(|swap| swap.service_id));
             return;
         }
         // Some table of the batch was refused: one at a time, to find out whose it was.
         for swap in &plan.tables {
-            if self.write(&swap.frontend, |rows| {
-                rows.swap_tables(&[(swap.service_id, &swap.tiers)])
-            }) {
+            if self.write(&swap.frontend, |rows| rows.swap_tables(&[tables_of(swap)])) {
                 self.swapped([swap.service_id]);
             }
         }
@@ -172,6 +171,19 @@ impl<R: KernelRows> Run<'_, R> {
         for put in &plan.services {
             if self.write(&put.frontend, |rows| rows.put_service(&put.key, &put.row)) {
                 self.ledger.rows.insert(put.key, put.row);
+            }
+        }
+    }
+
+    fn flows(&mut self, plan: &Plan) {
+        for put in &plan.flows {
+            if self.write(&put.frontend, |rows| rows.put_flow_service(&put.key, &put.row)) {
+                self.ledger.flows.rows.insert(put.key, put.row);
+            }
+        }
+        for key in &plan.deleted_flows {
+            if self.remove(|rows| rows.delete_flow_service(key)) {
+                self.ledger.flows.rows.remove(key);
             }
         }
     }
@@ -187,28 +199,46 @@ impl<R: KernelRows> Run<'_, R> {
     /// Empties the tables of services that are gone. One that a row still names keeps its backends for the clients of that
     /// address until the row is written by its new owner, or deleted.
     fn emptied(&mut self, plan: &Plan) {
-        let ready = |id: &&u32| !self.held.contains(*id) && !self.ledger.rows.names(**id);
-        let empty: Vec<(u32, Vec<Vec<Slot>>)> = plan
+        let Ledger {
+            rows, flows, tiered, ..
+        } = &*self.ledger;
+        let ready = |emptied: &&Emptied| {
+            let id = emptied.service_id;
+            !self.held.contains(&id) && !rows.names(id) && !flows.rows.names(id)
+        };
+        let empty: Vec<(&Emptied, Vec<Vec<Slot>>)> = plan
             .emptied
             .iter()
             .filter(ready)
-            .map(|id| {
-                (
-                    *id,
-                    vec![vec![Slot::EMPTY]; self.ledger.tiered.get(id).map_or(1, |count| *count)],
-                )
+            .map(|emptied| {
+                let count = tiered.get(&emptied.service_id).map_or(1, |count| *count);
+                (emptied, vec![vec![Slot::EMPTY]; count])
             })
             .collect();
-        let tables: Vec<(u32, &[Vec<Slot>])> = empty.iter().map(|(id, tiers)| (*id, &**tiers)).collect();
+        let tables: Vec<Tables<'_>> = empty
+            .iter()
+            .map(|(emptied, tiers)| Tables {
+                service_id: emptied.service_id,
+                tiers,
+                flow: emptied.has_flow_table.then_some(&[Slot::EMPTY]),
+            })
+            .collect();
         if self.rows.swap_tables(&tables).is_ok() {
-            self.swapped(tables.iter().map(|(id, _)| *id));
+            self.emptied_tables(&tables);
             return;
         }
-        for (id, slots) in tables {
-            if self.remove(|rows| rows.swap_tables(&[(id, slots)])) {
-                self.swapped([id]);
+        for tables in tables {
+            if self.remove(|rows| rows.swap_tables(&[tables])) {
+                self.emptied_tables(&[tables]);
             }
         }
+    }
+
+    fn emptied_tables(&mut self, tables: &[Tables<'_>]) {
+        for swap in tables {
+            self.ledger.flows.emptied(swap.service_id);
+        }
+        self.swapped(tables.iter().map(|swap| swap.service_id));
     }
 
     /// Tables were swapped: no program uses the former ones any more.
@@ -216,6 +246,14 @@ impl<R: KernelRows> Run<'_, R> {
         for id in ids {
             self.ledger.outdated_tables.remove(&id);
         }
+    }
+}
+
+fn tables_of(swap: &SwapTable) -> Tables<'_> {
+    Tables {
+        service_id: swap.service_id,
+        tiers: &swap.tiers,
+        flow: swap.flow.as_deref(),
     }
 }
 

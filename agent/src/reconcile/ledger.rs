@@ -11,12 +11,14 @@ use std::{
 };
 
 use nodemesh_abi::{
-    Backend, BackendFlags, Endpoint, EndpointKey, Ip16, Port, Service, ServiceKey, traffic::SHARED_PAIR,
+    Backend, BackendFlags, Endpoint, EndpointKey, FlowService, Ip16, Port, Service, ServiceKey,
+    traffic::SHARED_PAIR,
 };
 use nodemesh_model::{Frontend, FrontendName};
 
 use super::{
     endpoints::Endpoints,
+    flows::Flows,
     ids::IdPool,
     pairs::TrafficPairs,
     retired::{Retired, RetiredBackends},
@@ -94,6 +96,7 @@ pub struct Ledger {
     pub(super) backend_ids: IdPool,
     pub(super) pairs: TrafficPairs,
     pub(super) endpoints: Endpoints,
+    pub(super) flows: Flows,
     next_generation: u32,
 }
 
@@ -116,6 +119,7 @@ impl Ledger {
             backend_ids: IdPool::new(room.backends),
             pairs: TrafficPairs::new(room.traffic_pairs),
             endpoints: Endpoints::default(),
+            flows: Flows::default(),
             next_generation: 1,
         }
     }
@@ -149,6 +153,22 @@ impl Ledger {
             }
         }
         ledger
+    }
+
+    /// Adds what a former agent left of the packet path: all rows of `flow_services`, and the services with a table in `flow_tables`.
+    pub fn adopt_flows(
+        &mut self,
+        rows: impl IntoIterator<Item = (ServiceKey, FlowService)>,
+        tabled: impl IntoIterator<Item = u32>,
+    ) {
+        self.flows = Flows::adopt(rows, tabled);
+        for id in self.flows.rows.ids() {
+            // The former agent died after it had taken the service's own row away, or before it had written it.
+            if !self.adopted.contains_key(&id) && self.service_ids.claim(id) {
+                self.defunct.insert(id);
+                self.outdated_tables.insert(id);
+            }
+        }
     }
 
     fn adopt_backend(&mut self, id: u32, row: Backend) {

@@ -10,12 +10,13 @@ mod removal;
 
 use std::{cell::LazyCell, collections::HashSet, sync::Arc};
 
-use nodemesh_abi::{Backend, BackendFlags, Service, ServiceKey, Slot, names::map};
+use nodemesh_abi::{Algorithm, Backend, BackendFlags, FlowService, Service, ServiceKey, Slot, names::map};
 use nodemesh_model::{Desired, Frontend, FrontendBackend, FrontendName};
 
 use super::{
     admission::Assigned,
     endpoints::Differences,
+    flows,
     ledger::{BackendRows, Ledger, Programmed},
 };
 use placement::Place;
@@ -55,6 +56,8 @@ pub struct SwapTable {
     pub service_id: u32,
     /// The tables of its tiers, the first one first.
     pub tiers: Vec<Vec<Slot>>,
+    /// The packet path's table, if it has or had one.
+    pub flow: Option<Vec<Slot>>,
     /// Whether the id was not in use, so that its counters must start from zero.
     pub fresh: bool,
 }
@@ -68,6 +71,26 @@ pub struct PutService {
     pub key: ServiceKey,
     /// The row.
     pub row: Service,
+}
+
+/// A row of the packet path to write.
+#[derive(Debug, PartialEq)]
+pub struct PutFlow {
+    /// The frontend it is for.
+    pub frontend: FrontendName,
+    /// The address.
+    pub key: ServiceKey,
+    /// The row.
+    pub row: FlowService,
+}
+
+/// A service whose tables are emptied.
+#[derive(Debug, PartialEq)]
+pub struct Emptied {
+    /// Its id.
+    pub service_id: u32,
+    /// Whether it may have one of the packet path.
+    pub has_flow_table: bool,
 }
 
 /// Why a frontend is not programmed, or not as configured.
@@ -95,10 +118,14 @@ pub struct Plan {
     pub tables: Vec<SwapTable>,
     /// Then the services that name the tables.
     pub services: Vec<PutService>,
+    /// And the rows of the packet path, which name the same.
+    pub flows: Vec<PutFlow>,
+    /// Rows of the packet path that are gone.
+    pub deleted_flows: Vec<ServiceKey>,
     /// Services that are gone.
     pub deleted: Vec<ServiceKey>,
     /// Tables of services that are gone: emptied, to free their memory and their backends.
-    pub emptied: Vec<u32>,
+    pub emptied: Vec<Emptied>,
     /// Frontends for which there is no room: those that have backends keep what they can of them.
     pub rejected: Vec<Rejected>,
 }
@@ -111,12 +138,17 @@ impl Plan {
 
     /// Number of rows and tables for what is configured.
     pub fn writes(&self) -> usize {
-        self.backends.len() + self.endpoints.put.len() + self.tables.len() + self.services.len()
+        self.backends.len()
+            + self.endpoints.put.len()
+            + self.tables.len()
+            + self.services.len()
+            + self.flows.len()
     }
 
     /// Number of rows and tables of what is no longer configured.
     pub fn removals(&self) -> usize {
-        self.retired.len() + self.endpoints.deleted.len() + self.deleted.len() + self.emptied.len()
+        let rows = self.endpoints.deleted.len() + self.deleted.len() + self.deleted_flows.len();
+        self.retired.len() + rows + self.emptied.len()
     }
 }
 
@@ -223,6 +255,7 @@ impl Ledger {
             .insert(programmed.name.clone(), programmed.clone());
         if let Some(former) = former {
             self.endpoints.disclaim(&former);
+            self.flows.disclaim(&former.frontend);
         }
         self.endpoints.claim(&programmed);
     }
@@ -255,13 +288,26 @@ impl Ledger {
         if tables.len() > 1 {
             self.tiered.insert(programmed.service_id, tables.len());
         }
+        let flow = self.flows.table(
+            programmed.service_id,
+            || frontend.packet_table(|index| programmed.backends[index].id),
+            // The programs read the slot table of such a service, which is a Maglev table already.
+            frontend.packet.is_some() && frontend.algorithm != Algorithm::Maglev,
+        );
         plan.tables.push(SwapTable {
             frontend: name.clone(),
             service_id: programmed.service_id,
             tiers: tables,
+            flow,
             fresh: self.unwritten_services.contains(&programmed.service_id),
         });
         let row = service_row(programmed, tiers);
+        let flows = self.flows.missing(flows::rows(frontend, row));
+        plan.flows.extend(flows.map(|(key, row)| PutFlow {
+            frontend: name.clone(),
+            key,
+            row,
+        }));
         if self.rows.get(&frontend.key) != Some(&row) {
             plan.services.push(PutService {
                 frontend: name.clone(),
@@ -321,6 +367,9 @@ fn flags(frontend: &Frontend, backend: &FrontendBackend) -> u16 {
     }
     if frontend.rules.until_first_token {
         flags |= BackendFlags::COLD;
+    }
+    if backend.is_local && flows::preserves(frontend) {
+        flags |= BackendFlags::RETURNS;
     }
     flags
 }

@@ -4,11 +4,22 @@
 //! Invariant: each method is one visible change; the order between calls is the caller's.
 
 use nodemesh_abi::{
-    Backend, Endpoint, EndpointKey, Service, ServiceKey, Slot, Traffic, traffic::SHARED_PAIR,
+    Backend, Endpoint, EndpointKey, FlowService, Service, ServiceKey, Slot, Traffic, traffic::SHARED_PAIR,
 };
 
 use super::plan::PutBackend;
 use crate::datapath::{MapWriter, maps::MapOpError};
+
+/// The tables of a service.
+#[derive(Clone, Copy, Debug)]
+pub struct Tables<'a> {
+    /// Its id.
+    pub service_id: u32,
+    /// Those of its tiers, from the first on.
+    pub tiers: &'a [Vec<Slot>],
+    /// That of the packet path; `None` to leave it as it is.
+    pub flow: Option<&'a [Slot]>,
+}
 
 /// What `apply` needs of the kernel.
 pub trait KernelRows {
@@ -27,13 +38,17 @@ pub trait KernelRows {
     }
     /// Zeroes the counters of a service id that is about to be used anew.
     fn reset_service(&mut self, id: u32) -> Result<(), MapOpError>;
-    /// Replaces whole slot tables, of each service those of its tiers from the first on; returns when no program uses the former
-    /// ones any more. After an error, some of them may be replaced.
-    fn swap_tables(&mut self, tables: &[(u32, &[Vec<Slot>])]) -> Result<(), MapOpError>;
+    /// Replaces whole slot tables; returns when no program uses the former ones any more. After an error, some of them may be
+    /// replaced.
+    fn swap_tables(&mut self, tables: &[Tables<'_>]) -> Result<(), MapOpError>;
     /// Writes a service row.
     fn put_service(&mut self, key: &ServiceKey, row: &Service) -> Result<(), MapOpError>;
     /// Removes a service row.
     fn delete_service(&mut self, key: &ServiceKey) -> Result<(), MapOpError>;
+    /// Writes a row of the packet path.
+    fn put_flow_service(&mut self, key: &ServiceKey, row: &FlowService) -> Result<(), MapOpError>;
+    /// Removes a row of the packet path.
+    fn delete_flow_service(&mut self, key: &ServiceKey) -> Result<(), MapOpError>;
     /// Zeroes a pair of rows in `traffic` that is about to be used anew.
     fn reset_traffic(&mut self, pair: u32) -> Result<(), MapOpError>;
     /// Writes the row of an endpoint.
@@ -72,8 +87,21 @@ impl KernelRows for MapWriter {
         self.reset_service_state(id)
     }
 
-    fn swap_tables(&mut self, tables: &[(u32, &[Vec<Slot>])]) -> Result<(), MapOpError> {
-        self.swap_slot_tables(tables)
+    fn swap_tables(&mut self, tables: &[Tables<'_>]) -> Result<(), MapOpError> {
+        let flows = tables
+            .iter()
+            .filter_map(|swap| Some((swap.service_id, swap.flow?)));
+        self.swap_flow_tables(&flows.collect::<Vec<_>>())?;
+        let tiers = tables.iter().map(|swap| (swap.service_id, swap.tiers));
+        self.swap_slot_tables(&tiers.collect::<Vec<_>>())
+    }
+
+    fn put_flow_service(&mut self, key: &ServiceKey, row: &FlowService) -> Result<(), MapOpError> {
+        Self::put_flow_service(self, key, row)
+    }
+
+    fn delete_flow_service(&mut self, key: &ServiceKey) -> Result<(), MapOpError> {
+        Self::delete_flow_service(self, key)
     }
 
     fn put_service(&mut self, key: &ServiceKey, row: &Service) -> Result<(), MapOpError> {

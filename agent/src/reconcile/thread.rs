@@ -99,10 +99,13 @@ impl Reconciler {
             traffic_pairs: maps.traffic_pairs(),
         };
         let endpoints = maps.endpoints()?;
+        let flows = maps.flow_services()?;
         let policies = services.iter().map(|(_, row)| row.policy);
+        let policies = policies.chain(flows.iter().map(|(_, row)| row.service.policy));
         let policies = policies.chain(endpoints.iter().map(|(_, row)| row.policy));
         let admission = Admission::adopt(&maps, enlist, policies)?;
-        let ledger = Ledger::adopt(room, services, backends, endpoints);
+        let mut ledger = Ledger::adopt(room, services, backends, endpoints);
+        ledger.adopt_flows(flows, maps.flow_tables()?);
         let (published, receiver) = watch::channel(Arc::default());
         let reconciler = Self {
             maps,

@@ -14,7 +14,7 @@ use nodemesh_model::{Keyword as _, Kind, Resource, ResourceName, Service, Target
 
 use super::{
     key::Key,
-    state::{Claim, Entry, State},
+    state::{Entry, State},
 };
 
 /// Why a resource does not go together with the others.
@@ -22,8 +22,10 @@ use super::{
 #[expect(missing_docs, reason = "the message of each variant says what its fields are")]
 pub enum Taken {
     #[error(
-        "Service {service}: {address} port {port}/{} is already that of Service {owner}; change one of the two, or leave spec.addresses out",
-        .protocol.word()
+        "Service {service}: {} port {port}/{} is already that of Service {owner}; {}",
+        dialled(*.address),
+        .protocol.word(),
+        if .address.is_unspecified() { "change one of the two" } else { "change one of the two, or leave spec.addresses out" }
     )]
     Address {
         service: ResourceName,
@@ -52,6 +54,15 @@ pub enum Taken {
         what: &'static str,
         limit: usize,
     },
+}
+
+/// An address that clients dial; that of a node port is unspecified.
+fn dialled(address: IpAddr) -> String {
+    if address.is_unspecified() {
+        "of every node,".to_owned()
+    } else {
+        address.to_string()
+    }
 }
 
 fn described(target: &Target) -> String {
@@ -111,7 +122,7 @@ impl State {
         let entry = self.names.of_mut(key.kind).remove(&key.name)?;
         match &entry.resource {
             Resource::Service(service) => {
-                for claim in claims(service) {
+                for claim in service.claims() {
                     self.claims.remove(&claim);
                 }
                 self.backends -= backends(service);
@@ -133,7 +144,7 @@ impl State {
         let name = &entry.key.name;
         match &entry.resource {
             Resource::Service(service) => {
-                for claim in claims(service) {
+                for claim in service.claims() {
                     self.claims.insert(claim, name.clone());
                 }
                 self.backends += backends(service);
@@ -151,7 +162,7 @@ impl State {
     }
 
     fn check_service(&self, name: &ResourceName, service: &Service) -> Result<(), Taken> {
-        for claim in claims(service) {
+        for claim in service.claims() {
             if let Some(owner) = self.claims.get(&claim).filter(|owner| *owner != name) {
                 let (address, port, protocol) = claim;
                 return Err(Taken::Address {
@@ -166,13 +177,13 @@ impl State {
         let key = Key::new(Kind::Service, name.clone());
         let old = self.get(&key).and_then(|entry| entry.service());
         let (old_claims, old_backends) =
-            old.map_or((0, 0), |service| (claims(service).count(), backends(service)));
+            old.map_or((0, 0), |service| (service.claims().count(), backends(service)));
         let too_many = |what, limit| Taken::TooMany {
             service: name.clone(),
             what,
             limit,
         };
-        if self.claims.len() - old_claims + claims(service).count() > MAX_SERVICES {
+        if self.claims.len() - old_claims + service.claims().count() > MAX_SERVICES {
             return Err(too_many("service addresses with their ports", MAX_SERVICES));
         }
         if self.backends - old_backends + backends(service) > MAX_BACKENDS {
@@ -180,16 +191,6 @@ impl State {
         }
         Ok(())
     }
-}
-
-/// What `service` answers on.
-fn claims(service: &Service) -> impl Iterator<Item = Claim> {
-    service.addresses.iter().flat_map(|address| {
-        service
-            .ports
-            .iter()
-            .map(|port| (*address, port.port, port.protocol))
-    })
 }
 
 fn backends(service: &Service) -> usize {

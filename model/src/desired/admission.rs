@@ -14,7 +14,7 @@ use crate::{
     desired::Desired,
     frontend::Frontend,
     name::ResourceName,
-    resource::{Locality, access_policy::AccessTarget},
+    resource::{Locality, LocalityLevel, access_policy::AccessTarget},
     resources::Resources,
 };
 
@@ -65,6 +65,12 @@ impl<'a> Admission<'a> {
 
     /// Completes `frontend`.
     pub(super) fn complete(&mut self, frontend: &mut Frontend) {
+        if frontend.packet.is_some() {
+            for backend in &mut frontend.backends {
+                let place = backend.locality.as_deref();
+                backend.is_local = place.is_some_and(|place| place.shares(LocalityLevel::Node, self.node));
+            }
+        }
         if !frontend.rules.tiers.is_empty() {
             for backend in &mut frontend.backends {
                 backend.tier = frontend.rules.tier(self.node, backend.locality.as_deref());

@@ -9,7 +9,7 @@ use std::{net::IpAddr, sync::Arc};
 use nodemesh_abi::{Algorithm, ClientKeySource, Port, ServiceKey};
 
 use crate::{
-    frontend::{Frontend, FrontendBackend, FrontendName, table_size},
+    frontend::{Frontend, FrontendBackend, FrontendName, FrontendPacket, packet_table_size, table_size},
     keyword::Family,
     resource::{LoadBalancer, Service, ServicePort, TrafficPolicy, Workload, policy::ServiceRules},
 };
@@ -45,8 +45,30 @@ pub fn frontends(
             affinity_timeout_s: policy.map_or(0, |policy| policy.affinity_timeout_s),
             access: None,
             rules: policy.map_or_else(ServiceRules::shared_default, |policy| Arc::clone(&policy.rules)),
+            packet: packet(service, port, Family::of(address), balancer, backends.len()),
             backends,
         }
+    })
+}
+
+fn packet(
+    service: &Service,
+    port: &ServicePort,
+    family: Family,
+    balancer: LoadBalancer,
+    backends: usize,
+) -> Option<FrontendPacket> {
+    let packet = service.packet.as_ref()?;
+    let external = packet
+        .external
+        .iter()
+        .filter(|address| Family::of(**address) == family);
+    let asked = balancer.table_size.filter(|size| backends <= *size as usize);
+    Some(FrontendPacket {
+        mode: packet.mode,
+        node_port: port.node_port.map(Port::new),
+        external: external.map(|address| (*address).into()).collect(),
+        table_size: asked.unwrap_or_else(|| packet_table_size(backends)),
     })
 }
 
@@ -74,6 +96,7 @@ fn backends(
             state: backend.state,
             workload: backend.workload.clone(),
             locality: backend.locality.clone(),
+            is_local: false,
             tier: 0,
         })
         .map(|backend| (Source::Listed, backend));
@@ -85,6 +108,7 @@ fn backends(
             state: workload.state,
             workload: Some(workload.metadata.name.clone()),
             locality: workload.locality.clone(),
+            is_local: false,
             tier: 0,
         };
         Some((Source::Selected, backend))

@@ -14,6 +14,7 @@ fn frontend(table_size: Option<u32>, backends: &[(u32, BackendState)]) -> Fronte
         state: *state,
         workload: None,
         locality: None,
+        is_local: false,
         tier: 0,
     };
     Frontend {
@@ -32,6 +33,7 @@ fn frontend(table_size: Option<u32>, backends: &[(u32, BackendState)]) -> Fronte
         access: None,
         rules: ServiceRules::shared_default(),
         backends: backends.iter().enumerate().map(backend).collect(),
+        packet: None,
     }
 }
 
@@ -43,6 +45,34 @@ fn the_name_tells_address_family_port_and_protocol() {
         frontend(None, &[]).name().to_string(),
         "models/llama:80/TCP (IPv4)"
     );
+}
+
+#[test]
+fn the_packet_table_maps_alike_whatever_the_tiers_are() {
+    let mut frontend = frontend(None, &[(1, Active), (3, Draining), (3, Active)]);
+    let id_of = |index| 100 + index as u32;
+    assert_eq!(frontend.packet_table(id_of), [Slot::EMPTY], "off the packet path");
+    frontend.packet = Some(FrontendPacket {
+        mode: PacketMode::Snat,
+        node_port: None,
+        external: Vec::new(),
+        table_size: 1_021,
+    });
+    let table = frontend.packet_table(id_of);
+    let share = table.iter().filter(|slot| slot.backend == 102).count();
+    assert!(table.len() == 1_021 && (756..=776).contains(&share), "{share}");
+    assert!(table.iter().all(|slot| slot.backend != 101));
+    frontend.backends[2].tier = 1;
+    assert_eq!(frontend.packet_table(id_of), table);
+}
+
+#[test]
+fn packet_tables_have_about_a_hundred_slots_per_backend() {
+    for backends in [1, 2, 3, 10, 40, 41, 160, 1_300, 10_000] {
+        let size = packet_table_size(backends) as usize;
+        let is_prime = (2..1_100).all(|divisor| divisor >= size || !size.is_multiple_of(divisor));
+        assert!(size >= 100 * backends && is_prime, "{backends}: {size}");
+    }
 }
 
 #[test]

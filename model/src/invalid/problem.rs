@@ -7,7 +7,7 @@ use std::{fmt, net::IpAddr};
 
 use nodemesh_abi::limits::{MAX_BACKENDS, MAX_CGROUP_DEPTH, MAX_SERVICES, MAX_WEIGHT};
 
-use super::{AdmissionProblem, Origin};
+use super::{AdmissionProblem, Origin, PacketProblem};
 use crate::{
     keyword::{Family, Kind},
     name::ResourceName,
@@ -156,12 +156,12 @@ pub enum Problem {
 
     #[error(transparent)]
     Admission(#[from] AdmissionProblem),
+    #[error(transparent)]
+    Packet(#[from] PacketProblem),
 
     #[error("is defined twice, first in {first}; remove one of the two")]
     DuplicateResource { first: Origin },
-    #[error(
-        "{address} port {port}/{protocol} is already that of Service {owner} ({origin}); change one of the two"
-    )]
+    #[error("{} port {port}/{protocol} is already that of Service {owner} ({origin}); change one of the two", dialled(*.address))]
     AddressTaken {
         address: IpAddr,
         port: u16,
@@ -240,6 +240,15 @@ fn write_instead(found: &Found, expected: &str) -> String {
             format!("a whole number, without quotes: {text}")
         }
         _ => expected.to_owned(),
+    }
+}
+
+/// An address that clients dial; that of a node port is unspecified.
+fn dialled(address: IpAddr) -> String {
+    if address.is_unspecified() {
+        "of every node,".to_owned()
+    } else {
+        address.to_string()
     }
 }
 

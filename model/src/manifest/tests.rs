@@ -15,6 +15,7 @@ use crate::{
 
 mod admission;
 mod fields;
+mod packet;
 mod syntax;
 
 /// Errors of `spec` as that of a resource `models/llama`; the part before the field is checked and dropped.

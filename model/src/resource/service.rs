@@ -11,7 +11,7 @@ use std::{
 
 use nodemesh_abi::{Protocol, limits::MAX_BACKENDS};
 
-use super::{Locality, Metadata, address, check_labels, weight};
+use super::{Locality, Metadata, PacketPath, address, check_labels, packet, weight};
 use crate::{
     invalid::{Findings, Problem},
     keyword::{self, BackendState, Family, Keyword},
@@ -38,6 +38,8 @@ pub struct Service {
     pub backends: Vec<Backend>,
     /// Labels of the Workloads of the namespace that are replicas too; never an empty map.
     pub selector: Option<Labels>,
+    /// How the packet path serves it; `None` if it does not.
+    pub packet: Option<PacketPath>,
 }
 
 /// A virtual port.
@@ -52,6 +54,8 @@ pub struct ServicePort {
     pub protocol: Protocol,
     /// Port of the replicas that name none of their own.
     pub target_port: u16,
+    /// Port at which every node answers for it on the packet path; `None` for none.
+    pub node_port: Option<u16>,
 }
 
 /// A replica that a service lists.
@@ -90,6 +94,19 @@ impl Service {
             .filter(|backend| backend.port_name.is_some())
             .count();
         one_port + (self.backends.len() - one_port) * self.ports.len()
+    }
+
+    /// What nobody else can answer at: its virtual and external addresses, each with its ports, and its node ports, whose address is
+    /// unspecified.
+    pub fn claims(&self) -> impl Iterator<Item = (IpAddr, u16, Protocol)> {
+        let external = self.packet.iter().flat_map(|packet| &packet.external);
+        let dialled = self.addresses.iter().chain(external).flat_map(|address| {
+            let ports = self.ports.iter();
+            ports.map(|port| (*address, port.port, port.protocol))
+        });
+        let every = IpAddr::from([0; 4]);
+        let node_ports = self.ports.iter();
+        dialled.chain(node_ports.filter_map(move |port| Some((every, port.node_port?, port.protocol))))
     }
 
     /// Whether the selector matches `labels`; a service without one matches nothing.
@@ -139,6 +156,9 @@ impl TryFrom<wire::Document<wire::ServiceSpec>> for Service {
             }
             check_labels("spec.selector", selector, &mut findings);
         }
+        let external = spec.external_addresses.unwrap_or_default();
+        let mode = spec.packet_path.as_deref();
+        let packet = PacketPath::read(mode, &external, (families, &ports, &backends), &mut findings);
         match metadata {
             Some(metadata) if findings.is_empty() => Ok(Self {
                 metadata,
@@ -147,6 +167,7 @@ impl TryFrom<wire::Document<wire::ServiceSpec>> for Service {
                 ports,
                 backends,
                 selector: spec.selector,
+                packet,
             }),
             _ => Err(findings),
         }
@@ -205,6 +226,7 @@ fn ports(wire: Vec<wire::ServicePort>, findings: &mut Findings) -> Vec<ServicePo
             .target_port
             .map_or(Ok(port.unwrap_or_default()), address::port);
         let target = findings.check(format_args!("{place}.targetPort"), target);
+        let node_port = node_port(wire.node_port, &place, findings);
         let (Some(port), Some(protocol), Some(target_port)) = (port, protocol, target) else {
             continue;
         };
@@ -221,9 +243,17 @@ fn ports(wire: Vec<wire::ServicePort>, findings: &mut Findings) -> Vec<ServicePo
             port,
             protocol,
             target_port,
+            node_port,
         });
     }
+    packet::check_node_ports(&ports, findings);
     ports
+}
+
+/// Reads the node port of the port at `place`, if there is one.
+fn node_port(wire: Option<i64>, place: &str, findings: &mut Findings) -> Option<u16> {
+    let read = packet::node_port(wire?).map_err(Into::into);
+    findings.check(format_args!("{place}.nodePort"), read)
 }
 
 /// What backends are checked against.

@@ -21,7 +21,7 @@ use crate::{
     keyword::{Keyword, Kind},
     manifest::{Document, Manifest},
     name::ResourceName,
-    resource::{AccessPolicy, Resource, Service, Target, TrafficPolicy, Workload},
+    resource::{AccessPolicy, Resource, Service, ServicePort, Target, TrafficPolicy, Workload},
 };
 
 /// Puts `manifests` together, or tells everything that is wrong with them.
@@ -99,24 +99,22 @@ impl<'a> Merge<'a> {
 
     fn add_service(&mut self, label: &str, document: &'a Document, service: &'a Service) {
         let (rows, backends) = (self.addresses.len(), self.backends);
-        for (index, address) in service.addresses.iter().enumerate() {
-            for port in &service.ports {
-                match self.addresses.entry((*address, port.port, port.protocol)) {
-                    hash_map::Entry::Vacant(entry) => {
-                        entry.insert(&service.metadata.name);
-                    }
-                    hash_map::Entry::Occupied(entry) => {
-                        let owner = *entry.get();
-                        self.report(label, document, format!("spec.addresses[{index}]"), |merge| {
-                            Problem::AddressTaken {
-                                address: *address,
-                                port: port.port,
-                                protocol: port.protocol.word(),
-                                owner: owner.clone(),
-                                origin: merge.origin(Kind::Service, owner),
-                            }
-                        });
-                    }
+        for claim @ (address, port, protocol) in service.claims() {
+            match self.addresses.entry(claim) {
+                hash_map::Entry::Vacant(entry) => {
+                    entry.insert(&service.metadata.name);
+                }
+                hash_map::Entry::Occupied(entry) => {
+                    let owner = *entry.get();
+                    self.report(label, document, claimed_by(service, claim), |merge| {
+                        Problem::AddressTaken {
+                            address,
+                            port,
+                            protocol: protocol.word(),
+                            owner: owner.clone(),
+                            origin: merge.origin(Kind::Service, owner),
+                        }
+                    });
                 }
             }
         }
@@ -221,6 +219,23 @@ impl<'a> Merge<'a> {
             file: label.into(),
             document,
         }
+    }
+}
+
+/// The field of `service` by which it claims an address and port.
+fn claimed_by(service: &Service, (address, port, protocol): (IpAddr, u16, Protocol)) -> String {
+    if address.is_unspecified() {
+        let mut ports = service.ports.iter();
+        let is_it = |own: &ServicePort| own.node_port == Some(port) && own.protocol == protocol;
+        return format!(
+            "spec.ports[{}].nodePort",
+            ports.position(is_it).unwrap_or_default()
+        );
+    }
+    let find = |addresses: &[IpAddr]| addresses.iter().position(|own| *own == address);
+    match find(&service.addresses) {
+        Some(index) => format!("spec.addresses[{index}]"),
+        None => "spec.externalAddresses".to_owned(),
     }
 }
 

@@ -80,7 +80,7 @@ impl Claims {
             return Ok(());
         };
         let name = &service.metadata.name;
-        let rows: Vec<_> = rows(service).collect();
+        let rows: Vec<_> = service.claims().collect();
         for row @ (address, port, protocol) in &rows {
             if let Some(owner) = self.addresses.get(row) {
                 let protocol = protocol.word();
@@ -110,15 +110,6 @@ fn service(manifest: &Manifest) -> Option<&Service> {
     manifest.resources().find_map(|resource| match resource {
         Resource::Service(service) => Some(&**service),
         _ => None,
-    })
-}
-
-fn rows(service: &Service) -> impl Iterator<Item = (IpAddr, u16, Protocol)> {
-    service.addresses.iter().flat_map(|address| {
-        service
-            .ports
-            .iter()
-            .map(|port| (*address, port.port, port.protocol))
     })
 }
 

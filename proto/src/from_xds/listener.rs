@@ -7,7 +7,11 @@
 use std::net::IpAddr;
 
 use nodemesh_abi::Protocol;
-use nodemesh_model::{Family, ResourceName, name::dns_label, resource::service};
+use nodemesh_model::{
+    Family, Keyword as _, PacketMode, ResourceName,
+    name::dns_label,
+    resource::{address, packet, service},
+};
 
 use super::{
     address::{Spot, spot},
@@ -40,7 +44,16 @@ pub(super) struct Listener {
     pub(super) protocol: Protocol,
     pub(super) model: Option<Box<str>>,
     pub(super) port_name: Option<Box<str>>,
+    pub(super) packet: Packet,
     pub(super) target: Target,
+}
+
+/// What a listener says about the packet path; nothing of it is checked but the types.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Packet {
+    pub(super) mode: Option<Box<str>>,
+    pub(super) external: Vec<Box<str>>,
+    pub(super) node_port: Option<u32>,
 }
 
 /// Where a listener's connections go.
@@ -102,13 +115,14 @@ pub(super) fn read(name: &str, value: &[u8], notes: &mut Notes) -> Read<Option<L
         Protocol::Udp => udp_proxy::target(&wire, root, notes)?,
     };
     let Some(target) = target else { return Ok(None) };
-    named(&wire, notes, |service, model, port_name| Listener {
+    named(&wire, notes, |service, model, port_name, packet| Listener {
         service,
         addresses,
         port,
         protocol,
         model,
         port_name,
+        packet,
         target,
     })
     .map(Some)
@@ -118,13 +132,16 @@ pub(super) fn read(name: &str, value: &[u8], notes: &mut Notes) -> Read<Option<L
 fn named(
     wire: &Wire,
     notes: &mut Notes,
-    listener: impl FnOnce(ResourceName, Option<Box<str>>, Option<Box<str>>) -> Listener,
+    listener: impl FnOnce(ResourceName, Option<Box<str>>, Option<Box<str>>, Packet) -> Listener,
 ) -> Read<Listener> {
     let known = [
         metadata::NAMESPACE,
         metadata::NAME,
         metadata::MODEL,
         metadata::PORT_NAME,
+        metadata::PACKET_PATH,
+        metadata::EXTERNAL_ADDRESSES,
+        metadata::NODE_PORT,
     ];
     let fields = metadata::read(wire.metadata.as_ref(), &known, &Place::ROOT, notes);
     let namespace = fields.text(metadata::NAMESPACE)?;
@@ -140,11 +157,40 @@ fn named(
     if let Some(Err(problem)) = port_name.map(dns_label) {
         return fields.refuse(metadata::PORT_NAME, problem);
     }
+    let packet = packet(&fields)?;
     Ok(listener(
         service,
         model.map(Into::into),
         port_name.map(Into::into),
+        packet,
     ))
+}
+
+/// Reads what the metadata says about the packet path, as far as one listener tells whether it is valid.
+fn packet(fields: &metadata::Fields<'_>) -> Read<Packet> {
+    let mode = fields.text(metadata::PACKET_PATH)?;
+    if let Some(word) = mode.filter(|word| PacketMode::from_word(word).is_none()) {
+        let reason = format_args!("is {word:?}; use snat, preserve or dsr");
+        return fields.refuse(metadata::PACKET_PATH, reason);
+    }
+    let external = fields.text(metadata::EXTERNAL_ADDRESSES)?.unwrap_or_default();
+    let external: Vec<&str> = external.split(',').filter(|text| !text.is_empty()).collect();
+    if let Some(Err(problem)) = external
+        .iter()
+        .map(|text| address::parse(text))
+        .find(Result::is_err)
+    {
+        return fields.refuse(metadata::EXTERNAL_ADDRESSES, problem);
+    }
+    let node_port = fields.number(metadata::NODE_PORT)?;
+    if let Some(Err(problem)) = node_port.map(|port| packet::node_port(port.into())) {
+        return fields.refuse(metadata::NODE_PORT, problem);
+    }
+    Ok(Packet {
+        mode: mode.map(Into::into),
+        external: external.into_iter().map(Into::into).collect(),
+        node_port,
+    })
 }
 
 /// Reads one more address; it is taken if it is that of the other family, on the same port.

@@ -18,6 +18,7 @@ use super::{
 };
 use crate::type_url;
 
+mod packet;
 mod settings;
 mod upstream;
 
@@ -92,7 +93,8 @@ pub(super) fn draft(name: &ResourceName, listeners: &[(&str, &Listener)], source
     let model = listeners
         .iter()
         .find_map(|(_, listener)| listener.model.as_deref());
-    let spec = json!({"model": model, "addresses": addresses, "ports": written, "backends": backends});
+    let mut spec = json!({"model": model, "addresses": addresses, "ports": written, "backends": backends});
+    packet::add(&mut spec, listeners, &ports, &addresses, &mut draft);
     let metadata = json!({"namespace": name.namespace(), "name": name.name()});
     draft.documents = vec![document(Kind::Service, metadata.clone(), spec)];
     if !settings.is_default() {

@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 
 use nodemesh_abi::{Algorithm, Protocol};
-use nodemesh_model::{Family, Frontend, Service, ServicePort};
+use nodemesh_model::{Family, Frontend, Keyword as _, Service, ServicePort};
 
 use super::ads;
 use crate::{
@@ -129,11 +129,29 @@ pub(super) fn socket_address(address: IpAddr, port: u16, protocol: Protocol) -> 
 
 fn service_metadata(service: &Service, port: &ServicePort) -> Option<Metadata> {
     let name = &service.metadata.name;
+    let packet = service.packet.as_ref();
+    let external: Vec<String> = packet
+        .iter()
+        .flat_map(|packet| packet.external.iter().map(ToString::to_string))
+        .collect();
+    let external = external.join(",");
     metadata::write([
         (metadata::NAMESPACE, Some(Field::Text(name.namespace()))),
         (metadata::NAME, Some(Field::Text(name.name()))),
         (metadata::MODEL, service.model.as_deref().map(Field::Text)),
         (metadata::PORT_NAME, port.name.as_deref().map(Field::Text)),
+        (
+            metadata::PACKET_PATH,
+            packet.map(|packet| Field::Text(packet.mode.word())),
+        ),
+        (
+            metadata::EXTERNAL_ADDRESSES,
+            (!external.is_empty()).then_some(Field::Text(&external)),
+        ),
+        (
+            metadata::NODE_PORT,
+            port.node_port.map(|port| Field::Number(port.into())),
+        ),
     ])
 }
 

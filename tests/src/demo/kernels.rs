@@ -156,6 +156,7 @@ impl Kernels {
             match vantage {
                 Vantage::Server => metered[*replica].server.add(counted),
                 Vantage::Client => metered[*replica].client.add(counted),
+                Vantage::Node => {}
             }
         }
         Ok((metered, bounds))

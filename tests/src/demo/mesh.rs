@@ -46,6 +46,7 @@ spec:
   addresses: [\"{v4}\", \"{v6}\"]
   ports: [{{port: {PORT}, targetPort: {target}}}]
   selector: {{app: llama}}
+  packetPath: snat
 ---
 apiVersion: nodemesh.io/v1alpha1
 kind: TrafficPolicy

@@ -36,6 +36,8 @@ pub(super) struct Stage {
     pub(super) control: ControlPlane,
     kernels: Kernels,
     hosts: Vec<Host>,
+    /// A host outside the mesh, before the first node.
+    pub(super) outsider: Pod,
     _topology: Topology,
 }
 
@@ -65,6 +67,7 @@ impl Stage {
                 Ok(Host { agent, node })
             })
             .collect::<Result<Vec<_>>>()?;
+        let outsider = hosts[0].node.outsider("stranger")?;
         let replicas = REPLICAS
             .into_iter()
             .map(|cast| Replica::new(cast, &hosts[cast.node].node))
@@ -75,6 +78,7 @@ impl Stage {
             kernels: Kernels::new(replicas.iter().map(Replica::addresses).collect()),
             replicas,
             hosts,
+            outsider,
             _topology: topology,
         };
         stage.start(interrupt, screen)?;
@@ -86,9 +90,20 @@ impl Stage {
         self.control.start(&[])?;
         let flags = self.control.flags();
         let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
-        for host in &mut self.hosts {
+        for (index, host) in self.hosts.iter_mut().enumerate() {
             interrupt.check()?;
-            host.agent.start(&flags)?;
+            // The first node is the one that strangers find.
+            let packets: &[&str] = if index == 0 {
+                &[
+                    "--packet-interface",
+                    "up0,ext0,br0",
+                    "--flow-timeout",
+                    "time_wait=1s",
+                ]
+            } else {
+                &[]
+            };
+            host.agent.start(&[&flags, packets].concat())?;
         }
         fleet::apply(&self.control, screen)?;
         let began = Instant::now();

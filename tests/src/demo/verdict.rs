@@ -15,6 +15,7 @@ use super::{
     fleet::Fleet,
     kernels::Counts,
     mesh,
+    outside::Outside,
     roles::{FASTEST, NEWCOMER, SLOWEST},
     stage::Stage,
     wedge::Wedged,
@@ -60,8 +61,7 @@ impl fmt::Display for Verdict {
 pub(super) fn judge(
     stage: &Stage,
     facts: &Facts,
-    wedged: &Wedged,
-    denied: &Denied,
+    (wedged, outside, denied): (&Wedged, &Outside, &Denied),
     fleet: &Fleet,
     upheaval: &Outcome,
 ) -> Verdict {
@@ -89,6 +89,7 @@ pub(super) fn judge(
         scenes::wedged_is_not_slow(wedged),
         scenes::wedged_was_ejected(wedged),
         scenes::thawed_was_readmitted(wedged),
+        scenes::strangers_are_served(outside),
         scenes::only_the_denied_was_denied(denied),
         scenes::the_denial_was_told(denied),
         changes::fleet_is_told(stage, wedged, fleet),

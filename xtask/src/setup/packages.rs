@@ -42,6 +42,11 @@ const NEEDED: &[Package] = &[
         reason: "an HTTP/2 client of the meter's tests",
     },
     Package {
+        name: "nftables",
+        proof: "nft",
+        reason: "what the packet path is measured against",
+    },
+    Package {
         name: "nghttp2-server",
         proof: "nghttpd",
         reason: "an HTTP/2 server of the meter's tests",

@@ -3,7 +3,10 @@
 
 use std::net::IpAddr;
 
-use nodemesh_abi::Meter;
+use nodemesh_abi::{
+    Meter,
+    flow::{FlowState, track::ticks},
+};
 use zerocopy::FromZeros as _;
 
 use super::*;
@@ -53,11 +56,20 @@ fn sweep() -> Arc<Sweep> {
 }
 
 fn select(query: ConnectionQuery, records: &[ListedConnection]) -> Vec<api::Connection> {
+    select_of(query, records, &[])
+}
+
+fn select_of(query: ConnectionQuery, records: &[ListedConnection], flows: &[Track]) -> Vec<api::Connection> {
     let describer = Describer::new(query, Arc::default(), sweep(), NOW).unwrap();
-    let selected = describer.select(|visit| {
+    let list = |visit: &mut dyn FnMut(&ListedConnection)| {
         records.iter().for_each(visit);
         Ok(())
-    });
+    };
+    let list_flows = |visit: &mut dyn FnMut(&Track)| {
+        flows.iter().for_each(visit);
+        Ok(())
+    };
+    let selected = describer.select(list, list_flows);
     let mut text = Vec::new();
     let send = |part: Vec<u8>| {
         text.extend(part);
@@ -255,10 +267,11 @@ fn nothing_selected_is_an_empty_list() {
 fn sending_ends_when_nobody_wants_more() {
     let records: Vec<ListedConnection> = std::iter::repeat_n(streaming(1, 0), 2_000).collect();
     let describer = Describer::new(ConnectionQuery::default(), Arc::default(), sweep(), NOW).unwrap();
-    let selected = describer.select(|visit| {
+    let list = |visit: &mut dyn FnMut(&ListedConnection)| {
         records.iter().for_each(visit);
         Ok(())
-    });
+    };
+    let selected = describer.select(list, |_| Ok(()));
     let mut parts = 0;
     let send = |_| {
         parts += 1;
@@ -266,4 +279,80 @@ fn sending_ends_when_nobody_wants_more() {
     };
     selected.unwrap().send(send).unwrap();
     assert_eq!(parts, 1);
+}
+
+/// A flow to replica `10.0.0.<replica>` that was opened so many seconds ago.
+fn flow(replica: u8, age: u64) -> Track {
+    let addr = |last: u8| IpAddr::from([10, 0, 0, last]).into();
+    let mut flow = Track::new_zeroed();
+    flow.life = FlowState::Established as u32;
+    (flow.client, flow.client_port) = (addr(100), Port::new(40_000));
+    (flow.service, flow.service_port) = (addr(200), Port::new(80));
+    (flow.backend, flow.backend_port) = (addr(replica), Port::new(9_000));
+    (flow.nat, flow.nat_port) = (addr(1), Port::new(20_000));
+    flow.protocol = 6;
+    flow.opened = ticks(NOW - age * SECOND);
+    flow.seen = ticks(NOW - SECOND);
+    (flow.bytes_up, flow.bytes_down) = (10, 20_000);
+    flow
+}
+
+#[test]
+fn flows_are_listed_beside_sockets_and_told_apart() {
+    let (records, flows) = ([streaming(1, 7)], [flow(2, 90), flow(3, 30)]);
+    let shown = |query: ConnectionQuery| -> Vec<(String, Path)> {
+        let told = select_of(query, &records, &flows).into_iter();
+        told.map(|told| (told.backend.trim_end_matches(":9000").to_owned(), told.path))
+            .collect()
+    };
+    let (first, second, third) = (
+        ("10.0.0.2".to_owned(), Path::Packet),
+        ("10.0.0.1".to_owned(), Path::Socket),
+        ("10.0.0.3".to_owned(), Path::Packet),
+    );
+    let all = ConnectionQuery::default;
+    assert_eq!(
+        shown(all()),
+        [first.clone(), second.clone(), third.clone()],
+        "by age"
+    );
+    let by_bytes = ConnectionQuery {
+        sort: Sort::Bytes,
+        limit: Some(1),
+        ..all()
+    };
+    assert_eq!(shown(by_bytes), std::slice::from_ref(&first));
+    let of = |path| ConnectionQuery {
+        path: Some(path),
+        ..all()
+    };
+    assert_eq!(shown(of(Path::Socket)), std::slice::from_ref(&second));
+    assert_eq!(shown(of(Path::Packet)), [first.clone(), third]);
+    let old = ConnectionQuery {
+        older_than: Some(80.0),
+        ..all()
+    };
+    assert_eq!(shown(old), [first]);
+    let client = ConnectionQuery {
+        vantage: Some(api::Vantage::Client),
+        ..all()
+    };
+    assert_eq!(shown(client), [second]);
+    let [told] = &select_of(all(), &[], &flows[..1])[..] else {
+        panic!("one flow")
+    };
+    assert_eq!(
+        (
+            &*told.state,
+            told.seen_as.as_deref(),
+            told.client.as_deref(),
+            told.request_bytes
+        ),
+        (
+            "established",
+            Some("10.0.0.1:20000"),
+            Some("10.0.0.100:40000"),
+            10
+        )
+    );
 }

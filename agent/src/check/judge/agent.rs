@@ -64,6 +64,7 @@ fn running(answers: &Answers) -> Vec<Finding> {
     findings.extend(reload(status));
     findings.extend(rejected(status));
     findings.extend(repairs(status));
+    findings.extend(packet_path(status));
     findings.extend(answers.memory.map(memory));
     findings
 }
@@ -161,6 +162,29 @@ fn repairs(status: &Status) -> Option<Finding> {
             "`nodemesh status` names the last one: keep the tool that did it (a cleaner of bpf file systems, another mesh, a test) away from --pin-dir and from the cgroup's hooks",
         )
     })
+}
+
+/// Nothing on a node without one.
+fn packet_path(status: &Status) -> Option<Finding> {
+    let packet = status.datapath.packet.as_ref()?;
+    let looked_at = "what the agent says of the packet path (`nodemesh status`)";
+    if packet.problems.is_empty() {
+        let interfaces = packet.interfaces.iter().map(|interface| interface.name.clone());
+        let interfaces: Vec<String> = interfaces.collect();
+        let found = format!(
+            "{} of {} flows, on {}",
+            packet.flows,
+            packet.flow_limit,
+            some(&interfaces)
+        );
+        return Some(Finding::ok("packet-path", looked_at, found));
+    }
+    Some(Finding::failure(
+        "packet-path",
+        looked_at,
+        some(&packet.problems),
+        "each of them names its remedy; sockets of this node are served all the same",
+    ))
 }
 
 fn memory((limit, used): (u64, u64)) -> Finding {

@@ -74,6 +74,7 @@ fn status() -> Status {
                 connection_limit: 100,
                 ..MeterStatus::default()
             },
+            packet: None,
         },
         log: LogStatus::default(),
     }

@@ -24,6 +24,8 @@ fn connection() -> Connection {
         state: "established".into(),
         age_seconds: 61.9,
         vantage: Vantage::Client,
+        path: crate::api::Path::Socket,
+        seen_as: None,
         wire: "http1".into(),
         tcp_state: "ESTAB".into(),
         adopted: false,
@@ -67,18 +69,18 @@ fn a_row_tells_a_wedged_stream_from_a_slow_one() {
     assert_eq!(
         rows,
         [
-            "SERVICE CLIENT BACKEND VANTAGE WIRE PHASE STALL REQUEST QUIET AGE UP DOWN REQS RTT",
-            "a/b - 10.0.0.1:80 client http1 stream stalled 12.3s 7.0s 1m01s 2.0K 10 3 -",
-            "a/b - 10.0.0.1:80 client http1 stream - 12.3s 500ms 1m01s 2.0K 10 3 -",
+            "SERVICE CLIENT BACKEND VANTAGE PATH WIRE PHASE STALL REQUEST QUIET AGE UP DOWN REQS RTT",
+            "a/b - 10.0.0.1:80 client socket http1 stream stalled 12.3s 7.0s 1m01s 2.0K 10 3 -",
+            "a/b - 10.0.0.1:80 client socket http1 stream - 12.3s 500ms 1m01s 2.0K 10 3 -",
         ]
     );
     let wide = words(true, &[lines.as_bytes()]);
     assert!(
-        wide[0].ends_with(" DIALLED PROTOCOL STATE RETRANS UNREAD WORKLOAD PID COOKIE"),
+        wide[0].ends_with(" DIALLED SEEN AS PROTOCOL STATE RETRANS UNREAD WORKLOAD PID COOKIE"),
         "{wide:?}"
     );
     assert!(
-        wide[1].ends_with(" 10.96.0.10:80 TCP ESTAB 2 0 - 42 99"),
+        wide[1].ends_with(" 10.96.0.10:80 - TCP ESTAB 2 0 - 42 99"),
         "{wide:?}"
     );
 }
@@ -107,7 +109,7 @@ fn the_agent_is_asked_for_no_more_than_is_shown() {
             service: Some("a/b c".into()),
             ..Connections::default()
         };
-        connections.path(room, true).unwrap()
+        connections.url(room, true).unwrap()
     };
     let expected = "/v1/connections?service=a%2Fb+c&older_than=1.5&stalled=false&sort=age";
     assert_eq!(asked(None, None), format!("{expected}&lines=true"));
@@ -120,10 +122,11 @@ fn agent(socket: &Path, count: u32) -> Runtime {
     let records: Arc<Vec<ListedConnection>> = Arc::new((0..count).map(record).collect());
     let answer = |Query(query): Query<ConnectionQuery>| async move {
         let describer = Describer::new(query, Arc::default(), Arc::default(), 300_000_000_000);
-        let selected = describer.unwrap().select(|visit| {
+        let list = |visit: &mut dyn FnMut(&ListedConnection)| {
             records.iter().for_each(visit);
             Ok(())
-        });
+        };
+        let selected = describer.unwrap().select(list, |_| Ok(()));
         selected.unwrap().into_response()
     };
     let runtime = Runtime::new().unwrap();

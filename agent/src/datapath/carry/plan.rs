@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What becomes of each map of another version of the ABI. Decided once, from what is pinned and the table of `shapes`.
 //!
-//! Invariant: the maps that count open connections are taken over together with the records of these, or not at all.
+//! Invariant: the maps that count open connections and flows are taken over together with the records of these, or not at all.
 
 use std::{collections::BTreeMap, io};
 
@@ -11,7 +11,7 @@ use tracing::{info, warn};
 
 use crate::datapath::{
     pins::PinRoot,
-    shapes::{COUNTS_OF_CONNECTIONS, Door, Layout, SHAPES, Shape},
+    shapes::{COUNTS_OF_CONNECTIONS, Door, Layout, SHAPES, Shape, TABLE_OF_FLOWS},
     sys::rows::{Form, Rows},
 };
 
@@ -159,15 +159,17 @@ fn choose(shape: &Shape, rows: Form, former: Option<Layout>) -> Choice {
     }
 }
 
-/// Lets the records and what counts them begin anew if one of them does.
+/// Lets the records, the flows and what counts them begin anew if one of them does. A version without a packet path has no flows.
 fn together(mut choices: BTreeMap<&'static str, Choice>) -> BTreeMap<&'static str, Choice> {
     let group: Vec<&str> = COUNTS_OF_CONNECTIONS
         .into_iter()
         .chain([map::CONNECTIONS])
+        .chain(TABLE_OF_FLOWS)
         .collect();
-    let is_broken = group
-        .iter()
-        .any(|name| matches!(choices.get(name), None | Some(Choice::Anew)));
+    let is_broken = group.iter().any(|name| match choices.get(name) {
+        None => !TABLE_OF_FLOWS.contains(name),
+        Some(choice) => *choice == Choice::Anew,
+    });
     if is_broken {
         for (_, choice) in choices.iter_mut().filter(|(name, _)| group.contains(*name)) {
             *choice = Choice::Anew;

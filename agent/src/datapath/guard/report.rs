@@ -36,7 +36,7 @@ pub struct Attachment {
 
 impl Attachment {
     /// These programs, all in force.
-    pub(super) fn of(programs: impl Iterator<Item = &'static str>) -> Self {
+    pub(in crate::datapath) fn of(programs: impl Iterator<Item = &'static str>) -> Self {
         Self {
             programs: programs.map(|name| (name, true)).collect(),
             repairs: Fault::ALL.map(|fault| (fault, 0)).into(),
@@ -50,20 +50,45 @@ impl Attachment {
     }
 
     /// A look begins: nothing is known to be wrong.
-    pub(super) fn begin(&mut self) {
+    pub(in crate::datapath) fn begin(&mut self) {
         self.problems.clear();
         self.programs.values_mut().for_each(|in_force| *in_force = true);
     }
 
-    pub(super) fn repaired(&mut self, object: &'static str, fault: Fault) {
+    pub(in crate::datapath) fn repaired(&mut self, object: &'static str, fault: Fault) {
         *self.repairs.entry(fault).or_default() += 1;
         let since = SystemTime::now().duration_since(UNIX_EPOCH);
         let at = since.unwrap_or_default().as_secs();
         self.last = Some(Repair { object, fault, at });
     }
 
+    /// The program `name` is not in force somewhere.
+    pub(in crate::datapath) fn not_in_force(&mut self, name: &str) {
+        if let Some(in_force) = self.programs.get_mut(name) {
+            *in_force = false;
+        }
+    }
+
+    /// This and `other`, which is about other programs.
+    #[must_use]
+    pub fn and(&self, other: &Self) -> Self {
+        let mut both = self.clone();
+        both.programs.extend(&other.programs);
+        both.problems.extend_from_slice(&other.problems);
+        for (fault, count) in &other.repairs {
+            *both.repairs.entry(*fault).or_default() += count;
+        }
+        both.last = self
+            .last
+            .iter()
+            .chain(&other.last)
+            .max_by_key(|repair| repair.at)
+            .cloned();
+        both
+    }
+
     /// `object` is not in force; without a cgroup, none is.
-    pub(super) fn broken(&mut self, object: &str, problem: &str) {
+    pub(in crate::datapath) fn broken(&mut self, object: &str, problem: &str) {
         self.problems.push(problem.to_owned());
         for (name, in_force) in &mut self.programs {
             *in_force &= *name != object && object != "cgroup";
@@ -90,5 +115,19 @@ mod tests {
         attachment.broken("cgroup", "gone");
         assert!(attachment.programs.values().all(|in_force| !in_force));
         assert_eq!(attachment.last.unwrap().fault, Fault::Detached);
+    }
+
+    #[test]
+    fn what_guards_look_at_apart_is_told_together() {
+        let mut cgroup = Attachment::of(["connect4"].into_iter());
+        let mut interfaces = Attachment::of(["flow_egress", "flow_ingress"].into_iter());
+        cgroup.repaired("connect4", Fault::Replaced);
+        interfaces.repaired("flow_egress", Fault::Replaced);
+        interfaces.not_in_force("flow_ingress");
+        let both = cgroup.and(&interfaces);
+        let in_force = [("connect4", true), ("flow_egress", true), ("flow_ingress", false)];
+        assert_eq!(both.programs, in_force.into());
+        assert_eq!(both.repairs[&Fault::Replaced], 2);
+        assert!(both.last.is_some());
     }
 }

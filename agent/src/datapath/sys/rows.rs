@@ -46,6 +46,8 @@ impl Form {
 #[derive(Debug)]
 pub struct Rows {
     map: OwnedFd,
+    /// Most rows that it has.
+    pub capacity: u32,
     /// Its form.
     pub form: Form,
 }
@@ -63,7 +65,8 @@ impl Rows {
             key: info.key_size as usize,
             value: info.value_size as usize,
         };
-        Ok(Some(Self { map, form }))
+        let capacity = info.max_entries;
+        Ok(Some(Self { map, capacity, form }))
     }
 
     /// The key after `key`, the first one without; `None` after the last.

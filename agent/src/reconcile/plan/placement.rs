@@ -69,6 +69,7 @@ fn configured(row: &Backend) -> FrontendBackend {
         },
         workload: None,
         locality: None,
+        is_local: row.flags & BackendFlags::RETURNS != 0,
         tier: 0,
     }
 }

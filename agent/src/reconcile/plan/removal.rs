@@ -8,7 +8,7 @@ use std::{collections::HashSet, mem};
 use nodemesh_abi::ServiceKey;
 use nodemesh_model::{Desired, FrontendName};
 
-use super::{Plan, rows_of};
+use super::{Emptied, Plan, rows_of};
 use crate::reconcile::ledger::{BackendRows, Ledger, Programmed};
 
 impl Ledger {
@@ -28,6 +28,7 @@ impl Ledger {
             self.dirty.remove(&name);
             self.stale.insert(programmed.frontend.key);
             self.endpoints.disclaim(&programmed);
+            self.flows.disclaim(&programmed.frontend);
             self.retire_service(programmed.service_id, rows_of(&programmed), Some(&programmed));
         }
     }
@@ -49,6 +50,9 @@ impl Ledger {
 
     /// Adds the service rows that lead to nobody who wants them.
     pub(super) fn plan_deletions(&mut self, plan: &mut Plan) {
+        let rewritten = plan.flows.iter().map(|put| put.key).collect();
+        let programmed = self.programmed.values().map(|programmed| &**programmed);
+        plan.deleted_flows = self.flows.unwanted(programmed, &rewritten);
         if self.stale.is_empty() {
             return;
         }
@@ -70,7 +74,10 @@ impl Ledger {
     pub(super) fn plan_emptied(&self, plan: &mut Plan) {
         for id in self.defunct.intersection(&self.outdated_tables) {
             self.emit_retired(*id, None, plan);
-            plan.emptied.push(*id);
+            plan.emptied.push(Emptied {
+                service_id: *id,
+                has_flow_table: self.flows.has_table(*id),
+            });
         }
     }
 }

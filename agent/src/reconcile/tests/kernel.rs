@@ -12,11 +12,14 @@ use std::{
 
 use aya::maps::MapError;
 use nodemesh_abi::{
-    Backend, BackendFlags, Endpoint, EndpointKey, Ip16, Port, Service, ServiceKey, Slot, slot::scale,
-    traffic::SHARED_PAIR,
+    Backend, BackendFlags, Endpoint, EndpointKey, FlowService, Ip16, Port, Service, ServiceKey, Slot,
+    slot::scale, traffic::SHARED_PAIR,
 };
 
-use crate::{datapath::maps::MapOpError, reconcile::rows::KernelRows};
+use crate::{
+    datapath::maps::MapOpError,
+    reconcile::rows::{KernelRows, Tables},
+};
 
 /// One write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +30,8 @@ pub(super) enum Op {
     SwapTable(u32),
     PutService(ServiceKey),
     DeleteService(ServiceKey),
+    PutFlow(ServiceKey),
+    DeleteFlow(ServiceKey),
     ResetTraffic(u32),
     PutEndpoint(EndpointKey),
     DeleteEndpoint(EndpointKey),
@@ -65,6 +70,8 @@ impl Socket {
 pub(super) struct FakeKernel {
     pub(super) services: HashMap<ServiceKey, Service>,
     pub(super) tables: BTreeMap<u32, Vec<Slot>>,
+    pub(super) flows: HashMap<ServiceKey, FlowService>,
+    pub(super) flow_tables: BTreeMap<u32, Vec<Slot>>,
     pub(super) backends: Vec<Backend>,
     pub(super) endpoints: HashMap<EndpointKey, Endpoint>,
     /// Connections counted in each pair of rows in `traffic` since it was reset.
@@ -105,6 +112,10 @@ impl FakeKernel {
         std::mem::take(&mut self.log)
     }
 
+    pub(super) fn flow_rows(&self) -> Vec<(ServiceKey, FlowService)> {
+        self.flows.iter().map(|(key, row)| (*key, *row)).collect()
+    }
+
     pub(super) fn service_rows(&self) -> Vec<(ServiceKey, Service)> {
         self.services.iter().map(|(key, row)| (*key, *row)).collect()
     }
@@ -121,8 +132,17 @@ impl FakeKernel {
 
     /// A client dials: the backend that it is placed on, as `from_table` of the programs does it.
     pub(super) fn connect(&mut self, key: ServiceKey, draw: u32) -> Option<u32> {
-        let row = self.services.get(&key)?;
-        let table = &self.tables[&row.id];
+        let row = *self.services.get(&key)?;
+        self.place(row, &self.tables[&row.id].clone(), draw)
+    }
+
+    /// A packet of a new flow: as [`FakeKernel::connect`].
+    pub(super) fn flow(&mut self, key: ServiceKey, draw: u32) -> Option<u32> {
+        let row = self.flows.get(&key)?.service;
+        self.place(row, &self.flow_tables[&row.id].clone(), draw)
+    }
+
+    fn place(&mut self, row: Service, table: &[Slot], draw: u32) -> Option<u32> {
         let slot = table
             .get(scale(draw, table[0].len) as usize)
             .filter(|slot| slot.len > 0)?;
@@ -197,9 +217,11 @@ impl FakeKernel {
     }
 
     fn check(&self, op: Op) {
-        for (key, row) in &self.services {
-            let table = self
-                .tables
+        let placed = self.services.iter().map(|(key, row)| (key, row, &self.tables));
+        let flows = self.flows.iter();
+        let flows = flows.map(|(key, row)| (key, &row.service, &self.flow_tables));
+        for (key, row, tables) in placed.chain(flows) {
+            let table = tables
                 .get(&row.id)
                 .unwrap_or_else(|| panic!("{op:?}: {key:?} names no table"));
             if *table == [Slot::EMPTY] {
@@ -281,20 +303,42 @@ impl KernelRows for FakeKernel {
     }
 
     fn reset_service(&mut self, id: u32) -> Result<(), MapOpError> {
-        let named = self.services.values().any(|row| row.id == id);
+        let flows = self.flows.values().map(|row| row.service.id);
+        let named = self
+            .services
+            .values()
+            .map(|row| row.id)
+            .chain(flows)
+            .any(|other| other == id);
         assert!(!named, "counters of service {id} reset while a row names it");
         self.write(Op::ResetService(id), |kernel| {
             kernel.picks.remove(&id);
         })
     }
 
-    fn swap_tables(&mut self, tables: &[(u32, &[Vec<Slot>])]) -> Result<(), MapOpError> {
-        for (id, tiers) in tables {
-            self.write(Op::SwapTable(*id), |kernel| {
-                kernel.tables.insert(*id, tiers[0].clone());
+    fn swap_tables(&mut self, tables: &[Tables<'_>]) -> Result<(), MapOpError> {
+        for swap in tables {
+            let id = swap.service_id;
+            self.write(Op::SwapTable(id), |kernel| {
+                kernel.tables.insert(id, swap.tiers[0].clone());
+                if let Some(flow) = swap.flow {
+                    kernel.flow_tables.insert(id, flow.to_vec());
+                }
             })?;
         }
         Ok(())
+    }
+
+    fn put_flow_service(&mut self, key: &ServiceKey, row: &FlowService) -> Result<(), MapOpError> {
+        self.write(Op::PutFlow(*key), |kernel| {
+            kernel.flows.insert(*key, *row);
+        })
+    }
+
+    fn delete_flow_service(&mut self, key: &ServiceKey) -> Result<(), MapOpError> {
+        self.write(Op::DeleteFlow(*key), |kernel| {
+            kernel.flows.remove(key);
+        })
     }
 
     fn put_service(&mut self, key: &ServiceKey, row: &Service) -> Result<(), MapOpError> {

@@ -5,7 +5,8 @@ use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use nodemesh_abi::{Algorithm, ClientKeySource, Ip16, Port, Protocol, ServiceKey};
 use nodemesh_model::{
-    BackendState, Desired, Frontend, FrontendBackend, FrontendName, ResourceName, ServiceRules,
+    BackendState, Desired, Frontend, FrontendBackend, FrontendName, FrontendPacket, PacketMode, ResourceName,
+    ServiceRules,
 };
 
 /// A configuration, with services by name.
@@ -46,7 +47,22 @@ pub(super) fn backend(number: u8) -> FrontendBackend {
         state: BackendState::Active,
         workload: None,
         locality: None,
+        is_local: false,
         tier: 0,
+    }
+}
+
+/// The packet path of a service with `kind` 1, 2 or 3 whose external address and node port are those of `number`.
+pub(super) fn packet_path(kind: u8, number: u8) -> FrontendPacket {
+    FrontendPacket {
+        mode: if kind == 3 {
+            PacketMode::Preserve
+        } else {
+            PacketMode::Snat
+        },
+        node_port: (kind != 1).then(|| Port::new(30_000 + u16::from(number))),
+        external: vec![key(100 + number).addr],
+        table_size: 13,
     }
 }
 
@@ -69,6 +85,7 @@ impl Mesh {
             affinity_timeout_s: 0,
             access: None,
             rules: ServiceRules::shared_default(),
+            packet: None,
             backends: backends.iter().copied().map(backend).collect(),
         };
         self.services.insert(service.into(), Arc::new(frontend));

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::{
     Node,
     kernel::Fault,
-    mesh::{Mesh, backend, key},
+    mesh::{Mesh, backend, key, packet_path},
 };
 use crate::reconcile::ledger::Room;
 
@@ -19,6 +19,7 @@ enum Event {
     Retry,
     Sweep,
     Connect(u8, u32),
+    Flow(u8, u32),
     Accept(u8),
     Close(usize),
     Restart,
@@ -27,7 +28,7 @@ enum Event {
 /// Services `s0` to `s4`, each perhaps, at addresses that move, with some of eight backends.
 fn mesh() -> impl Strategy<Value = Mesh> {
     let backends = prop::collection::btree_map(0..8_u8, (1..4_u32, 0..3_u8), 0..6);
-    let services = prop::collection::vec(prop::option::weighted(0.7, backends), 5);
+    let services = prop::collection::vec(prop::option::weighted(0.7, (backends, 0..4_u8)), 5);
     let addresses = Just((0..7_u8).collect::<Vec<_>>()).prop_shuffle();
     (services, addresses).prop_map(|(services, addresses)| {
         let present = services
@@ -36,6 +37,7 @@ fn mesh() -> impl Strategy<Value = Mesh> {
             .filter_map(|(index, backends)| Some((index, backends?)));
         present.fold(Mesh::default(), |mesh, (index, backends)| {
             let name = format!("s{index}");
+            let (backends, packet) = backends;
             mesh.with(&name, addresses[index], &[]).edit(&name, |frontend| {
                 let replica = |(number, (weight, state)): (u8, (u32, u8))| nodemesh_model::FrontendBackend {
                     weight,
@@ -44,6 +46,8 @@ fn mesh() -> impl Strategy<Value = Mesh> {
                     ..backend(number)
                 };
                 frontend.backends = backends.into_iter().map(replica).collect();
+                // External addresses and node ports move between services, too.
+                frontend.packet = (packet > 0).then(|| packet_path(packet, addresses[index]));
             })
         })
     })
@@ -55,6 +59,7 @@ fn event() -> impl Strategy<Value = Event> {
         2 => Just(Event::Retry),
         2 => Just(Event::Sweep),
         6 => (0..7_u8, any::<u32>()).prop_map(|(address, draw)| Event::Connect(address, draw)),
+        3 => (0..8_u8, any::<u32>()).prop_map(|(address, draw)| Event::Flow(address, draw)),
         3 => (0..8_u8).prop_map(Event::Accept),
         5 => any::<usize>().prop_map(Event::Close),
         1 => Just(Event::Restart),
@@ -83,6 +88,7 @@ fn play(node: &mut Node, events: &[Event]) {
             Event::Retry => drop(node.round(&current.desired())),
             Event::Sweep => drop(node.sweep()),
             Event::Connect(address, draw) => drop(node.kernel.connect(key(*address), *draw)),
+            Event::Flow(address, draw) => drop(node.kernel.flow(key(*address), *draw)),
             Event::Accept(number) => {
                 let backend = backend(*number);
                 node.kernel.accept(backend.addr, backend.port);

@@ -156,7 +156,9 @@ const SERVICE_FIELDS: Cases = &[
     ),
     (
         "tls: off",
-        &["spec.tls: unknown field; use one of model, addresses, ports, backends, selector"],
+        &[
+            "spec.tls: unknown field; use one of model, addresses, ports, backends, selector, packetPath, externalAddresses",
+        ],
     ),
 ];
 

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What is expected of the scenes after the story: the replica that freezes, and the client that is denied.
+//! What is expected of the scenes after the story: the replica that freezes, the client outside the mesh, and the client that
+//! is denied.
 
 use std::time::Duration;
 
 use super::{Expectation, expect};
 use crate::demo::{
     denial::Denied,
+    outside::Outside,
     wedge::{Stream, Wedged},
 };
 
@@ -117,4 +119,9 @@ pub(super) fn the_denial_was_told(denied: &Denied) -> Expectation {
             denied.told
         ),
     )
+}
+
+pub(super) fn strangers_are_served(outside: &Outside) -> Expectation {
+    let (what, holds, numbers) = outside.expectation();
+    expect(what, holds, numbers)
 }

@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 
 use super::*;
+use crate::api::PacketStatus;
 
 #[test]
 #[expect(clippy::too_many_lines, reason = "a table")]
@@ -165,6 +166,20 @@ fn an_agent_that_does_not_answer_is_told_from_one_that_does_not_run() {
             WARNING,
             "unpinned 2",
             "nodemesh status",
+        ),
+        Case(
+            |facts| {
+                let problems = vec!["eth0: gone; name another".to_owned()];
+                let packet = PacketStatus {
+                    problems,
+                    ..PacketStatus::default()
+                };
+                answers(facts).status.datapath.packet = Some(packet);
+            },
+            "packet-path",
+            FAILURE,
+            "eth0: gone",
+            "remedy",
         ),
         Case(
             |facts| answers(facts).memory = Some((100, 95)),

@@ -118,9 +118,16 @@ fn connections_and_their_counts_go_together() {
     let all = COUNTS_OF_CONNECTIONS
         .into_iter()
         .chain([map::CONNECTIONS, map::AFFINITY]);
-    let shared: BTreeMap<&'static str, Choice> = all.map(|name| (name, Choice::Share)).collect();
+    let without_flows: BTreeMap<&'static str, Choice> = all.map(|name| (name, Choice::Share)).collect();
+    assert_eq!(
+        together(without_flows.clone()),
+        without_flows,
+        "of a version without"
+    );
+    let flows = TABLE_OF_FLOWS.map(|name| (name, Choice::Share));
+    let shared: BTreeMap<&'static str, Choice> = without_flows.into_iter().chain(flows).collect();
     assert_eq!(together(shared.clone()), shared);
-    for broken in [map::CONNECTIONS, map::TRAFFIC] {
+    for broken in [map::CONNECTIONS, map::TRAFFIC, map::TRACK_INDEX] {
         let mut choices = shared.clone();
         choices.insert(broken, Choice::Anew);
         let choices = together(choices);
