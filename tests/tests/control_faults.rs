@@ -16,7 +16,7 @@ use std::net::SocketAddr;
 
 use nodemesh_e2e::{
     agent::Agent,
-    bed::{Bed, Connecting, Family, Replica, connect},
+    bed::{Bed, Family, Replica, connect},
     control::ControlPlane,
     eventually::eventually,
     manifest::{Manifest, NAMESPACE, Service},

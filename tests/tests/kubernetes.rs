@@ -82,12 +82,15 @@ impl Scene {
 
     /// A pod for clients, which speaks for `account`.
     fn client(&self, account: &str) -> ClusterPod {
-        self.api.run(&self.clients, account, account, json!({"app": account}))
+        self.api
+            .run(&self.clients, account, account, json!({"app": account}))
     }
 
     /// A replica of the Service `llama`.
     fn replica(&self, name: &str) -> (ClusterPod, Replica) {
-        let pod = self.api.run(&self.replicas, name, "llama", json!({"app": "llama"}));
+        let pod = self
+            .api
+            .run(&self.replicas, name, "llama", json!({"app": "llama"}));
         let server = pod.serve(PORT);
         (pod, server)
     }
@@ -114,7 +117,11 @@ impl Scene {
 fn answers(client: &ClusterPod, to: SocketAddr, count: u64) -> BTreeSet<String> {
     let flags = ["--count", &count.to_string(), "--timeout", "1s"];
     let report = connect(&client.pod.place(), to, &flags);
-    report.replicas.into_keys().chain(report.errors.into_keys()).collect()
+    report
+        .replicas
+        .into_keys()
+        .chain(report.errors.into_keys())
+        .collect()
 }
 
 /// Waits until connections have these answers and no others. So many that with several replicas each is picked.

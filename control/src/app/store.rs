@@ -75,11 +75,7 @@ pub(super) async fn open(
     })
 }
 
-async fn cluster(
-    context: Option<&str>,
-    config: &KubernetesConfig,
-    nodes: &Nodes,
-) -> Result<Opened> {
+async fn cluster(context: Option<&str>, config: &KubernetesConfig, nodes: &Nodes) -> Result<Opened> {
     let client = kubernetes::connect(context).await?;
     let options = KubernetesOptions {
         membership: config.kubernetes_services,

@@ -44,7 +44,12 @@ pub(super) fn of_store(error: &StoreError) -> Status {
         | StoreError::Refused { .. } => Code::Internal,
     };
     if let StoreError::ReadOnly { op, object, reason } = error {
-        tracing::warn!(op, object, reason, "refused a change of what is changed elsewhere");
+        tracing::warn!(
+            op,
+            object,
+            reason,
+            "refused a change of what is changed elsewhere"
+        );
     }
     if code == Code::Internal {
         tracing::error!(%error, "the store does not work");

@@ -51,7 +51,9 @@ fn workload(row: v1::Workload, place: Place<'_>) -> Read<Option<Arc<Workload>>> 
     if let Some(v1::Place { region, zone, node }) = locality {
         let levels = [("region", region), ("zone", zone), ("node", node)];
         let known = levels.into_iter().filter(|(_, name)| !name.is_empty());
-        let known: Map<String, Value> = known.map(|(level, name)| (level.to_owned(), name.into())).collect();
+        let known: Map<String, Value> = known
+            .map(|(level, name)| (level.to_owned(), name.into()))
+            .collect();
         if !known.is_empty() {
             spec.insert("locality".to_owned(), known.into());
         }

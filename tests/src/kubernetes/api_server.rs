@@ -23,7 +23,7 @@ use crate::{
     certificate::Certificates,
     control::ControlPlane,
     etcd::Etcd,
-    eventually::{eventually, wait_until, PATIENCE},
+    eventually::{PATIENCE, eventually, wait_until},
     process::{Process, binary},
     real::tool,
     single_node::said,
@@ -117,7 +117,11 @@ impl ApiServer {
     /// Stops its time, or lets it go on.
     pub fn pause(&self, is_paused: bool) -> Result<()> {
         let process = self.process.as_ref().context("it was started")?;
-        process.signal(if is_paused { Signal::SIGSTOP } else { Signal::SIGCONT })
+        process.signal(if is_paused {
+            Signal::SIGSTOP
+        } else {
+            Signal::SIGCONT
+        })
     }
 
     /// Applies the definitions that the control plane prints, and waits until they are served.
@@ -126,7 +130,13 @@ impl ApiServer {
         let printed = printed.expect("run nodemesh-control");
         let definitions = String::from_utf8(printed.stdout).expect("text");
         self.expect(&["apply", "-f", "-"], &definitions);
-        let wait = ["wait", "--for=condition=Established", "--timeout=60s", "crd", "--all"];
+        let wait = [
+            "wait",
+            "--for=condition=Established",
+            "--timeout=60s",
+            "crd",
+            "--all",
+        ];
         self.expect(&wait, "");
     }
 
@@ -202,20 +212,30 @@ impl ApiServer {
     #[track_caller]
     pub fn expect(&self, arguments: &[&str], input: &str) -> String {
         let output = self.kubectl_with(arguments, input);
-        assert!(output.status.success(), "kubectl {arguments:?}: {}", said(&output));
+        assert!(
+            output.status.success(),
+            "kubectl {arguments:?}: {}",
+            said(&output)
+        );
         String::from_utf8(output.stdout).expect("text")
     }
 
     /// Applies objects.
     #[track_caller]
     pub fn apply(&self, objects: &[Value]) {
-        self.expect(&["apply", "--server-side", "-f", "-"], &objects::documents(objects));
+        self.expect(
+            &["apply", "--server-side", "-f", "-"],
+            &objects::documents(objects),
+        );
     }
 
     /// Deletes objects.
     #[track_caller]
     pub fn delete(&self, objects: &[Value]) {
-        self.expect(&["delete", "--wait=false", "-f", "-"], &objects::documents(objects));
+        self.expect(
+            &["delete", "--wait=false", "-f", "-"],
+            &objects::documents(objects),
+        );
     }
 
     /// Why the API server does not take `object`.
@@ -243,7 +263,9 @@ impl ApiServer {
         let is_it = |event: &&Value| event["reason"] == reason && event["regarding"]["name"] == name;
         let note = |events: &Value| {
             let mut found = events["items"].as_array().into_iter().flatten().filter(is_it);
-            found.next().map(|event| event["note"].as_str().unwrap_or_default().to_owned())
+            found
+                .next()
+                .map(|event| event["note"].as_str().unwrap_or_default().to_owned())
         };
         let all = ["events.events.k8s.io", "-A"];
         let events = self.wait_for("the event", &all, |events| note(events).is_some());

@@ -47,7 +47,16 @@ impl ApiServer {
         let status = json!({"status": {
             "phase": "Running", "podIP": pod.v4(), "podIPs": [address(pod.v4()), address(pod.v6())],
         }});
-        let patch = ["patch", "pod", name, "-n", NAMESPACE, "--subresource=status", "--type=merge", "-p"];
+        let patch = [
+            "patch",
+            "pod",
+            name,
+            "-n",
+            NAMESPACE,
+            "--subresource=status",
+            "--type=merge",
+            "-p",
+        ];
         self.expect(&[&patch[..], &[&status.to_string()]].concat(), "");
         ClusterPod {
             pod,

@@ -29,7 +29,8 @@ pub fn namespace(name: &str) -> Value {
 
 /// A node, in a zone of its own.
 pub fn node(name: &str) -> Value {
-    let labels = json!({"kubernetes.io/hostname": name, "topology.kubernetes.io/zone": format!("zone-{name}")});
+    let labels =
+        json!({"kubernetes.io/hostname": name, "topology.kubernetes.io/zone": format!("zone-{name}")});
     json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels}})
 }
 
@@ -54,7 +55,7 @@ pub fn slice(service: &str, name: &str, port: u16, endpoints: &[Value]) -> Value
 }
 
 /// A policy for the pods with `labels`.
-pub fn network_policy(name: &str, labels: Value, rules: Value) -> Value {
+pub fn network_policy(name: &str, labels: &Value, rules: Value) -> Value {
     let mut object = object("networking.k8s.io/v1", "NetworkPolicy", name);
     object["spec"] = rules;
     object["spec"]["podSelector"] = json!({"matchLabels": labels});
@@ -70,5 +71,6 @@ pub fn annotated(mut object: Value, annotations: Value) -> Value {
 
 /// Documents for `kubectl`.
 pub(super) fn documents(objects: &[Value]) -> String {
-    objects.iter().map(|object| format!("---\n{object}\n")).collect()
+    let texts: Vec<String> = objects.iter().map(Value::to_string).collect();
+    texts.join("\n---\n")
 }

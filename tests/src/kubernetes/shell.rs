@@ -41,8 +41,12 @@ impl ApiServer {
     /// Installs the chart with `settings`, each `KEY=VALUE`.
     #[track_caller]
     pub fn install(&self, settings: &[&str]) {
-        let settings: String = settings.iter().map(|setting| format!(" --set {setting}")).collect();
-        let output = self.shell(&format!("helm install nodemesh {CHART} -n {SYSTEM}{settings}"));
+        let settings: Vec<String> = settings
+            .iter()
+            .map(|setting| format!("--set {setting}"))
+            .collect();
+        let settings = settings.join(" ");
+        let output = self.shell(&format!("helm install nodemesh {CHART} -n {SYSTEM} {settings}"));
         assert!(output.status.success(), "helm install: {}", said(&output));
     }
 

@@ -32,9 +32,9 @@ pub fn python() -> PathBuf {
 /// The Python with Helm's library.
 pub fn deploy_python() -> PathBuf {
     let requirements = include_str!("../../../deploy/check/requirements.txt");
-    environment(requirements)
-        .map(|folder| folder.join("bin/python"))
-        .unwrap_or_else(|| panic!("no Python with Helm's library: {REMEDY}"))
+    let folder = environment(requirements);
+    let folder = folder.unwrap_or_else(|| panic!("no Python with Helm's library: {REMEDY}"));
+    folder.join("bin/python")
 }
 
 /// A script of `tests/real`.
@@ -75,9 +75,10 @@ pub fn kapi() -> PathBuf {
         fs::read_to_string(folder.join("sources.txt")).is_ok_and(|text| text == KAPI.concat())
     };
     let mut same = folders.map(|entry| entry.path()).filter(is_same);
-    same.next()
-        .map(|folder| folder.join("kapi"))
-        .unwrap_or_else(|| panic!("no API server of the sources in tests/kapi: {REMEDY}"))
+    let folder = same
+        .next()
+        .unwrap_or_else(|| panic!("no API server of the sources in tests/kapi: {REMEDY}"));
+    folder.join("kapi")
 }
 
 /// A program of the system.

@@ -3,7 +3,12 @@
 
 use std::fs::{self, File};
 
-use nodemesh_e2e::{bed::{Bed, Connecting}, control::ControlPlane, eventually::eventually, process::Process};
+use nodemesh_e2e::{
+    bed::{Bed, Connecting},
+    control::ControlPlane,
+    eventually::eventually,
+    process::Process,
+};
 
 use super::{Journal, empty, follow, serve, services};
 

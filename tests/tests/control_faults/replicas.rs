@@ -1,7 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Two control planes over one etcd: either may go, and etcd may fail.
 
-use nodemesh_e2e::{bed::{Bed, Connecting}, control::ControlPlane, etcd::Etcd, eventually::eventually};
+use nodemesh_e2e::{
+    bed::{Bed, Connecting},
+    control::ControlPlane,
+    etcd::Etcd,
+    eventually::eventually,
+};
 
 use super::{Journal, empty, serve, services};
 

@@ -2,6 +2,8 @@
 //! The way from an empty cluster to a meshed model, as docs/kubernetes.md has it: every command, in its order. What a cluster does in
 //! between (addresses, pods, slices, the pods of the chart) is played here.
 
+use std::collections::BTreeSet;
+
 use nodemesh_e2e::{
     bed::{Family, connect},
     control::ControlPlane,
@@ -29,7 +31,9 @@ fn starts(api: &ApiServer, control: &mut ControlPlane) {
     let variables = pod["containers"][0]["env"].as_array().expect("variables");
     let value = |name: &str| {
         let mut found = variables.iter().filter(|variable| variable["name"] == name);
-        found.next().map(|variable| variable["value"].as_str().expect("a text"))
+        found
+            .next()
+            .map(|variable| variable["value"].as_str().expect("a text"))
     };
     assert_eq!(value("NODEMESH_CONTROL_STORE"), Some("kubernetes"));
     assert_eq!(value("NODEMESH_CONTROL_INSECURE"), Some("true"));
@@ -57,7 +61,16 @@ fn every_command_of_the_documentation_works() {
             scene.start_agent();
         } else if command.contains("vllm.yaml") {
             let patch = json!({"spec": {"clusterIP": to.ip(), "clusterIPs": [to.ip()]}}).to_string();
-            let service = ["patch", "service", "llama", "-n", NAMESPACE, "--type=merge", "-p", &patch];
+            let service = [
+                "patch",
+                "service",
+                "llama",
+                "-n",
+                NAMESPACE,
+                "--type=merge",
+                "-p",
+                &patch,
+            ];
             scene.api.expect(&service, "");
             let replicas: Vec<_> = ["llama-0", "llama-1"].map(|name| scene.replica(name)).into();
             let endpoints: Vec<_> = replicas.iter().map(|(pod, _)| pod.endpoint()).collect();
@@ -70,7 +83,10 @@ fn every_command_of_the_documentation_works() {
                 until_answers(client, to, &["llama-0", "llama-1"]);
             }
         } else if command.contains("get msvc,tpol,apol") {
-            assert!(said.contains("llama-callers") && said.contains("1 of 1 nodes"), "{said}");
+            assert!(
+                said.contains("llama-callers") && said.contains("1 of 1 nodes"),
+                "{said}"
+            );
             let (chat, batch, _) = &pods[0];
             until_answers(chat, to, &["llama-0", "llama-1"]);
             until_answers(batch, to, &["EACCES"]);
@@ -82,7 +98,7 @@ fn every_command_of_the_documentation_works() {
                 .wait_for("the model", &["services", "-n", NAMESPACE], model);
             connect(&chat.pod.place(), to, &["--count", "100"]).assert_all_ok(100);
         } else if command.contains("mesh-") {
-            eventually("no service", || scene.services(), |names| names.is_empty());
+            eventually("no service", || scene.services(), BTreeSet::is_empty);
         }
     }
     let events = scene.api.get(&["events.events.k8s.io", "-A"]);

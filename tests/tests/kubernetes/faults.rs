@@ -2,6 +2,8 @@
 //! What happens to the mesh when the API server, the way to it, or the control plane fails: clients do not notice, and what was missed is
 //! made good.
 
+use std::collections::BTreeSet;
+
 use nix::sys::signal::Signal;
 use nodemesh_e2e::{
     bed::{Connecting, Family},
@@ -39,7 +41,9 @@ fn what_was_missed_while_the_api_server_or_the_control_plane_was_away_is_made_go
     scene.api.delete(&[other]);
     scene.api.kill().expect("kill the API server");
     scene.api.restart().expect("start the API server");
-    control.signal(Signal::SIGCONT).expect("let the control plane go on");
+    control
+        .signal(Signal::SIGCONT)
+        .expect("let the control plane go on");
     until_answers(&client, to, &["r1"]);
     eventually("no other service", || scene.services(), |names| names.len() == 1);
 
@@ -80,11 +84,15 @@ fn a_namespace_that_goes_at_once_and_an_address_that_is_used_again_are_followed(
 
     // Another pod gets the address of the one that ended.
     drop(s0);
-    scene.api.expect(&["delete", "pod", "r0", "-n", NAMESPACE, "--wait=false"], "");
+    scene
+        .api
+        .expect(&["delete", "pod", "r0", "-n", NAMESPACE, "--wait=false"], "");
     let mut again = r0.endpoint();
     again["targetRef"]["name"] = "r9".into();
     let _s9 = nodemesh_e2e::bed::Replica::start(&r0.pod, "r9", PORT);
-    scene.api.apply(&[objects::slice("llama", "llama-1", PORT, &[again])]);
+    scene
+        .api
+        .apply(&[objects::slice("llama", "llama-1", PORT, &[again])]);
     until_answers(&client, to, &["r9"]);
     let workload = || {
         let backends = scene.agent.backends().expect("nodemesh backends");
@@ -96,7 +104,14 @@ fn a_namespace_that_goes_at_once_and_an_address_that_is_used_again_are_followed(
     };
     eventually("the new pod's name", workload, |names| *names == ["models/r9"]);
 
-    let gone = ["delete", "services,endpointslices", "--all", "-n", NAMESPACE, "--wait=false"];
+    let gone = [
+        "delete",
+        "services,endpointslices",
+        "--all",
+        "-n",
+        NAMESPACE,
+        "--wait=false",
+    ];
     scene.api.expect(&gone, "");
-    eventually("no service", || scene.services(), |names| names.is_empty());
+    eventually("no service", || scene.services(), BTreeSet::is_empty);
 }

@@ -15,23 +15,25 @@ fn a_network_policy_decides_by_labels_and_namespaces_of_pods() {
     let batch = scene.client("batch");
     let (r0, _s0) = scene.replica("r0");
     let to = scene.serve(&[&r0]);
-    let llama = json!({"app": "llama"});
+    let llama = &json!({"app": "llama"});
     let from = |peer| json!({"policyTypes": ["Ingress"], "ingress": [{"from": [peer]}]});
     let of_chat = json!({"podSelector": {"matchLabels": {"app": "chat"}}});
     scene
         .api
-        .apply(&[objects::network_policy("callers", llama.clone(), from(of_chat))]);
+        .apply(&[objects::network_policy("callers", llama, from(of_chat))]);
     scene.start();
     until_answers(&chat, to, &["r0"]);
     until_answers(&batch, to, &[DENIED]);
 
     // A pod that comes later is known before it connects for the first time, or asks again.
-    let late = scene.api.run(&scene.clients, "late", "chat", json!({"app": "chat"}));
+    let late = scene
+        .api
+        .run(&scene.clients, "late", "chat", json!({"app": "chat"}));
     until_answers(&late, to, &["r0"]);
 
     // Policies add up.
     let everywhere = json!({"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "models"}}});
-    let more = objects::network_policy("neighbours", llama.clone(), from(everywhere));
+    let more = objects::network_policy("neighbours", llama, from(everywhere));
     scene.api.apply(std::slice::from_ref(&more));
     until_answers(&batch, to, &["r0"]);
     scene.api.delete(&[more]);

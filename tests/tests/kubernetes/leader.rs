@@ -29,9 +29,9 @@ fn lease(scene: &Scene) -> (String, i64) {
 /// Waits until the conditions of a resource were written.
 fn until_told(scene: &Scene, name: &str) {
     let resource = ["services.nodemesh.io", name, "-n", NAMESPACE];
-    scene
-        .api
-        .wait_for("conditions", &resource, |object| object["status"]["conditions"].is_array());
+    scene.api.wait_for("conditions", &resource, |object| {
+        object["status"]["conditions"].is_array()
+    });
 }
 
 #[test]

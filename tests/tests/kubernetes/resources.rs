@@ -25,21 +25,49 @@ fn the_api_server_refuses_by_schema_and_by_rule() {
     let target = json!({"kind": "Service", "name": "llama"});
     let refused = [
         // By the schema, with the field.
-        ("Service", json!({"addresses": ["10.96.0.9"], "ports": [{"port": 0}]}), "spec.ports[0].port"),
-        ("TrafficPolicy", json!({"targetRef": target, "loadBalancer": {"algorithm": "fastest"}}), "spec.loadBalancer.algorithm"),
-        ("TrafficPolicy", json!({"targetRef": target, "limits": {"connections": "many"}}), "limits.connections"),
+        (
+            "Service",
+            json!({"addresses": ["10.96.0.9"], "ports": [{"port": 0}]}),
+            "spec.ports[0].port",
+        ),
+        (
+            "TrafficPolicy",
+            json!({"targetRef": target, "loadBalancer": {"algorithm": "fastest"}}),
+            "spec.loadBalancer.algorithm",
+        ),
+        (
+            "TrafficPolicy",
+            json!({"targetRef": target, "limits": {"connections": "many"}}),
+            "limits.connections",
+        ),
         ("AccessPolicy", json!({"rules": []}), "targetRef"),
         // By rules.
-        ("Service", json!({"addresses": ["10.96.0.9"], "ports": [{"port": 1}, {"port": 2}]}), "each of several ports needs a name"),
-        ("Workload", json!({"identity": "spiffe://a/b"}), "give addresses, a cgroup, or both"),
-        ("AccessPolicy", json!({"targetRef": target}), "give rules, a default, or both"),
+        (
+            "Service",
+            json!({"addresses": ["10.96.0.9"], "ports": [{"port": 1}, {"port": 2}]}),
+            "each of several ports needs a name",
+        ),
+        (
+            "Workload",
+            json!({"identity": "spiffe://a/b"}),
+            "give addresses, a cgroup, or both",
+        ),
+        (
+            "AccessPolicy",
+            json!({"targetRef": target}),
+            "give rules, a default, or both",
+        ),
     ];
     for (kind, spec, expected) in refused {
         let said = scene.api.refusal(&objects::custom(kind, "x", spec));
         assert!(said.contains(expected), "{kind}: {expected}: {said}");
     }
     // A field that nobody knows is no typing error that nobody sees.
-    let strange = objects::custom("AccessPolicy", "x", json!({"targetRef": target, "default": "deny", "ruls": []}));
+    let strange = objects::custom(
+        "AccessPolicy",
+        "x",
+        json!({"targetRef": target, "default": "deny", "ruls": []}),
+    );
     let said = scene.api.refusal(&strange);
     assert!(said.contains("ruls"), "{said}");
 }
@@ -57,30 +85,40 @@ fn conditions_tell_what_is_valid_and_on_how_many_nodes_it_holds() {
         })
     };
     let good = objects::custom("Service", "own", spec(&r0.at(PORT).ip().to_string()));
-    scene.api.apply(&[good.clone()]);
+    scene.api.apply(std::slice::from_ref(&good));
     scene.start();
     until_answers(&client, to, &["r0"]);
     let own = ["services.nodemesh.io", "own", "-n", NAMESPACE];
     let held = Some(("True".to_owned(), "1 of 1 nodes".to_owned()));
-    let object = scene
-        .api
-        .wait_for("it is programmed", &own, |object| condition(object, "Programmed") == held);
-    assert_eq!(condition(&object, "Accepted"), Some(("True".to_owned(), "valid".to_owned())));
+    let object = scene.api.wait_for("it is programmed", &own, |object| {
+        condition(object, "Programmed") == held
+    });
+    assert_eq!(
+        condition(&object, "Accepted"),
+        Some(("True".to_owned(), "valid".to_owned()))
+    );
 
     // It passes the schema and is still not valid: what it said before holds.
-    scene.api.apply(&[objects::custom("Service", "own", spec("no address"))]);
+    scene
+        .api
+        .apply(&[objects::custom("Service", "own", spec("no address"))]);
     let object = scene.api.wait_for("it is refused", &own, |object| {
         condition(object, "Accepted").is_some_and(|(status, _)| status == "False")
     });
     let (_, message) = condition(&object, "Accepted").expect("it was seen");
     assert!(message.contains("spec.backends[0].address"), "{message}");
-    assert_eq!(object["status"]["conditions"][0]["observedGeneration"], object["metadata"]["generation"]);
+    assert_eq!(
+        object["status"]["conditions"][0]["observedGeneration"],
+        object["metadata"]["generation"]
+    );
     scene.api.event("Invalid", "own");
     until_answers(&client, to, &["r0"]);
 
     scene.api.apply(&[good]);
-    scene.api.wait_for("it is valid again", &own, |object| condition(object, "Programmed") == held
-        && condition(object, "Accepted").is_some_and(|(status, _)| status == "True"));
+    scene.api.wait_for("it is valid again", &own, |object| {
+        condition(object, "Programmed") == held
+            && condition(object, "Accepted").is_some_and(|(status, _)| status == "True")
+    });
     let table = scene.api.expect(&["get", "msvc,tpol,apol", "-A"], "");
     for word in ["MODEL", "llama-3-8b", "PROGRAMMED", "1 of 1 nodes"] {
         assert!(table.contains(word), "{word}: {table}");
@@ -102,21 +140,41 @@ fn what_does_not_go_together_is_told_until_there_is_room() {
             condition(&object, "Accepted").filter(|(status, _)| status == "False")
         })
     };
-    let told = eventually("one is refused", refused, |told| told.iter().flatten().count() == 1);
+    let told = eventually("one is refused", refused, |told| {
+        told.iter().flatten().count() == 1
+    });
     let (index, message) = told
         .iter()
         .enumerate()
         .find_map(|(index, told)| Some((index, &told.as_ref()?.1)))
         .expect("one is");
-    let (name, winner) = if index == 0 { ("one", "other") } else { ("other", "one") };
-    assert!(message.contains("10.96.0.7") && message.contains(winner), "{message}");
+    let (name, winner) = if index == 0 {
+        ("one", "other")
+    } else {
+        ("other", "one")
+    };
+    assert!(
+        message.contains("10.96.0.7") && message.contains(winner),
+        "{message}"
+    );
     let note = scene.api.event("Conflict", name);
-    assert_eq!(note.trim_start_matches("Conflict: "), message.trim_start_matches("Conflict: "));
+    assert_eq!(
+        note.trim_start_matches("Conflict: "),
+        message.trim_start_matches("Conflict: ")
+    );
 
     // What makes room is enough.
-    scene
-        .api
-        .expect(&["delete", "services.nodemesh.io", winner, "-n", NAMESPACE, "--wait=false"], "");
+    scene.api.expect(
+        &[
+            "delete",
+            "services.nodemesh.io",
+            winner,
+            "-n",
+            NAMESPACE,
+            "--wait=false",
+        ],
+        "",
+    );
     let own = ["services.nodemesh.io", name, "-n", NAMESPACE];
     scene.api.wait_for("it is accepted", &own, |object| {
         condition(object, "Accepted").is_some_and(|(status, _)| status == "True")

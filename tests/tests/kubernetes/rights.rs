@@ -24,7 +24,9 @@ type Right = (String, String, String);
 fn rights(role: &Value) -> BTreeSet<Right> {
     let words = |rule: &Value, field: &str| -> Vec<String> {
         let words = rule[field].as_array().into_iter().flatten();
-        words.map(|word| word.as_str().expect("a word").to_owned()).collect()
+        words
+            .map(|word| word.as_str().expect("a word").to_owned())
+            .collect()
     };
     let mut all = BTreeSet::new();
     for rule in role["rules"].as_array().into_iter().flatten() {
@@ -61,18 +63,36 @@ fn worth_telling(scene: &Scene) -> Vec<Value> {
     });
     vec![
         objects::annotated(objects::service("llama", Family::V4.vip(1)), annotations),
-        objects::network_policy("callers", json!({"app": "llama"}), ports),
-        objects::custom("Service", "own", json!({"addresses": ["10.96.0.9"], "ports": [{"port": 1}]})),
-        objects::custom("Workload", "vm", json!({"addresses": [scene.system.pod("vm").expect("a pod").v4()]})),
-        objects::custom("TrafficPolicy", "slow", json!({"targetRef": target, "limits": {"connections": 1000}})),
-        objects::custom("AccessPolicy", "open", json!({"targetRef": target, "default": "allow"})),
+        objects::network_policy("callers", &json!({"app": "llama"}), ports),
+        objects::custom(
+            "Service",
+            "own",
+            json!({"addresses": ["10.96.0.9"], "ports": [{"port": 1}]}),
+        ),
+        objects::custom(
+            "Workload",
+            "vm",
+            json!({"addresses": [scene.system.pod("vm").expect("a pod").v4()]}),
+        ),
+        objects::custom(
+            "TrafficPolicy",
+            "slow",
+            json!({"targetRef": target, "limits": {"connections": 1000}}),
+        ),
+        objects::custom(
+            "AccessPolicy",
+            "open",
+            json!({"targetRef": target, "default": "allow"}),
+        ),
     ]
 }
 
 #[test]
 fn the_roles_of_the_chart_are_what_the_control_plane_needs_and_no_more() {
     let mut scene = Scene::new();
-    scene.api.install(&["control.store.kind=kubernetes", "control.replicas=2"]);
+    scene
+        .api
+        .install(&["control.store.kind=kubernetes", "control.replicas=2"]);
     let client = scene.client("chat");
     let (r0, _s0) = scene.replica("r0");
     let to = scene.serve(&[&r0]);
@@ -83,7 +103,9 @@ fn the_roles_of_the_chart_are_what_the_control_plane_needs_and_no_more() {
     let told = ["services", "workloads", "trafficpolicies", "accesspolicies"];
     let have_conditions = || {
         let lists = told.map(|kind| scene.api.get(&[&format!("{kind}.nodemesh.io"), "-n", NAMESPACE]));
-        lists.iter().all(|list| list["items"][0]["status"]["conditions"].is_array())
+        lists
+            .iter()
+            .all(|list| list["items"][0]["status"]["conditions"].is_array())
     };
     eventually("conditions of all kinds", have_conditions, |all| *all);
     scene.api.event("InvalidAnnotation", "llama");
@@ -97,7 +119,9 @@ fn the_roles_of_the_chart_are_what_the_control_plane_needs_and_no_more() {
         events.any(|event| event["series"]["count"].as_i64() >= Some(2))
     };
     let events = ["events.events.k8s.io", "-n", NAMESPACE];
-    scene.api.wait_for("an event that was told twice", &events, is_counted);
+    scene
+        .api
+        .wait_for("an event that was told twice", &events, is_counted);
 
     let cluster_role = scene.api.get(&["clusterrole", CLUSTER_ROLE]);
     let role = scene.api.get(&["role", "nodemesh-control", "-n", SYSTEM]);
@@ -150,7 +174,9 @@ fn a_right_that_is_missing_is_named() {
     until_answers(&client, to, &["r0"]);
     // As soon as it may, it goes on by itself.
     replace(&scene, &without(&role, "none"));
-    waiting.wait_for_log(|line| line.contains(" ready")).expect("it is ready");
+    waiting
+        .wait_for_log(|line| line.contains(" ready"))
+        .expect("it is ready");
     scene.api.apply(&[objects::slice("llama", "llama-1", PORT, &[])]);
     eventually(
         "no replica",

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Services and their slices, as clients meet them.
 
+use std::collections::BTreeSet;
+
 use nodemesh_e2e::{
     bed::{Family, connect, hold},
     eventually::eventually,
@@ -58,7 +60,7 @@ fn clients_reach_what_the_slices_of_a_service_say() {
     until_answers(&client, to, &["r0"]);
 
     scene.api.delete(&[objects::service("llama", to)]);
-    eventually("no service", || scene.services(), |names| names.is_empty());
+    eventually("no service", || scene.services(), BTreeSet::is_empty);
 }
 
 #[test]
@@ -89,7 +91,7 @@ fn ports_have_names_and_the_namespace_decides_unless_the_service_does() {
 
     service["metadata"]["labels"] = json!({"nodemesh.io/mesh": "disabled"});
     scene.api.apply(std::slice::from_ref(&service));
-    eventually("no service", || scene.services(), |names| names.is_empty());
+    eventually("no service", || scene.services(), BTreeSet::is_empty);
     let everywhere = "namespace/models";
     scene.api.expect(&["label", everywhere, "nodemesh.io/mesh-"], "");
     service["metadata"]["labels"] = json!({"nodemesh.io/mesh": "enabled"});
@@ -102,7 +104,9 @@ fn hints_and_distribution_prefer_the_zone_of_the_client() {
     let mut scene = Scene::new();
     let client = scene.client("chat");
     let (far, _far) = scene.replica("far");
-    let near = scene.api.run(&scene.clients, "near", "llama", json!({"app": "llama"}));
+    let near = scene
+        .api
+        .run(&scene.clients, "near", "llama", json!({"app": "llama"}));
     let _near = near.serve(PORT);
     let to = scene.serve(&[&far, &near]);
     scene.start();
@@ -118,7 +122,10 @@ fn hints_and_distribution_prefer_the_zone_of_the_client() {
         endpoint["hints"] = json!({"forZones": [{"name": zone}]});
         endpoint
     };
-    let endpoints = [hinted(far.endpoint(), "zone-a"), hinted(near.endpoint(), "zone-b")];
+    let endpoints = [
+        hinted(far.endpoint(), "zone-a"),
+        hinted(near.endpoint(), "zone-b"),
+    ];
     scene
         .api
         .apply(&[objects::slice("llama", "llama-1", PORT, &endpoints)]);
@@ -153,16 +160,28 @@ fn annotations_are_policies_and_a_wrong_one_is_told_by_its_name() {
     let is_told = || {
         let events = scene.api.get(&["events.events.k8s.io", "-n", NAMESPACE]);
         let items = events["items"].as_array().cloned().unwrap_or_default();
-        let notes = items
-            .iter()
-            .filter(|event| event["reason"] == "InvalidAnnotation" && event["regarding"]["kind"] == "Service");
-        notes.map(|event| event["note"].to_string()).collect::<Vec<_>>().join(" ")
+        let notes = items.iter().filter(|event| {
+            event["reason"] == "InvalidAnnotation" && event["regarding"]["kind"] == "Service"
+        });
+        notes
+            .map(|event| event["note"].to_string())
+            .collect::<Vec<_>>()
+            .join(" ")
     };
     eventually("both annotations", is_told, |notes| {
         notes.contains("nodemesh.io/algorithm") && notes.contains("did you mean nodemesh.io/max-connections?")
     });
     // What was wrong had no effect; without annotations there is no limit.
-    scene.api.expect(&["annotate", "service/llama", "-n", NAMESPACE, "nodemesh.io/max-connections-"], "");
+    scene.api.expect(
+        &[
+            "annotate",
+            "service/llama",
+            "-n",
+            NAMESPACE,
+            "nodemesh.io/max-connections-",
+        ],
+        "",
+    );
     eventually(
         "three connections",
         || hold(&client.pod.place(), to, 3, &[]).report.ok,

@@ -30,7 +30,7 @@ use crate::{
 };
 
 const PROGRAM: &str = "kapi";
-/// Made of these, in this order.
+/// Made of these, in this order: code, and what it is built with.
 const SOURCES: [&str; 4] = ["access.go", "main.go", "resources.go", "packages.txt"];
 /// The copy of them.
 const MARKER: &str = "sources.txt";
@@ -132,7 +132,7 @@ fn build(work: &Path) -> Result<PathBuf> {
     let go = Go::new(work, &root)?;
     let own = work.join("go/src").join(PROGRAM);
     fs::create_dir_all(&own)?;
-    for name in SOURCES.iter().filter(|name| name.ends_with(".go")) {
+    for name in &SOURCES[..3] {
         fs::copy(source_folder().join(name), own.join(name))?;
     }
     let generator = work.join("openapi-gen");

@@ -48,11 +48,17 @@ impl Events {
     }
 
     /// Tells `finding` about the object `regarding`.
-    pub(super) async fn tell(&mut self, regarding: &ObjectReference, finding: &Finding) -> Result<(), kube::Error> {
+    pub(super) async fn tell(
+        &mut self,
+        regarding: &ObjectReference,
+        finding: &Finding,
+    ) -> Result<(), kube::Error> {
         let event = self.event(regarding, finding);
         let name = event.metadata.name.clone().unwrap_or_default();
-        let api: Api<Event> =
-            Api::namespaced(self.client.clone(), event.metadata.namespace.as_deref().unwrap_or_default());
+        let api: Api<Event> = Api::namespaced(
+            self.client.clone(),
+            event.metadata.namespace.as_deref().unwrap_or_default(),
+        );
         let created = api.create(&PostParams::default(), &event).await;
         let count = self.told.get(&name).map_or(1, |count| count.saturating_add(1));
         match created {
@@ -80,7 +86,10 @@ impl Events {
         let uid = regarding.uid.as_deref().unwrap_or_default();
         let hash = XxHash3_64::oneshot(format!("{uid} {reason} {}", finding.message).as_bytes());
         // Objects that are in no namespace have their events in this one.
-        let namespace = regarding.namespace.clone().unwrap_or_else(|| "default".to_owned());
+        let namespace = regarding
+            .namespace
+            .clone()
+            .unwrap_or_else(|| "default".to_owned());
         Event {
             metadata: ObjectMeta {
                 name: Some(format!("{}.{hash:016x}", shortened(object, MAX_NAME))),

@@ -82,7 +82,9 @@ pub(crate) fn backends<'a>(
         ));
     }
     let has_ready = candidates.values().any(|candidate| candidate.endpoint.is_ready);
-    let mut ready = candidates.values().filter(|candidate| candidate.endpoint.is_ready);
+    let mut ready = candidates
+        .values()
+        .filter(|candidate| candidate.endpoint.is_ready);
     // As with kube-proxy: hints of some of the endpoints only say nothing.
     let has_hints = has_ready && ready.all(|candidate| !candidate.endpoint.for_zones.is_empty());
     let has_names = service.ports.len() > 1 || service.ports.iter().any(|port| !port.name.is_empty());
