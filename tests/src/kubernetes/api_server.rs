@@ -225,7 +225,7 @@ impl ApiServer {
     pub fn apply(&self, objects: &[Value]) {
         self.expect(
             &["apply", "--server-side", "-f", "-"],
-            &objects::documents(objects),
+            &objects::document(objects),
         );
     }
 
@@ -234,7 +234,7 @@ impl ApiServer {
     pub fn delete(&self, objects: &[Value]) {
         self.expect(
             &["delete", "--wait=false", "-f", "-"],
-            &objects::documents(objects),
+            &objects::document(objects),
         );
     }
 

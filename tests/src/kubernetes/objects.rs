@@ -69,8 +69,7 @@ pub fn annotated(mut object: Value, annotations: Value) -> Value {
     object
 }
 
-/// Documents for `kubectl`.
-pub(super) fn documents(objects: &[Value]) -> String {
-    let texts: Vec<String> = objects.iter().map(Value::to_string).collect();
-    texts.join("\n---\n")
+/// One document for `kubectl`.
+pub(super) fn document(objects: &[Value]) -> String {
+    json!({"apiVersion": "v1", "kind": "List", "items": objects}).to_string()
 }
