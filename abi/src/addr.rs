@@ -58,6 +58,16 @@ impl Ip16 {
         self.words[0] == 0 && self.words[1] == 0 && self.words[2] == V4_PREFIX
     }
 
+    /// Whether this is `::1` or in `127.0.0.0/8`.
+    #[inline(always)]
+    pub const fn is_loopback(&self) -> bool {
+        let [a, b, c, d] = self.words;
+        if self.is_v4() {
+            return d.to_ne_bytes()[0] == 127;
+        }
+        a == 0 && b == 0 && c == 0 && d == u32::from_be(1)
+    }
+
     /// Whether this is `::` or `0.0.0.0`.
     #[inline(always)]
     pub const fn is_unspecified(&self) -> bool {
@@ -99,7 +109,9 @@ impl core::fmt::Debug for Ip16 {
 }
 
 /// A port in network byte order.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(
+    Default, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
 #[repr(C)]
 pub struct Port {
     be: u16,

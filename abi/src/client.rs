@@ -88,12 +88,19 @@ pub struct CgroupEntry {
     pub workload: u64,
     /// First address of the workload, or unspecified.
     pub addr: Ip16,
-    /// 1 if sockets of this subtree are left alone, else 0.
+    /// What sockets of this subtree are kept from: [`CgroupEntry::ALONE`], [`CgroupEntry::NO_SHORTCUT`].
     pub excluded: u32,
     /// Identity of the workload; [`crate::policy::UNKNOWN`] if it has none.
     pub identity: u32,
 }
 abi_struct!(CgroupEntry: 32 { workload: 0, addr: 8, excluded: 24, identity: 28 });
+
+impl CgroupEntry {
+    /// Bit of [`Self::excluded`]: they are left alone.
+    pub const ALONE: u32 = 1;
+    /// Bit of [`Self::excluded`]: they take no shortcut.
+    pub const NO_SHORTCUT: u32 = 2;
+}
 
 /// Key of `affinity`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]

@@ -122,6 +122,8 @@ impl Counted {
     pub const SERVICE: u32 = 1;
     /// In `clients`.
     pub const CLIENT: u32 = 2;
+    /// In `short_ends`: the socket is an end of a shortcut. Set once, when the connection is established.
+    pub const SHORT: u32 = 4;
 }
 
 /// What every token adds, gathered by its socket and added to the row at most every 100 ms, because the CPUs of a node share the row.

@@ -36,6 +36,7 @@ pub mod policy;
 pub mod rules;
 pub mod service;
 pub mod settings;
+pub mod shortcut;
 pub mod slot;
 pub mod stream;
 pub mod traffic;

@@ -45,6 +45,11 @@ pub const EVENT_BYTES: u32 = 1 << 18;
 /// Bytes of the ring buffer `access`: room for 5,000 records.
 pub const ACCESS_BYTES: u32 = 1 << 20;
 
+/// Capacity of `short_socks` and of `short_ends`.
+pub const SHORT_ENDS: u32 = 65_536;
+/// Capacity of `short_offers`: connections that are being established.
+pub const SHORT_OFFERS: u32 = 8_192;
+
 /// Most backends that one configuration may hold.
 pub const MAX_BACKENDS: usize = 1_000_000;
 /// Most service ports that one configuration may hold.

@@ -81,6 +81,14 @@ pub mod map {
         EVENTS = "events";
         /// Ring buffer of `AccessRecord`.
         ACCESS = "access";
+        /// Cookie of a socket to the socket: those that take the shortcut.
+        SHORT_SOCKS = "short_socks";
+        /// Cookie of a socket to `shortcut::End`.
+        SHORT_ENDS = "short_ends";
+        /// `shortcut::OfferKey` to `shortcut::Offer`.
+        SHORT_OFFERS = "short_offers";
+        /// `shortcut::Route` to `shortcut::RouteCount` per CPU.
+        SHORT_COUNTS = "short_counts";
         /// Ring buffer of `aya-log`.
         LOGS = "AYA_LOGS";
     }
@@ -121,6 +129,8 @@ pub mod program {
         INGRESS = "ingress";
         /// Counts segments that are sent again.
         RETRANSMIT = "retransmit";
+        /// Hands messages to the other socket of a shortcut.
+        HAND_OVER = "hand_over";
         /// Gives the sockets that backends of this node had accepted before a record.
         ADOPT = "adopt";
         /// Lists the connections.

@@ -7,7 +7,10 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::layout::{abi_struct, counter_index};
+use crate::{
+    Port,
+    layout::{abi_struct, counter_index},
+};
 
 /// A token bucket, as interval and tolerance of the generic cell rate algorithm (ITU-T I.371, annex A; virtual scheduling).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -70,6 +73,9 @@ impl Caps {
     }
 }
 
+/// Most ports of a service that may be kept from the shortcut.
+pub const SHORTCUT_EXCEPT: usize = 7;
+
 /// Value of `rules`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -104,17 +110,31 @@ pub struct Rules {
     pub slow_start_ns: u64,
     /// New connections of one backend.
     pub backend_rate: Rate,
+    /// 1 if connections between sockets of one node may take the shortcut, else 0.
+    pub shortcut: u16,
+    /// Ports of the service that may not; 0 for none.
+    pub shortcut_except: [Port; SHORTCUT_EXCEPT],
 }
-abi_struct!(Rules: 120 {
+abi_struct!(Rules: 136 {
     rate: 0, client_rate: 16, caps: 32, client_caps: 40, backend_caps: 48, spill_load: 56, connect_failures: 60,
     request_failures: 64, server_errors: 68, eject_ns: 72, eject_max_ns: 80, eject_percent: 88, excess_errno: 92,
-    slow_start_ns: 96, backend_rate: 104,
+    slow_start_ns: 96, backend_rate: 104, shortcut: 120, shortcut_except: 122,
 });
 
 /// Smallest share of a backend that starts, of 2^32: a tenth, so that it is asked at all.
 const LEAST_SHARE: u64 = u32::MAX as u64 / 10;
 
 impl Rules {
+    /// Whether connections to `port` of the service may take the shortcut.
+    #[inline(always)]
+    pub fn is_short(&self, port: Port) -> bool {
+        let mut excepted = self.shortcut == 0;
+        for except in self.shortcut_except {
+            excepted |= except == port;
+        }
+        !excepted
+    }
+
     /// What is to hold first where these rules follow `former` ones: with caps that connections were not counted for, those are counted
     /// before a cap holds. `None` if nothing is to be counted.
     pub fn counting(&self, former: &Self) -> Option<Self> {

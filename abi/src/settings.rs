@@ -6,7 +6,7 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::layout::abi_struct;
+use crate::{ABI_VERSION, layout::abi_struct};
 
 /// The only value of `settings`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -29,11 +29,27 @@ pub struct Settings {
     /// Which programs at tracepoints are in force: those that were loaded with this number. Two may be attached during an upgrade,
     /// since a link to a tracepoint cannot be updated in place.
     pub epoch: u32,
+    /// The version of the ABI whose programs may let messages take the shortcut; 0 for none. Those of another version, which sockets
+    /// that were enrolled by it run until they are closed, leave everything to TCP.
+    pub shortcut: u32,
 }
-abi_struct!(Settings: 32 {
+abi_struct!(Settings: 36 {
     agent_tgid: 0, log_level: 4, cgroup_depths: 8, udp_services: 12, access_sample: 16, meter_path: 20, connection_limit: 24,
-    epoch: 28,
+    epoch: 28, shortcut: 32,
 });
+
+impl Settings {
+    /// What [`Self::shortcut`] says of programs of this version.
+    pub const fn shortcut(enabled: bool) -> u32 {
+        if enabled { ABI_VERSION } else { 0 }
+    }
+
+    /// Whether programs of this version may let messages take the shortcut.
+    #[inline(always)]
+    pub const fn has_shortcut(&self) -> bool {
+        self.shortcut == ABI_VERSION
+    }
+}
 
 /// Where the meter's byte events come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,8 +133,28 @@ pub struct SockOffsets {
     pub protocol: u32,
     /// `socket.sk`: pointer to the `struct sock` of a `struct socket`.
     pub socket_sk: u32,
+    /// `sk_rcvbuf`: int.
+    pub rcvbuf: u32,
+    /// `sk_rcvlowat`: int.
+    pub rcvlowat: u32,
+    /// `sk_cgrp_data.cgroup`: pointer to the `struct cgroup` of the task that made the socket.
+    pub cgroup: u32,
+    /// `cgroup.level`: int, how deep it is.
+    pub cgroup_level: u32,
+    /// `cgroup.ancestors`: pointers to the cgroups from the root down to itself (Linux 6.1); 0 before.
+    pub cgroup_ancestors: u32,
+    /// `cgroup.kn`: pointer to its `struct kernfs_node`.
+    pub cgroup_node: u32,
+    /// `kernfs_node.id`: u64.
+    pub node_id: u32,
+    /// `inet_connection_sock.icsk_ulp_ops`: pointer, not null if the kernel itself speaks a protocol above TCP (kTLS).
+    pub ulp: u32,
+    /// `sk_socket`: pointer, null if no application has or ever had the socket.
+    pub sk_socket: u32,
 }
-abi_struct!(SockOffsets: 72 {
+abi_struct!(SockOffsets: 108 {
     err: 0, family: 4, num: 8, rcv_saddr: 12, v6_rcv_saddr: 16, dport: 20, daddr: 24, v6_daddr: 28, state: 32, flags: 36,
-    lingertime: 40, write_seq: 44, rcv_nxt: 48, copied_seq: 52, srtt_us: 56, total_retrans: 60, protocol: 64, socket_sk: 68,
+    lingertime: 40, write_seq: 44, rcv_nxt: 48, copied_seq: 52, srtt_us: 56, total_retrans: 60, protocol: 64, socket_sk: 68, rcvbuf: 72,
+    rcvlowat: 76, cgroup: 80, cgroup_level: 84, cgroup_ancestors: 88, cgroup_node: 92, node_id: 96, ulp: 100,
+    sk_socket: 104,
 });

@@ -22,7 +22,10 @@ pub use self::{
     policy::{Explanation, MatchingRule, PolicyQuery, PortAccess},
     traffic::{Histogram, HistogramBounds, Traffic, TrafficReport},
 };
-use crate::config::{AccessLogFormat, ProgramLogLevel};
+use crate::{
+    config::{AccessLogFormat, ProgramLogLevel},
+    shortcut::State,
+};
 
 /// Answer of `GET /v1/status`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -130,6 +133,9 @@ pub struct DatapathStatus {
     pub cgroups_missing: Vec<String>,
     /// What measures traffic.
     pub meter: MeterStatus,
+    /// Whether messages may take the shortcut, and why.
+    #[serde(default)]
+    pub shortcut: State,
     /// The packet path; absent where it is off.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub packet: Option<PacketStatus>,

@@ -38,6 +38,7 @@ use crate::{
     config::{AgentConfig, VERSION},
     datapath::{
         MapReader, MapWriter, PinRoot, adoption,
+        ends::Ends,
         flow_maps::FlowReader,
         guard::Guard,
         host,
@@ -54,9 +55,11 @@ use crate::{
     metrics::Metrics,
     packet::thread::PacketPath,
     reconcile::{
+        clients::Excluded,
         thread::{Command, Reconciler},
         view::View,
     },
+    shortcut::{self, Keeper, gate::Gate},
     sockets::Sockets,
     source::Version,
     startup::{Progress, Step},
@@ -96,7 +99,13 @@ pub fn run(config: &AgentConfig, log: LogFilter) -> Result<()> {
     // Kept open: the kernel measures while this descriptor is.
     let _stats = config.program_stats.then(program_stats).flatten();
 
-    let settings = settings(config, &loaded)?;
+    let gate = Gate {
+        cgroup: cgroup.clone(),
+        pin_dir: config.pin_dir.clone(),
+        run_dir: config.run_dir.clone(),
+        build: loaded.build,
+    };
+    let settings = settings(config, &loaded, &gate)?;
     let drains = Drains::open(&config.run_dir);
     let (mut reconciler, view) = reconciler(
         config,
@@ -148,6 +157,14 @@ pub fn run(config: &AgentConfig, log: LogFilter) -> Result<()> {
         Arc::clone(&events),
         sockets,
     );
+    let (keeper, shortcut) = Keeper::new(
+        config.shortcut,
+        meter_path,
+        gate,
+        Ends::open(&pins)?,
+        view.clone(),
+        commands.clone(),
+    );
     let access_log = Arc::new(AccessLog::new(config.access_log_file.clone(), view.clone())?);
     let node = Arc::new(Node {
         config: config.clone(),
@@ -168,6 +185,8 @@ pub fn run(config: &AgentConfig, log: LogFilter) -> Result<()> {
         meter_path,
         connection_limit: settings.connection_limit,
         adopted,
+        shortcut,
+        ends: Ends::open(&pins)?,
         log,
         program_log: Mutex::new(config.program_log),
         commands,
@@ -183,9 +202,12 @@ pub fn run(config: &AgentConfig, log: LogFilter) -> Result<()> {
     let guard = spawn("guard", move || guard.run(&guard_ended))?;
     let (end_watch, ended) = mpsc::channel();
     let watch = spawn("admission", move || watch.run(&ended))?;
+    let (end_keeper, ended) = mpsc::channel();
+    let keeper = spawn("shortcut", move || keeper.run(&ended))?;
     // Its end drops the tasks and with them every sender of commands, which ends the reconciler.
     let records = feed.run(node, |node, changes| serve(node, changes, readers, progress))?;
-    drop((stop, end_watch, end_guard, end_packets));
+    drop((stop, end_watch, end_guard, end_packets, end_keeper));
+    join(keeper)?;
     join(sweeper)?;
     join(guard)?;
     join(packet_path)?;
@@ -213,7 +235,10 @@ fn reconciler(
     (desired, drained): (Option<Version>, Targets),
 ) -> Result<(Reconciler, watch::Receiver<Arc<View>>)> {
     let maps = MapWriter::open(pins)?;
-    let excluded = config.exclude_cgroup.clone();
+    let excluded = Excluded {
+        alone: config.exclude_cgroup.clone(),
+        no_shortcut: config.shortcut_exclude_cgroup.clone(),
+    };
     let enlist = lister(ebpf, pins, program::ENLIST)?;
     let (mut reconciler, view) = Reconciler::new(maps, enlist, settings, cgroup.into(), excluded)?;
     reconciler.drain(drained);
@@ -263,12 +288,13 @@ fn prepare_pins(pin_dir: &Path) -> Result<PinRoot> {
 }
 
 /// What the programs are told for as long as this agent runs.
-fn settings(config: &AgentConfig, loaded: &Loaded) -> Result<Settings> {
+fn settings(config: &AgentConfig, loaded: &Loaded, gate: &Gate) -> Result<Settings> {
     Ok(Settings {
         agent_tgid: loader::own_tgid(&loaded.ebpf).context("ask the kernel for the agent's process id")?,
         meter_path: loaded.meter_path as u32,
         connection_limit: config.connection_limit(host::memory()),
         epoch: loaded.epochs[0],
+        shortcut: Settings::shortcut(shortcut::assess(config.shortcut, gate, loaded.meter_path).enabled),
         ..Settings::default()
     })
 }

@@ -11,7 +11,10 @@ use clap::{ArgGroup, Args, Parser, ValueEnum};
 use nodemesh_abi::{LogLevel, MeterPath, limits};
 use nodemesh_model::Locality;
 
-use crate::{control::ControlArgs, datapath::pins::DEFAULT_PIN_DIR, packet::PacketArgs, startup::Step};
+use crate::{
+    control::ControlArgs, datapath::pins::DEFAULT_PIN_DIR, packet::PacketArgs, shortcut::LabArgs,
+    startup::Step,
+};
 
 /// Default folder for the lock and the admin socket.
 pub const DEFAULT_RUN_DIR: &str = "/run/nodemesh";
@@ -35,9 +38,16 @@ pub const VERSION: &str = concat!(
 /// The mesh agent of this node.
 #[derive(Debug, Parser)]
 #[command(name = "nodemesh-agent", version = VERSION)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is one, for the life of the process"
+)]
 pub enum AgentCli {
     /// Run in the foreground until SIGTERM or SIGINT. The data path stays when the agent goes.
     Run(AgentConfig),
+    /// Test on this kernel what the shortcut does to applications, and print it. The agent runs this itself.
+    #[command(hide = true)]
+    ShortcutTest(LabArgs),
 }
 
 /// Flags of `nodemesh-agent run`.
@@ -118,6 +128,20 @@ pub struct AgentConfig {
     /// Where the meter sees bytes: at the tracepoints of each send and receive (Linux 6.3), in packets where these are missing, or off.
     #[arg(long, env = "NODEMESH_METER_PATH", value_enum, default_value_t = MeterPathChoice::Auto)]
     pub meter_path: MeterPathChoice,
+
+    /// Whether messages between sockets of this node may go past TCP, where a traffic policy says so: if a self-test on this kernel
+    /// found nothing against it, not at all, or in spite of what it found.
+    #[arg(long, env = "NODEMESH_SHORTCUT", value_enum, value_name = "WHEN", default_value_t = ShortcutChoice::Auto)]
+    pub shortcut: ShortcutChoice,
+
+    /// Cgroup, below --cgroup, whose sockets take no shortcut. May be repeated.
+    #[arg(
+        long,
+        env = "NODEMESH_SHORTCUT_EXCLUDE_CGROUP",
+        value_name = "PATH",
+        value_delimiter = ','
+    )]
+    pub shortcut_exclude_cgroup: Vec<PathBuf>,
 
     /// The packet path.
     #[command(flatten, next_help_heading = "Packet path")]
@@ -277,6 +301,19 @@ impl From<MeterPathChoice> for Option<MeterPath> {
     }
 }
 
+/// When the shortcut may be taken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ShortcutChoice {
+    /// Never.
+    Off,
+    /// If the self-test found nothing against it and nobody else uses maps of sockets.
+    #[default]
+    Auto,
+    /// Whatever the self-test found.
+    Force,
+}
+
 /// Form of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
@@ -335,8 +372,10 @@ mod tests {
 
     fn config(flags: &[&str]) -> AgentConfig {
         let command = ["nodemesh-agent", "run", "--config", "mesh.yaml"];
-        let AgentCli::Run(config) = AgentCli::parse_from(command.iter().chain(flags));
-        config
+        match AgentCli::parse_from(command.iter().chain(flags)) {
+            AgentCli::Run(config) => config,
+            AgentCli::ShortcutTest(_) => panic!("the command is run"),
+        }
     }
 
     #[test]

@@ -30,6 +30,7 @@ pub mod names;
 pub mod packet;
 pub mod quantile;
 pub mod reconcile;
+pub mod shortcut;
 pub mod sockets;
 pub mod source;
 pub mod startup;

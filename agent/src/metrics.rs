@@ -17,6 +17,7 @@ mod node;
 mod packet;
 mod placement;
 mod scrape;
+mod shortcut;
 
 use anyhow::Result;
 
@@ -37,6 +38,7 @@ impl Metrics {
         placement::write(&mut scrape, node, &view)?;
         packet::write(&mut scrape, node)?;
         node::write(&mut scrape, node, &view)?;
+        shortcut::write(&mut scrape, node)?;
         Ok(scrape.finish())
     }
 }

@@ -18,6 +18,16 @@ pub unsafe fn add(counter: *mut u64, delta: u64) {
     unsafe { asm!("lock *(u64 *)({} + 0) += {}", in(reg) counter, in(reg) delta) };
 }
 
+/// Sets `bits` of `*place`.
+///
+/// # Safety
+/// As the module says.
+#[inline(always)]
+pub unsafe fn or(place: *mut u32, bits: u32) {
+    // SAFETY: as in `add`.
+    unsafe { asm!("lock *(u32 *)({} + 0) |= {}", in(reg) place, in(wreg) bits) };
+}
+
 /// Adds `delta` (two's complement) to `*counter`.
 ///
 /// # Safety

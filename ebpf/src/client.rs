@@ -60,7 +60,7 @@ impl Client {
                 continue;
             }
             if let Some(entry) = ancestor_entry(depth) {
-                if entry.excluded != 0 {
+                if entry.excluded & CgroupEntry::ALONE != 0 {
                     return false;
                 }
                 self.workload = entry.workload;

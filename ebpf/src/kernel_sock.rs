@@ -142,6 +142,42 @@ impl KernelSock {
         self.unread() != 0 || lingers && self.read::<u32>(offset!(lingertime)) == 0
     }
 
+    /// Most bytes that may wait to be read, as the kernel counts them.
+    #[inline(always)]
+    pub fn receive_buffer(self) -> u32 {
+        self.read(offset!(rcvbuf))
+    }
+
+    /// Fewest bytes that a read waits for.
+    #[inline(always)]
+    pub fn low_water(self) -> i32 {
+        self.read(offset!(rcvlowat))
+    }
+
+    /// Whether no application has it.
+    #[inline(always)]
+    pub fn is_orphan(self) -> bool {
+        self.read::<u64>(offset!(sk_socket)) == 0
+    }
+
+    /// Whether the kernel itself speaks a protocol above TCP here.
+    #[inline(always)]
+    pub fn has_upper_protocol(self) -> bool {
+        self.read::<u64>(offset!(ulp)) != 0
+    }
+
+    /// Id of the cgroup at `depth` above the task that made the socket, or of its own; 0 if it is less deep.
+    #[inline(always)]
+    pub fn cgroup_at(self, depth: u32) -> u64 {
+        let cgroup = Self::new(self.read::<u64>(offset!(cgroup)) as *const c_void);
+        if cgroup.read::<u32>(offset!(cgroup_level)) < depth {
+            return 0;
+        }
+        let ancestor = Self::new(cgroup.read::<u64>(offset!(cgroup_ancestors) + depth * 8) as *const c_void);
+        let node = Self::new(ancestor.read::<u64>(offset!(cgroup_node)) as *const c_void);
+        node.read(offset!(node_id))
+    }
+
     /// Smoothed round-trip time, microseconds; 0 before the first sample.
     #[inline(always)]
     pub fn rtt_us(self) -> u32 {

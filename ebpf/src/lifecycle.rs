@@ -24,9 +24,11 @@ use crate::{
     health::{self, News},
     kernel_sock::KernelSock,
     maps,
+    meter::Way,
     place::{Call, Placed, current_settings, is_in_force},
     policy,
     record::Record,
+    shortcut,
     sock_addr::{Endpoint, SockAddr},
     stats::{self, Ending},
     verdict::Verdict,
@@ -45,6 +47,7 @@ pub mod tcp {
 pub fn replaced(socket: &SockAddr<'_>) {
     let sk = socket.sk();
     if let Some(record) = Record::of(sk.cast()) {
+        shortcut::ended(record);
         ended(record, None, ConnectFailure::Aborted);
         if let Some(subject) = Subject::of(record) {
             subject.discard(record.locked(Meter::discard));
@@ -177,9 +180,22 @@ fn established(record: Record, sk: KernelSock) {
 pub fn sock_event(ops: *mut bpf_sock_ops) {
     // SAFETY: the kernel passes this context; the verifier demands the null checks.
     unsafe {
-        if (*ops).op != BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB {
+        let op = (*ops).op;
+        if !shortcut::concerns(op) {
             return;
         }
+        if op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB {
+            passive(ops);
+        }
+        shortcut::event(ops, op);
+    }
+}
+
+/// A connection was accepted.
+#[inline(always)]
+fn passive(ops: *mut bpf_sock_ops) {
+    // SAFETY: the kernel passes this context; the verifier demands the null checks.
+    unsafe {
         let sk = (*ops).__bindgen_anon_2.sk;
         if sk.is_null() {
             return;
@@ -267,13 +283,20 @@ fn closed(record: Record, sk: KernelSock) {
     if errno != 0 {
         reset(record, sk);
     }
+    // What was handed to it may still be read; only nobody will tell of the close of one that was never accepted.
+    if sk.is_orphan() {
+        shortcut::ended(record);
+    }
     ended(record, Some(sk), ConnectFailure::from_sk_err(errno));
 }
 
 /// The peer reset the connection, or does not answer any more.
 #[inline(always)]
 fn reset(record: Record, sk: KernelSock) {
-    let (up_seq, _) = sk.sequence();
+    let up_seq = sk
+        .sequence()
+        .0
+        .wrapping_add(shortcut::beside_tcp(record, Way::Sent));
     if let Some(subject) = Subject::of(record) {
         // A step tells of one request at most, and two may end here.
         subject.step(sk, 0, Meter::end_tail);
@@ -306,6 +329,7 @@ pub fn released(sk: *mut bpf_sock) {
         End::Closed
     };
     meter_ended(record, socket, end, |_| 0);
+    shortcut::ended(record);
     ended(record, Some(socket), ConnectFailure::Aborted);
 }
 

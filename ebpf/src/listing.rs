@@ -12,7 +12,7 @@ use nodemesh_abi::{
     connection::{Counted, IDENTITY_BYTES},
 };
 
-use crate::{count::Subject, kernel_sock::KernelSock, limit, maps, record::Record};
+use crate::{count::Subject, kernel_sock::KernelSock, limit, maps, record::Record, shortcut};
 
 /// `struct bpf_iter__bpf_sk_storage_map` of the kernel: each pointer takes 8 bytes.
 #[repr(C)]
@@ -63,7 +63,8 @@ pub fn sweep(ctx: *mut c_void) -> i32 {
                 (*value).protocol == Protocol::Tcp as u16,
             )
         };
-        is_open || is_tcp && socket.unread() != 0
+        // SAFETY: as above.
+        is_open || is_tcp && (socket.unread() != 0 || unsafe { shortcut::unread(value) } != 0)
     })
 }
 
@@ -157,6 +158,7 @@ unsafe fn excerpt(value: *const Connection, socket: KernelSock) -> Excerpt {
         rtt_us: of_tcp(KernelSock::rtt_us),
         retransmits: of_tcp(KernelSock::retransmits),
         tcp_state: u32::from(socket.state()),
-        unread: of_tcp(KernelSock::unread),
+        // SAFETY: the caller's.
+        unread: of_tcp(KernelSock::unread).wrapping_add(unsafe { shortcut::unread(value) }),
     }
 }

@@ -10,6 +10,7 @@
 //! accept()   ─► sock_ops ───► lifecycle         ─► metered at the server
 //! TCP state  ─► set_state ──► lifecycle         ─► established, failed, reset
 //! send(), recv() ─► send_length, recv_length ──► meter ─► requests, first tokens, gaps
+//! send() of an end ─► hand_over ─► shortcut    ─► the other socket of this node
 //! packets    ─► egress, ingress ──► packet      ─► what plaintext shows of them
 //! close()    ─► sock_release ► lifecycle        ─► no longer active
 //! frames     ─► flow_ingress, flow_egress, flow_xdp ──► flow ─► translated, for clients that no socket hook sees
@@ -52,16 +53,17 @@ mod pick;
 mod place;
 mod policy;
 mod record;
+mod shortcut;
 mod sock_addr;
 mod stats;
 mod verdict;
 
 use aya_ebpf::{
     EbpfContext as _,
-    macros::{btf_tracepoint, cgroup_skb, cgroup_sock, cgroup_sock_addr, classifier, sock_ops, xdp},
+    macros::{btf_tracepoint, cgroup_skb, cgroup_sock, cgroup_sock_addr, classifier, sk_msg, sock_ops, xdp},
     programs::{
-        BtfTracePointContext, RawTracePointContext, SkBuffContext, SockAddrContext, SockContext,
-        SockOpsContext, TcContext, XdpContext,
+        BtfTracePointContext, RawTracePointContext, SkBuffContext, SkMsgContext, SockAddrContext,
+        SockContext, SockOpsContext, TcContext, XdpContext,
     },
 };
 use meter::Way;
@@ -138,15 +140,21 @@ pub fn set_state(ctx: BtfTracePointContext) -> i32 {
 /// `sock_send_length(struct sock *sk, int ret, int flags)`.
 #[btf_tracepoint(function = "sock_send_length")]
 pub fn send_length(ctx: BtfTracePointContext) -> i32 {
-    meter::transferred(ctx.arg(0), ctx.arg(1), Way::Sent);
+    meter::transferred(ctx.arg(0), ctx.arg(1), 0, Way::Sent);
     0
 }
 
-/// `sock_recv_length(struct sock *sk, int ret, int flags)`; `ret` is 0 for `MSG_PEEK`.
+/// `sock_recv_length(struct sock *sk, int ret, int flags)`; told of `MSG_PEEK` too.
 #[btf_tracepoint(function = "sock_recv_length")]
 pub fn recv_length(ctx: BtfTracePointContext) -> i32 {
-    meter::transferred(ctx.arg(0), ctx.arg(1), Way::Received);
+    meter::transferred(ctx.arg(0), ctx.arg(1), ctx.arg(2), Way::Received);
     0
+}
+
+/// Never drops: a message goes to the peer's socket, or to TCP.
+#[sk_msg]
+pub fn hand_over(ctx: SkMsgContext) -> u32 {
+    shortcut::send::message(ctx.msg)
 }
 
 /// `tcp_retransmit_skb(const struct sock *sk, const struct sk_buff *skb, ...)`.

@@ -8,8 +8,10 @@
 
 use aya_ebpf::{
     Global,
-    bindings::{BPF_F_INNER_MAP, BPF_F_MMAPABLE},
-    btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray, Queue, RingBuf, SkStorage},
+    bindings::{BPF_F_INNER_MAP, BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
+    btf_maps::{
+        Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray, Queue, RingBuf, SkStorage, SockHash,
+    },
     macros::btf_map,
 };
 use nodemesh_abi::{
@@ -17,7 +19,11 @@ use nodemesh_abi::{
     Connection, Effects, Endpoint, EndpointKey, Event, EventKey, EventTally, FlowCount, FlowEvent, FlowKey,
     FlowService, FlowSettings, FlowValue, Held, IdentityAddr, InternalError, Ip16, NumberKey, Rules, Service,
     ServiceKey, ServiceState, Settings, Slot, SockOffsets, Source, Streams, TableState, Track, TrackState,
-    Traffic, flow::IndexSet, limits, service::TIERS,
+    Traffic,
+    flow::IndexSet,
+    limits,
+    service::TIERS,
+    shortcut::{End, Offer, OfferKey, Route, RouteCount},
 };
 
 use crate::flow::{Hook, ScratchWords};
@@ -179,6 +185,23 @@ pub static settings: Array<Settings, 1> = Array::new();
 #[btf_map]
 pub static errors: PerCpuArray<u64, { InternalError::COUNT }> = PerCpuArray::new();
 
+/// Cookie to socket, of those between which messages take the shortcut. `sock_ops` and the agent take out; `sock_ops` puts in.
+#[btf_map]
+pub static short_socks: SockHash<u64, { limits::SHORT_ENDS as usize }> = SockHash::new();
+
+/// Cookie of such a socket to what its peer is to know. Programs write; the agent marks those that shall leave.
+#[btf_map]
+pub static short_ends: HashMap<u64, End, { limits::SHORT_ENDS as usize }, { BPF_F_NO_PREALLOC as usize }> =
+    HashMap::new();
+
+/// Connections that are being established, of clients that would take the shortcut. `sock_ops` writes and reads.
+#[btf_map]
+pub static short_offers: LruHashMap<OfferKey, Offer, { limits::SHORT_OFFERS as usize }> = LruHashMap::new();
+
+/// What became of messages of such sockets. Programs write; agent reads.
+#[btf_map]
+pub static short_counts: PerCpuArray<RouteCount, { Route::COUNT }> = PerCpuArray::new();
+
 /// Epoch in which the programs at tracepoints are in force. Set by the loader.
 #[unsafe(no_mangle)]
 pub static EPOCH: Global<u32> = Global::new(0);
@@ -212,4 +235,13 @@ pub static SOCK_OFFSETS: Global<SockOffsets> = Global::new(SockOffsets {
     total_retrans: 0,
     protocol: 0,
     socket_sk: 0,
+    rcvbuf: 0,
+    rcvlowat: 0,
+    cgroup: 0,
+    cgroup_level: 0,
+    cgroup_ancestors: 0,
+    cgroup_node: 0,
+    node_id: 0,
+    ulp: 0,
+    sk_socket: 0,
 });

@@ -7,13 +7,14 @@
 use core::ffi::c_void;
 
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
-use nodemesh_abi::{MeterPath, Vantage};
+use nodemesh_abi::{MeterPath, Vantage, connection::Counted};
 
 use crate::{
     count::Subject,
     kernel_sock::KernelSock,
     place::{current_settings, is_in_force},
     record::Record,
+    shortcut::read,
 };
 
 /// Which way bytes went through a socket of this node.
@@ -33,10 +34,13 @@ impl Way {
     }
 }
 
-/// An application sent or received; `length` is what its call returned.
+/// Flag of `recv()`: what is returned stays to be read.
+const MSG_PEEK: i32 = 2;
+
+/// An application sent or received; `length` is what its call returned, `flags` how it received.
 #[inline(always)]
-pub fn transferred(sk: *const c_void, length: i32, way: Way) {
-    if length <= 0 {
+pub fn transferred(sk: *const c_void, length: i32, flags: i32, way: Way) {
+    if length <= 0 || way == Way::Received && flags & MSG_PEEK != 0 {
         return;
     }
     let Some(record) = Record::of(sk.cast_mut()) else {
@@ -45,6 +49,10 @@ pub fn transferred(sk: *const c_void, length: i32, way: Way) {
     let settings = current_settings();
     if !is_in_force(&settings) || settings.meter_path != MeterPath::Tracepoint as u32 {
         return;
+    }
+    // SAFETY: a live record.
+    if way == Way::Received && unsafe { (*record.0).counted } & Counted::SHORT != 0 {
+        read::completed(record, sk, length.cast_unsigned(), flags);
     }
     bytes(record, KernelSock::new(sk), length.cast_unsigned(), way);
 }

@@ -5,9 +5,9 @@
 //! Invariant: a packet of a socket without a record costs one lookup in its storage, and every packet passes.
 
 mod cursor;
-mod http1;
+pub mod http1;
 mod http2;
-mod segment;
+pub mod segment;
 mod tls;
 
 use core::{ffi::c_void, mem::offset_of};
@@ -20,6 +20,7 @@ use nodemesh_abi::{
     MeterPath, Wire,
     meter::{DownFacts, MeterFlags, UpFacts},
     parse::request::{self, START, Start},
+    shortcut::Fact,
 };
 use segment::{Content, Segment};
 
@@ -31,6 +32,7 @@ use crate::{
     place::current_settings,
     policy,
     record::Record,
+    shortcut,
     verdict::{ALLOW, DENY},
 };
 
@@ -54,9 +56,9 @@ pub struct Shown {
     /// Bytes of the last TLS record, with [`DownFacts::RECORD`].
     tail: u16,
     /// Class of the response's status; 0 if it does not show.
-    status: u8,
+    pub status: u8,
     /// Where the response ends, with [`DownFacts::LENGTH`].
-    response_end: u32,
+    pub response_end: u32,
     /// Bits of [`MeterFlags`] to set.
     flags: u32,
     /// Whether the application's data is known to begin, on TLS.
@@ -78,7 +80,7 @@ pub enum AppData {
 }
 
 impl Shown {
-    const NOTHING: Self = Self {
+    pub const NOTHING: Self = Self {
         is_up: 0,
         walks: 0,
         tells: 0,
@@ -92,6 +94,31 @@ impl Shown {
         app: AppData::Unseen,
         app_start: 0,
     };
+
+    /// What a message shows that takes the shortcut.
+    #[inline(always)]
+    pub fn of(fact: &Fact) -> Self {
+        let (up, down) = if fact.is_up != 0 {
+            (fact.facts, 0)
+        } else {
+            (0, fact.facts)
+        };
+        Self {
+            is_up: fact.is_up,
+            tells: 1,
+            up: UpFacts(up),
+            down: DownFacts(down),
+            status: fact.status,
+            response_end: fact.response_end,
+            ..Self::NOTHING
+        }
+    }
+
+    /// The facts in one direction.
+    #[inline(always)]
+    pub fn facts(&self, up: bool) -> u16 {
+        if up { self.up.0 } else { self.down.0 }
+    }
 
     #[inline(always)]
     fn is_nothing(&self) -> bool {
@@ -132,6 +159,7 @@ fn data(segment: &Segment, skb: *mut __sk_buff, way: Way) {
     };
     // SAFETY: a live record; the vantage is written before the record is.
     let up = way.is_up(unsafe { (*record.0).meter.vantage });
+    let segment = &segment.after(shortcut::beside_tcp(record, way));
     let order = segment.advance(record, up);
     if order.new_bytes == 0 {
         return;
@@ -215,7 +243,7 @@ fn first(segment: &Segment, record: Record, in_order: bool, shown: &mut Shown) {
 
 /// Tells the meter what a packet that ends at `mark` shows, and counts what follows from it.
 #[inline(never)]
-fn show(record: Record, tcp: *const c_void, shown: &Shown, mark: u32) {
+pub fn show(record: Record, tcp: *const c_void, shown: &Shown, mark: u32) {
     if shown.is_up == 0 && shown.down.0 != 0 {
         let down = shown.down;
         let deferred = record.locked(

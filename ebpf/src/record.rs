@@ -10,7 +10,7 @@ use aya_ebpf::{
     bindings::BPF_SK_STORAGE_GET_F_CREATE,
     helpers::generated::{bpf_sk_storage_get, bpf_spin_lock, bpf_spin_unlock},
 };
-use nodemesh_abi::{Connection, ConnectionState, Held, Meter};
+use nodemesh_abi::{Connection, ConnectionState, Held, Meter, connection::Counted};
 
 use crate::{atomic, limit, maps, opaque::unknown};
 
@@ -91,6 +91,18 @@ impl Record {
                         atomic::add(&raw mut (*held).requests, u64::from(meter.load));
                     }
                 }
+            },
+        );
+    }
+
+    /// Remembers that its socket is an end of a shortcut.
+    #[inline(always)]
+    pub fn enrol(self) {
+        self.locked(
+            #[inline(always)]
+            |_| {
+                // SAFETY: a live record whose lock is held.
+                unsafe { ptr::write_volatile(&raw mut (*self.0).counted, self.counted() | Counted::SHORT) };
             },
         );
     }

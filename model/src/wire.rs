@@ -159,6 +159,8 @@ pub(crate) struct TrafficPolicySpec {
     /// What happens to TCP connections of a replica that is removed.
     #[schemars(extend("enum" = words::<crate::OnRemoval>()))]
     pub(crate) on_removal: Option<String>,
+    /// Whether messages between sockets of one node may go past TCP.
+    pub(crate) shortcut: Option<Shortcut>,
 }
 
 /// What the policy applies to.

@@ -24,7 +24,9 @@ pub use self::{
     connecting::Connecting,
     health::HealthServer,
     model::ModelServer,
-    probing::{Counts, Held, Report, Talk, UdpReport, connect, hold, once, probe, report_of, talk, udp},
+    probing::{
+        Counts, Held, Report, Talk, UdpReport, connect, hold, once, probe, report_of, talk, talk_polling, udp,
+    },
     replica::Replica,
 };
 use crate::{

@@ -34,6 +34,8 @@ mod pick_scale;
 mod process_use;
 mod scale;
 mod series;
+mod short_talk;
+mod shortcut;
 mod start;
 mod token_load;
 
@@ -100,6 +102,8 @@ enum Case {
     MeterStreams,
     /// Memory of a metered connection.
     MeterMemory,
+    /// Two pods of one node, with the shortcut and without.
+    Shortcut,
     /// A list of 200,000 connections.
     Listing,
     /// The packet path beside nftables DNAT, with 1 and with 10,000 services.
@@ -151,6 +155,7 @@ impl Case {
             Self::MeterTokens => meter_tokens::run(run),
             Self::MeterStreams => meter_streams::run(run),
             Self::MeterMemory => meter_memory::run(run),
+            Self::Shortcut => shortcut::run(run),
             Self::Listing => listing::run(run),
             Self::Packet => packet::run(run),
             Self::Start => start::run(run),

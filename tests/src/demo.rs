@@ -19,6 +19,7 @@ mod latency;
 mod mesh;
 mod operator;
 mod outside;
+mod pair;
 mod picture;
 mod replica;
 mod roles;
@@ -85,8 +86,9 @@ fn perform(options: &Options, interrupt: &Interrupt, screen: &mut Screen) -> Res
     let denied = denial::play(&stage, interrupt, screen)?;
     let fleet = fleet::show(&stage.control, interrupt, screen)?;
     let upheaval = upheaval::play(interrupt, screen)?;
+    let paired = pair::play(interrupt, screen)?;
     let scenes = (&wedged, &outside, &denied);
-    let verdict = verdict::judge(&stage, &facts, scenes, &fleet, &upheaval);
+    let verdict = verdict::judge(&stage, &facts, scenes, &fleet, &upheaval, &paired);
     screen.say(&verdict.to_string());
     Ok(verdict.all_hold())
 }

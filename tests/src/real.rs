@@ -13,6 +13,8 @@ mod curl;
 mod nghttp2;
 mod scene;
 mod server;
+pub mod short;
+pub mod stream;
 pub mod tool;
 pub mod truth;
 pub mod xds;

@@ -40,9 +40,11 @@ fn every_family_is_there_as_declared() {
     assert!(scene.is_answered_by(8000, "r0") && scene.is_answered_by(8001, "r0"));
     let scrape = scene.scrape();
     let announced: BTreeSet<&str> = scrape.kinds.keys().map(String::as_str).collect();
-    let declared: BTreeSet<&str> = family::all().map(|family| family.name).collect();
+    // The self-test of the shortcut is not done where no policy asks for it.
+    let families = || family::all().filter(|family| family.name != "nodemesh_shortcut_property");
+    let declared: BTreeSet<&str> = families().map(|family| family.name).collect();
     assert_eq!(announced, declared);
-    for family in family::all() {
+    for family in families() {
         assert_eq!(scrape.kinds[family.name], family.kind.word(), "{}", family.name);
         let is_histogram = family.kind == family::Kind::Histogram;
         let sample = format!("{}{}", family.name, if is_histogram { "_count" } else { "" });

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! How right the meter is: what it tells of every request, beside what the server and the client of that request logged.
 //!
-//! Each test runs for both ways in which the meter sees bytes. The errors of all times also go to `meter_accuracy-<path>.md` in the
+//! Each test runs for both ways in which the meter sees bytes, and some for bytes that take the shortcut past TCP. The errors of all times also go to `meter_accuracy-<path>.md` in the
 //! target directory, for the documentation.
 
 #[path = "meter_accuracy/ambiguous.rs"]
@@ -41,6 +41,11 @@ macro_rules! on_both_paths {
         on_path!(tracepoint: $($name: $body;)*);
         on_path!(packet: $($name: $body;)*);
     };
+}
+
+on_path! {
+    shortcut:
+    times_gaps_and_chunks_are_those_that_were_logged: crate::times::all_shapes;
 }
 
 on_both_paths! {

@@ -21,7 +21,8 @@ use crate::{
     api,
     config::{AgentConfig, ProgramLogLevel},
     datapath::{
-        MapReader, clock::monotonic_ns, flow_maps::FlowReader, guard::Attachment, listing::ConnectionLister,
+        MapReader, clock::monotonic_ns, ends::Ends, flow_maps::FlowReader, guard::Attachment,
+        listing::ConnectionLister,
     },
     drain::Drains,
     events::Events,
@@ -29,6 +30,7 @@ use crate::{
     metrics::Metrics,
     packet::PacketState,
     reconcile::{ledger::Programmed, thread::Command, view::View},
+    shortcut::State,
     source::SourceStatus,
     sweep::Sweep,
 };
@@ -71,6 +73,10 @@ pub struct Node {
     pub connection_limit: u32,
     /// Connections that were adopted at the start.
     pub adopted: u64,
+    /// Whether the shortcut may be taken.
+    pub shortcut: watch::Receiver<Arc<State>>,
+    /// The sockets that are enrolled in it.
+    pub ends: Ends,
     /// The agent's log.
     pub log: LogFilter,
     /// Level of the programs' log.
@@ -90,6 +96,11 @@ impl Node {
     /// What is programmed.
     pub fn view(&self) -> Arc<View> {
         self.view.borrow().clone()
+    }
+
+    /// Whether the shortcut may be taken.
+    pub fn shortcut(&self) -> Arc<State> {
+        self.shortcut.borrow().clone()
     }
 
     /// What the last pass over the open requests saw.

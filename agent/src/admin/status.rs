@@ -13,6 +13,7 @@ use crate::{
     config::VERSION,
     datapath::{guard::Attachment, host},
     reconcile::{thread::Command, view::View},
+    shortcut::State,
     source::{ControlStatus, SourceStatus},
 };
 
@@ -61,6 +62,7 @@ impl Node {
             frontends_not_programmed: self.not_programmed(view),
             cgroups_missing: view.cgroups_missing.clone(),
             meter: self.meter_status(),
+            shortcut: State::clone(&self.shortcut()),
             packet: self.packet_status(),
         }
     }

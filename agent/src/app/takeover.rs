@@ -94,6 +94,10 @@ pub(super) fn attach(
             former: former.as_ref().map(Former::pins),
         },
         |epoch| {
+            former
+                .as_ref()
+                .map_or(Ok(()), Former::end_shortcut)
+                .map_err(|error| error.to_string())?;
             // As near to the switch as it can be: what happens to a record in between is lost with it.
             copy_records(loaded, former.as_ref());
             reconciler.put_in_force(epoch)?;

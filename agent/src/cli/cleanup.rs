@@ -17,6 +17,7 @@ use crate::{
         pins::{DEFAULT_PIN_DIR, remove_if_empty},
     },
     lock::AgentLock,
+    shortcut::{gate, leave::leave},
 };
 
 /// Arguments of `nodemesh cleanup`.
@@ -31,6 +32,15 @@ impl Cleanup {
     pub(super) fn run(&self, run_dir: &Path) -> Result<()> {
         let lock = AgentLock::acquire(run_dir).context("cannot clean up")?;
         let pins = PinRoot::new(&self.pin_dir);
+        match leave(&pins) {
+            Ok(0) => {}
+            Ok(left) => eprintln!(
+                "{left} sockets have unread bytes from the shortcut: they keep the program and the map of these until they are closed"
+            ),
+            Err(error) => {
+                eprintln!("connections may keep the programs of the shortcut until they are closed: {error}");
+            }
+        }
         let removed = pins
             .remove_all()
             .with_context(|| format!("remove {}", self.pin_dir.display()))?;
@@ -45,9 +55,11 @@ impl Cleanup {
 
 /// Removes the agent's files, and the folder if it holds nothing else.
 fn remove_run_dir(run_dir: &Path, lock: AgentLock) -> io::Result<()> {
-    match fs::remove_file(run_dir.join(ADMIN_SOCKET)) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
+    for name in [ADMIN_SOCKET, gate::FILE] {
+        match fs::remove_file(run_dir.join(name)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
     }
     lock.remove()?;
     remove_if_empty(run_dir)

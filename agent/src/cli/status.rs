@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `nodemesh status`.
 
+mod shortcut;
+
 use std::{
     fmt::Write as _,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -38,6 +40,7 @@ fn describe(status: &Status) -> Result<String> {
     describe_config(&mut text, status)?;
     describe_datapath(&mut text, status)?;
     describe_meter(&mut text, &status.datapath.meter)?;
+    shortcut::describe(&mut text, &status.datapath.shortcut)?;
     match &status.datapath.packet {
         Some(packet) => describe_packet(&mut text, packet)?,
         None => writeln!(text, "packets  off, no interface is named")?,
@@ -227,6 +230,7 @@ mod tests {
         AttachmentStatus, ConfigStatus, DatapathStatus, LogStatus, MapUsage, PacketEvent, PacketInterface,
         PacketSource, Repair,
     };
+    use crate::shortcut::State;
 
     use super::*;
 
@@ -313,6 +317,10 @@ mod tests {
                     stalled_server: 5,
                     corrections: 6,
                 },
+                shortcut: State {
+                    reason: "unused".into(),
+                    ..State::default()
+                },
                 packet: Some(packet()),
             },
             log: LogStatus::default(),
@@ -335,6 +343,7 @@ mod tests {
             "  - the configured cgroup pods/gone does not exist (yet)",
             "meter    by tracepoint, connections 12/200 (3 adopted, 1 without room), stalled 4 as client, 5 as server",
             "  - the number in flight was corrected 6 times",
+            "shortcut off: no policy asks for it",
             "packets  on eth0 (XDP native), eth1 NOT ATTACHED; flows 9/10, 3 evicted; packets 7 forwarded, 0 returned, 3 dropped",
             "  ! forwarding is off",
             "  ! the table of flows is nearly full; most are opened by 192.0.2.7 (5 opened)",

@@ -10,7 +10,6 @@ use std::{
     collections::BTreeMap,
     fs::{self, File},
     io,
-    os::fd::AsFd as _,
     path::{Path, PathBuf},
 };
 
@@ -123,6 +122,10 @@ pub fn attach(
     };
     let mut links = BTreeMap::new();
     attaching.tracepoints(put_in_force, &mut links, &mut step)?;
+    for (spec, running) in attaching.programs(|hook| matches!(hook, Hook::Sockets(_))) {
+        links.insert(spec.name, attaching.sockets(spec, running)?);
+        step(spec.name);
+    }
     for (spec, running) in attaching.programs(|hook| matches!(hook, Hook::Cgroup(_))) {
         links.insert(spec.name, attaching.cgroup(spec, running)?);
         step(spec.name);
@@ -163,7 +166,7 @@ impl Attaching<'_> {
     fn refused(&self, spec: &ProgramSpec) -> impl FnOnce(io::Error) -> AttachError {
         let program = spec.name;
         let target = match spec.hook {
-            Hook::Tracepoint(name) => name.to_owned(),
+            Hook::Tracepoint(name) | Hook::Sockets(name) => name.to_owned(),
             _ => self.place.cgroup.display().to_string(),
         };
         move |cause| AttachError::Refused {
@@ -242,6 +245,21 @@ impl Attaching<'_> {
         Ok(fault.is_none().then_some(link))
     }
 
+    /// Gives a map of sockets its program, in the place of the one that it has: sockets that are in it already keep theirs.
+    fn sockets(&self, spec: &'static ProgramSpec, running: &Running) -> Result<Link, AttachError> {
+        let Hook::Sockets(map) = spec.hook else {
+            return Err(self.refused(spec)(io::ErrorKind::Unsupported.into()));
+        };
+        let link = Link::sockets(map, self.place.pins).map_err(self.refused(spec))?;
+        let fault = link.fault(spec, running, self.target);
+        match fault.map_err(self.refused(spec))? {
+            None => Ok(link),
+            Some(fault) => link
+                .mend(fault, spec, running, self.target)
+                .map_err(|(_, cause)| self.refused(spec)(cause)),
+        }
+    }
+
     /// Puts a program into the link of its predecessor, or attaches it.
     fn cgroup(&self, spec: &'static ProgramSpec, running: &Running) -> Result<Link, AttachError> {
         let failed = |op| {
@@ -303,7 +321,7 @@ impl Attaching<'_> {
     }
 
     fn verify(&self, links: &BTreeMap<&'static str, Link>) -> Result<(), AttachError> {
-        for (spec, running) in self.programs(|hook| matches!(hook, Hook::Cgroup(_) | Hook::Tracepoint(_))) {
+        for (spec, running) in self.programs(Hook::stays) {
             let fault = links.get(spec.name).map_or(Ok(Some(Fault::Detached)), |link| {
                 link.fault(spec, running, self.target)
             });
@@ -326,10 +344,9 @@ impl Attaching<'_> {
 
 /// What each program cost so far, by name, while the kernel measured: also for a program that a former agent attached.
 pub fn runs(ebpf: &Ebpf, pins: &PinRoot) -> Vec<(String, Runs)> {
-    let of_link = |name| {
-        let spec = PROGRAMS.iter().find(|spec| spec.name == name)?;
-        let link = sys::object_get(&pins.first_link(spec).ok()??).ok()?;
-        sys::link_runs(link.as_fd()).ok()
+    let of_pinned = |spec| {
+        let running = Running::of_pinned(spec, pins).ok()??;
+        sys::program_runs(running.fd()).ok()
     };
     let of_program = |program: &Program| {
         program.info().ok().map(|info| Runs {
@@ -337,10 +354,11 @@ pub fn runs(ebpf: &Ebpf, pins: &PinRoot) -> Vec<(String, Runs)> {
             time: info.run_time(),
         })
     };
-    ebpf.programs()
-        .filter_map(|(name, program)| {
-            let runs = of_link(name).or_else(|| of_program(program))?;
-            Some((name.to_owned(), runs))
+    PROGRAMS
+        .iter()
+        .filter_map(|spec| {
+            let runs = of_pinned(spec).or_else(|| of_program(ebpf.program(spec.name)?))?;
+            Some((spec.name.to_owned(), runs))
         })
         .collect()
 }

@@ -12,10 +12,10 @@
 mod flows;
 mod plan;
 
-use std::{io, os::fd::AsFd as _, time::Instant};
+use std::{io, mem::offset_of, os::fd::AsFd as _, time::Instant};
 
 use aya::programs::ProgramFd;
-use nodemesh_abi::names::map;
+use nodemesh_abi::{Settings, names::map};
 use tracing::{info, warn};
 
 pub use self::plan::{Choice, Plan};
@@ -144,6 +144,27 @@ impl Former {
             .and_then(|former| sys::iterate_map(program.as_fd(), former.as_fd()))
             .and_then(|mut output| while_some(|| listing::read(&mut output, &mut [0; 64])));
         copied.map_err(|cause| self.failed("copy the records of", map::CONNECTIONS, cause))
+    }
+
+    /// Makes sockets that the other version enrolled in the shortcut leave everything to TCP, since its programs run on at these until they
+    /// are closed and nobody would count for them. Where both versions use the same settings, it is enough that these name this version.
+    pub fn end_shortcut(&self) -> Result<(), CarryError> {
+        let Some(Choice::Rows(_)) = self.plan.choice(map::SETTINGS) else {
+            return Ok(());
+        };
+        let end = || -> io::Result<()> {
+            let rows = Rows::pinned(&self.pins.map(map::SETTINGS))?.ok_or(io::ErrorKind::NotFound)?;
+            let key = 0_u32.to_ne_bytes();
+            let mut value = rows.get(&key)?.unwrap_or_default();
+            let at = offset_of!(Settings, shortcut);
+            // A version from before the shortcut has shorter settings.
+            if let Some(word) = value.get_mut(at..at + size_of::<u32>()) {
+                word.fill(0);
+                rows.put(&key, &value)?;
+            }
+            Ok(())
+        };
+        end().map_err(|cause| self.failed("end the shortcut in", map::SETTINGS, cause))
     }
 
     /// Removes the other version's pins, once nothing of it is attached any more.

@@ -129,6 +129,12 @@ pub const FEATURES: &[Feature] = &[
         Map(MapType::LpmTrie),
     ),
     required(
+        "sock_hash",
+        "sockets of one node that hand over messages to each other",
+        "4.18",
+        Map(MapType::SockHash),
+    ),
+    required(
         "netns_cookie",
         "telling one pod's addresses from another's",
         "5.7",

@@ -17,7 +17,7 @@ use zerocopy::FromBytes as _;
 use super::{
     link::{Running, found},
     pins::PinRoot,
-    programs::PROGRAMS,
+    programs::{Hook, PROGRAMS},
     shapes::SHAPES,
     sys::{self, rows::Rows},
 };
@@ -25,7 +25,11 @@ use super::{
 /// Pins the maps of programs that are attached again, where the files of their pins were removed while no agent ran.
 pub fn restore_maps(pins: &PinRoot) -> io::Result<()> {
     let missing = |name: &str| SHAPES.iter().any(|shape| shape.name == name) && !pins.map(name).exists();
-    for spec in PROGRAMS {
+    // A map of sockets may be another version's too, and so is its program then.
+    let linked = PROGRAMS
+        .iter()
+        .filter(|spec| !matches!(spec.hook, Hook::Sockets(_)));
+    for spec in linked {
         let Some(running) = allowed(Running::of_pinned(spec, pins))? else {
             continue;
         };

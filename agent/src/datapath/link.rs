@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The link of one program to its hook: held open, pinned, and put right when another tool touched it. Used by `attach`, by `guard` and
-//! by `interface_links`.
+//! The link of one program to its hook, or the map of sockets that holds its program: held open, pinned, and put right when another tool
+//! touched it. Used by `attach`, by `guard` and by `interface_links`.
 //!
 //! Invariant: whatever is wrong with a link, the new one is attached and pinned before the old one goes, so that there is no moment
 //! without a program.
@@ -37,15 +37,26 @@ impl Running {
         Ok(Self { program, id })
     }
 
-    /// The program that the pinned link of `spec` runs, of several links the first; `None` without such a link.
+    /// The program that the pinned link of `spec` runs, of several links the first, or its pinned map of sockets; `None` without such a
+    /// link or map, and if the map has no program.
     pub fn of_pinned(spec: &ProgramSpec, pins: &PinRoot) -> io::Result<Option<Self>> {
-        let Some(path) = pins.first_link(spec)? else {
+        let path = match spec.hook {
+            Hook::Sockets(map) => Some(pins.map(map)),
+            _ => pins.first_link(spec)?,
+        };
+        let Some(path) = path else {
             return Ok(None);
         };
-        let Some(link) = found(sys::object_get(&path))? else {
+        let Some(object) = found(sys::object_get(&path))? else {
             return Ok(None);
         };
-        let id = sys::link_info(link.as_fd())?.prog_id;
+        let id = match spec.hook {
+            Hook::Sockets(_) => sys::sockets_program(object.as_fd())?,
+            _ => Some(sys::link_info(object.as_fd())?.prog_id),
+        };
+        let Some(id) = id else {
+            return Ok(None);
+        };
         let Some(program) = found(sys::program_by_id(id))? else {
             return Ok(None);
         };
@@ -182,7 +193,8 @@ impl Target<'_> {
     }
 }
 
-/// A link, held open so that it outlives its pin.
+/// A link, held open so that it outlives its pin. Of a program for a map of sockets it is the map, which the program is attached to
+/// without a link (these came with Linux 6.10): pinned, and guarded, as a map.
 #[derive(Debug)]
 pub struct Link {
     fd: OwnedFd,
@@ -198,6 +210,13 @@ impl Link {
     /// The link that is pinned at `path`.
     pub fn pinned(path: &Path) -> io::Result<Option<Self>> {
         found(sys::object_get(path))?.map(Self::new).transpose()
+    }
+
+    /// The pinned map that a program for sockets is attached to.
+    pub fn sockets(map: &str, pins: &PinRoot) -> io::Result<Self> {
+        let fd = sys::object_get(&pins.map(map))?;
+        let id = sys::map_info(fd.as_fd())?.id;
+        Ok(Self { fd, id })
     }
 
     /// Attaches `running` and pins the link in the place of whatever is pinned for it.
@@ -257,6 +276,12 @@ impl Link {
         running: &Running,
         target: Target<'_>,
     ) -> io::Result<Option<Fault>> {
+        if let Hook::Sockets(_) = spec.hook {
+            return Ok(match sys::sockets_program(self.fd.as_fd())? {
+                None => Some(Fault::Detached),
+                Some(id) => (id != running.id()).then_some(Fault::Replaced),
+            });
+        }
         let info = sys::link_info(self.fd.as_fd())?;
         if let Some(fault) = misplaced(&info, spec.hook, target.at)? {
             return Ok(Some(fault));
@@ -285,6 +310,12 @@ impl Link {
         running: &Running,
         target: Target<'_>,
     ) -> Result<Self, (Self, io::Error)> {
+        if let Hook::Sockets(_) = spec.hook {
+            return match sys::attach_to_sockets(running.fd(), self.fd.as_fd()) {
+                Ok(()) => Ok(self),
+                Err(error) => Err((self, error)),
+            };
+        }
         let kept = match fault {
             Fault::Unpinned => self.pin(spec, target),
             // A link to a tracepoint cannot be updated.

@@ -39,6 +39,9 @@ pub fn sock_offsets() -> Result<SockOffsets, OffsetError> {
     let common = fields("sock_common")?;
     let tcp = fields("tcp_sock")?;
     let socket = fields("socket")?;
+    let connection = fields("inet_connection_sock")?;
+    let cgroup = fields("cgroup")?;
+    let node = fields("kernfs_node")?;
     Ok(SockOffsets {
         err: sock("sk_err")?,
         family: common("skc_family")?,
@@ -58,6 +61,16 @@ pub fn sock_offsets() -> Result<SockOffsets, OffsetError> {
         total_retrans: tcp("total_retrans")?,
         protocol: sock("sk_protocol")?,
         socket_sk: socket("sk")?,
+        rcvbuf: sock("sk_rcvbuf")?,
+        rcvlowat: sock("sk_rcvlowat")?,
+        cgroup: sock("sk_cgrp_data")?,
+        cgroup_level: cgroup("level")?,
+        // Linux 6.1; whoever needs it asks whether it is there.
+        cgroup_ancestors: cgroup("ancestors").unwrap_or_default(),
+        cgroup_node: cgroup("kn")?,
+        node_id: node("id")?,
+        sk_socket: sock("sk_socket")?,
+        ulp: connection("icsk_ulp_ops")?,
     })
 }
 

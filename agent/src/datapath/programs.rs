@@ -5,7 +5,10 @@
 //! Invariant: the table and the object file name the same programs; the loader fails if they do not.
 
 use aya_obj::generated::bpf_attach_type;
-use nodemesh_abi::{MeterPath, names::program};
+use nodemesh_abi::{
+    MeterPath,
+    names::{map, program},
+};
 
 /// How a program meets the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,6 +17,8 @@ pub enum Hook {
     Cgroup(bpf_attach_type),
     /// At a BTF tracepoint, for the whole host.
     Tracepoint(&'static str),
+    /// At every socket that is put into this map of sockets.
+    Sockets(&'static str),
     /// At a tcx hook of the interfaces of the packet path.
     Tcx(bpf_attach_type),
     /// At the XDP hook of those where that is wanted.
@@ -24,6 +29,13 @@ pub enum Hook {
     TestRun,
     /// The same, and looks like a program for packets.
     PacketTestRun,
+}
+
+impl Hook {
+    /// Whether a program stays attached there.
+    pub fn stays(self) -> bool {
+        matches!(self, Self::Cgroup(_) | Self::Tracepoint(_) | Self::Sockets(_))
+    }
 }
 
 /// One program.
@@ -40,6 +52,8 @@ impl ProgramSpec {
     pub fn is_used(&self, using: Use) -> bool {
         match self.name {
             program::CARRY => using.carries,
+            // Without the tracepoints, nobody would see what is read.
+            program::HAND_OVER => using.meter_path == MeterPath::Tracepoint,
             _ if self.is_of_packet_path() => using.has_packet_path,
             name if BYTE_EVENTS.contains(&name) => using.meter_path == MeterPath::Tracepoint,
             name if PACKETS.contains(&name) => using.meter_path != MeterPath::Off,
@@ -59,7 +73,7 @@ impl ProgramSpec {
 
     /// Whether it stays attached to a hook of which there is one.
     pub fn is_attached(&self) -> bool {
-        matches!(self.hook, Hook::Cgroup(_) | Hook::Tracepoint(_))
+        self.hook.stays()
     }
 }
 
@@ -121,6 +135,7 @@ pub const PROGRAMS: &[ProgramSpec] = specs! {
     SOCK_RELEASE: Hook::Cgroup(bpf_attach_type::BPF_CGROUP_INET_SOCK_RELEASE),
     SEND_LENGTH: Hook::Tracepoint("sock_send_length"),
     RECV_LENGTH: Hook::Tracepoint("sock_recv_length"),
+    HAND_OVER: Hook::Sockets(map::SHORT_SOCKS),
     EGRESS: Hook::Cgroup(bpf_attach_type::BPF_CGROUP_INET_EGRESS),
     INGRESS: Hook::Cgroup(bpf_attach_type::BPF_CGROUP_INET_INGRESS),
     RETRANSMIT: Hook::Tracepoint("tcp_retransmit_skb"),

@@ -10,7 +10,10 @@ use nodemesh_abi::{
     ABI_VERSION, AffinityKey, AffinityValue, Backend, BackendState, CgroupEntry, ClientRules, Connection,
     Endpoint, EndpointKey, EventKey, EventTally, FlowCount, FlowKey, FlowService, FlowSettings, FlowValue,
     Held, IdentityAddr, Ip16, NumberKey, Rules, Service, ServiceKey, ServiceState, Settings, Source, Streams,
-    TableState, Track, TrackState, Traffic, flow::IndexSet, names::map,
+    TableState, Track, TrackState, Traffic,
+    flow::IndexSet,
+    names::map,
+    shortcut::{End, Offer, OfferKey, RouteCount},
 };
 
 use super::{doors, loader::LoadError, pins::PinRoot};
@@ -132,6 +135,10 @@ pub const SHAPES: &[Shape] = &[
     shape::<ClientRules, Held>(map::CLIENTS),
     shape::<NumberKey, u32>(map::NUMBERS),
     shape::<EventKey, EventTally>(map::EVENT_TALLIES),
+    shape::<u64, u32>(map::SHORT_SOCKS),
+    shape::<u64, End>(map::SHORT_ENDS),
+    shape::<OfferKey, Offer>(map::SHORT_OFFERS),
+    shape::<u32, RouteCount>(map::SHORT_COUNTS),
     shape::<ServiceKey, FlowService>(map::FLOW_SERVICES),
     shape::<u32, u32>(map::FLOW_TABLES),
     shape::<u32, FlowSettings>(map::FLOW_SETTINGS),

@@ -91,6 +91,16 @@ pub fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<
     bpf(bpf_cmd::BPF_LINK_UPDATE, &mut attr).map(drop)
 }
 
+/// Attaches a program to a map of sockets (`BPF_PROG_ATTACH`), in the place of the one that is there: sockets that are put into the
+/// map from now on run it. It stays for as long as the map has a descriptor or a pin.
+pub fn attach_to_sockets(program: BorrowedFd<'_>, map: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attr = zeroed();
+    attr.__bindgen_anon_5.__bindgen_anon_1.target_fd = raw(map);
+    attr.__bindgen_anon_5.attach_bpf_fd = raw(program);
+    attr.__bindgen_anon_5.attach_type = bpf_attach_type::BPF_SK_MSG_VERDICT as u32;
+    bpf(bpf_cmd::BPF_PROG_ATTACH, &mut attr).map(drop)
+}
+
 /// Attaches a program to a hook of a cgroup, beside the programs of others (`BPF_LINK_CREATE` without flags).
 pub fn link_cgroup_program(
     program: BorrowedFd<'_>,
@@ -157,6 +167,12 @@ pub fn effective_programs(cgroup: BorrowedFd<'_>, attach_type: bpf_attach_type) 
     query(cgroup, attach_type, QUERY_EFFECTIVE).map(|(ids, _)| ids)
 }
 
+/// Id of the program that sockets run which are put into a map of sockets (`BPF_PROG_QUERY`, Linux 5.18).
+pub fn sockets_program(map: BorrowedFd<'_>) -> io::Result<Option<u32>> {
+    let (ids, _) = query(map, bpf_attach_type::BPF_SK_MSG_VERDICT, 0)?;
+    Ok(ids.first().copied())
+}
+
 /// Whether a program is attached to this very cgroup in a way that allows no other one there or below (`BPF_PROG_ATTACH` without
 /// flags). Links never are.
 pub fn is_exclusive(cgroup: BorrowedFd<'_>, attach_type: bpf_attach_type) -> io::Result<bool> {
@@ -164,10 +180,10 @@ pub fn is_exclusive(cgroup: BorrowedFd<'_>, attach_type: bpf_attach_type) -> io:
 }
 
 /// Ids of programs at a hook, and the flags that they were attached with.
-fn query(cgroup: BorrowedFd<'_>, attach_type: bpf_attach_type, flags: u32) -> io::Result<(Vec<u32>, u32)> {
+fn query(target: BorrowedFd<'_>, attach_type: bpf_attach_type, flags: u32) -> io::Result<(Vec<u32>, u32)> {
     let mut ids = vec![0_u32; MAX_EFFECTIVE];
     let mut attr = zeroed();
-    attr.query.__bindgen_anon_1.target_fd = raw(cgroup);
+    attr.query.__bindgen_anon_1.target_fd = raw(target);
     attr.query.attach_type = attach_type as u32;
     attr.query.query_flags = flags;
     attr.query.prog_ids = ids.as_mut_ptr() as u64;
@@ -406,10 +422,9 @@ pub struct Runs {
     pub time: Duration,
 }
 
-/// [`Runs`] of the program that a link runs.
-pub fn link_runs(link: BorrowedFd<'_>) -> io::Result<Runs> {
-    let program = program_by_id(link_info(link)?.prog_id)?;
-    let info = program_info(program.as_fd())?;
+/// [`Runs`] of a program.
+pub fn program_runs(program: BorrowedFd<'_>) -> io::Result<Runs> {
+    let info = program_info(program)?;
     Ok(Runs {
         count: info.run_cnt,
         time: Duration::from_nanos(info.run_time_ns),

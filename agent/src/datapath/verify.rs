@@ -137,6 +137,7 @@ fn load_program(program: &mut Program, hook: Hook, btf: &Btf) -> Result<(), Prog
         (Program::SockOps(program), Hook::Cgroup(_)) => program.load(),
         (Program::BtfTracePoint(program), Hook::Tracepoint(name)) => program.load(name, btf),
         (Program::Iter(program), Hook::Iterator(kind)) => program.load(kind, btf),
+        (Program::SkMsg(program), Hook::Sockets(_)) => program.load(),
         (Program::RawTracePoint(program), Hook::TestRun) => program.load(),
         (Program::SchedClassifier(program), Hook::Tcx(_) | Hook::PacketTestRun) => program.load(),
         (Program::Xdp(program), Hook::Xdp) => program.load(),

@@ -272,8 +272,23 @@ group! { NODE "The node"
         "1, labelled with what is running.";
 } }
 
+group! { SHORTCUT "Shortcut"
+    "Messages between two sockets of this node that may go past TCP. Counted once per `send()` of a socket that is enrolled."
+    &[], {
+    SHORT_MESSAGES: Counter "nodemesh_shortcut_messages_total" ["messages"] &["route"],
+        "Messages of enrolled sockets: `shortcut`, or why they went by TCP.";
+    SHORT_BYTES: Counter "nodemesh_shortcut_bytes_total" ["bytes"] &["route"],
+        "Their bytes.";
+    SHORT_SOCKETS: Gauge "nodemesh_shortcut_sockets" ["sockets"] &[],
+        "Sockets that are enrolled.";
+    SHORT_STATE: Gauge "nodemesh_shortcut_state_info" ["1"] &["state", "reason"],
+        "1, labelled with whether the shortcut may be taken on this node, and why.";
+    SHORT_PROPERTY: Gauge "nodemesh_shortcut_property" ["1"] &["property", "effect"],
+        "1 if a property of the self-test holds on this kernel, 0 if not; `effect` is what follows if it does not.";
+} }
+
 /// All of them.
-pub const GROUPS: [Group; 4] = [STREAMS, PLACEMENT, PACKET_PATH, NODE];
+pub const GROUPS: [Group; 5] = [STREAMS, PLACEMENT, PACKET_PATH, NODE, SHORTCUT];
 
 /// Every family, in the order of the documentation.
 pub fn all() -> impl Iterator<Item = &'static Family> {

@@ -16,6 +16,15 @@ use nodemesh_model::{Desired, access::PrincipalName, resource::workload::POD_CGR
 
 use super::pods;
 
+/// What the operator keeps cgroups from.
+#[derive(Clone, Debug, Default)]
+pub struct Excluded {
+    /// Those whose sockets are left alone.
+    pub alone: Vec<PathBuf>,
+    /// Those whose sockets take no shortcut.
+    pub no_shortcut: Vec<PathBuf>,
+}
+
 /// Cgroup ids with their entries.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct CgroupTable {
@@ -32,7 +41,7 @@ pub struct CgroupTable {
 pub fn resolve(
     root: &Path,
     desired: &Desired,
-    excluded: &[PathBuf],
+    excluded: &Excluded,
     identity_of: impl Fn(&PrincipalName) -> u32,
 ) -> CgroupTable {
     let mut table = CgroupTable::default();
@@ -62,17 +71,21 @@ pub fn resolve(
         };
         table.insert(root, path, entry);
     }
-    for path in excluded {
-        table.insert(
-            root,
-            path,
-            CgroupEntry {
-                workload: 0,
-                addr: Ip16::UNSPECIFIED,
-                excluded: 1,
-                identity: UNKNOWN,
-            },
-        );
+    let kept = [
+        (&excluded.alone, CgroupEntry::ALONE),
+        (&excluded.no_shortcut, CgroupEntry::NO_SHORTCUT),
+    ];
+    for (path, excluded) in kept
+        .iter()
+        .flat_map(|(paths, bit)| paths.iter().map(move |path| (path, *bit)))
+    {
+        let entry = CgroupEntry {
+            workload: 0,
+            addr: Ip16::UNSPECIFIED,
+            excluded,
+            identity: UNKNOWN,
+        };
+        table.insert(root, path, entry);
     }
     table
 }
@@ -85,7 +98,7 @@ impl CgroupTable {
         match (fs::metadata(&full), depth) {
             (Ok(metadata), Some(depth)) if depth <= MAX_CGROUP_DEPTH => {
                 let known = self.entries.entry(metadata.ino()).or_insert(entry);
-                // An exclusion wins over a workload of the same cgroup.
+                // Exclusions come on top of a workload of the same cgroup.
                 known.excluded |= entry.excluded;
                 self.depths |= 1 << depth;
             }
@@ -135,11 +148,15 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         fs::create_dir_all(root.path().join("pods/chat")).unwrap();
         fs::create_dir(root.path().join("batch")).unwrap();
+        fs::create_dir(root.path().join("jobs")).unwrap();
         let desired = desired(&[("chat", "pods/chat"), ("gone", "pods/gone"), ("batch", "batch")]);
         let table = resolve(
             root.path(),
             &desired,
-            &[PathBuf::from("/pods"), PathBuf::from("/batch"), "no".into()],
+            &Excluded {
+                alone: vec![PathBuf::from("/pods"), PathBuf::from("/batch"), "no".into()],
+                no_shortcut: vec![PathBuf::from("/batch"), PathBuf::from("/jobs")],
+            },
             |_| UNKNOWN,
         );
 
@@ -156,8 +173,9 @@ mod tests {
             .collect();
         assert_eq!(entry("pods/chat"), Some((numbers[1], 0)));
         assert_eq!(entry("pods"), Some((0, 1)));
-        assert_eq!(entry("batch"), Some((numbers[0], 1)), "an exclusion wins");
-        assert_eq!(table.entries.len(), 3);
+        assert_eq!(entry("batch"), Some((numbers[0], 3)), "exclusions add up");
+        assert_eq!(entry("jobs"), Some((0, CgroupEntry::NO_SHORTCUT)));
+        assert_eq!(table.entries.len(), 4);
         assert_eq!(table.missing, ["pods/gone", "no"]);
         let depth = depth_below_mount(root.path()).unwrap();
         assert_eq!(table.depths, 0b110 << depth, "one and two levels below the root");

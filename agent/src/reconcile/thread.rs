@@ -19,7 +19,7 @@ use tracing::{debug, error, info, warn};
 use super::{
     admission::Admission,
     apply::sweep,
-    clients::{self, CgroupTable},
+    clients::{self, CgroupTable, Excluded},
     ledger::{Ledger, Room},
     plan::Rejected,
     round::{self, Round},
@@ -49,6 +49,8 @@ pub enum Command {
     LogLevel(LogLevel),
     /// Write one of this many finished requests and connections to the access log; 0 for none.
     AccessSample(u32),
+    /// Let messages take the shortcut, or not.
+    Shortcut(bool),
 }
 
 /// The thread's state.
@@ -60,7 +62,7 @@ pub struct Reconciler {
     /// What was written of the settings; `None` if that is not known.
     settings_written: Option<Settings>,
     cgroup_root: PathBuf,
-    excluded: Vec<PathBuf>,
+    excluded: Excluded,
     /// What the configuration says.
     configured: Arc<Desired>,
     drained: Targets,
@@ -82,7 +84,7 @@ impl Reconciler {
         enlist: ConnectionLister,
         settings: Settings,
         cgroup_root: PathBuf,
-        excluded: Vec<PathBuf>,
+        excluded: Excluded,
     ) -> Result<(Self, watch::Receiver<Arc<View>>), MapOpError> {
         let backends = maps.backends()?;
         let services = maps.services()?;
@@ -191,6 +193,10 @@ impl Reconciler {
                 Command::LogLevel(level) => self.change_log_level(level),
                 Command::AccessSample(sample) => {
                     self.settings.access_sample = sample;
+                    self.sync_settings();
+                }
+                Command::Shortcut(on) => {
+                    self.settings.shortcut = Settings::shortcut(on);
                     self.sync_settings();
                 }
             }

@@ -62,7 +62,9 @@ mod tests {
             "--locality",
             "eu/a",
         ];
-        let AgentCli::Run(config) = AgentCli::parse_from(flags);
+        let AgentCli::Run(config) = AgentCli::parse_from(flags) else {
+            panic!("the command is run")
+        };
         let told = node(&config);
         let locality = told.locality.unwrap();
         assert_eq!(
@@ -81,7 +83,10 @@ mod tests {
 
     #[test]
     fn without_a_name_it_is_that_of_the_host() {
-        let AgentCli::Run(config) = AgentCli::parse_from(["agent", "run", "--control", "http://[::1]:1"]);
+        let AgentCli::Run(config) = AgentCli::parse_from(["agent", "run", "--control", "http://[::1]:1"])
+        else {
+            panic!("the command is run")
+        };
         let uts = nix::sys::utsname::uname().unwrap();
         assert_eq!(node(&config).id, uts.nodename().to_string_lossy());
     }

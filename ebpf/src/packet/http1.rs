@@ -3,7 +3,7 @@
 //!
 //! Invariant: a packet that shows nothing new costs a few short copies.
 
-use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_loop};
+use aya_ebpf::helpers::generated::bpf_loop;
 use nodemesh_abi::{
     meter::{DownFacts, MeterFlags},
     parse::{
@@ -15,7 +15,7 @@ use nodemesh_abi::{
 
 use super::{
     Shown,
-    segment::{Segment, WINDOW, copy, load},
+    segment::{Bytes, Segment, WINDOW, copy, load},
 };
 use crate::record::Record;
 
@@ -29,7 +29,7 @@ const LAST_CHUNK: [u8; 5] = *b"0\r\n\r\n";
 
 /// A packet in request direction.
 #[inline(always)]
-pub fn request(segment: &Segment, shown: &mut Shown) {
+pub fn request(segment: &Segment<impl Bytes>, shown: &mut Shown) {
     if let Start::Http1(facts) = request::recognise(&segment.start::<START>()) {
         shown.up = facts;
     }
@@ -37,7 +37,7 @@ pub fn request(segment: &Segment, shown: &mut Shown) {
 
 /// A packet in response direction.
 #[inline(never)]
-pub fn response(segment: &Segment, record: Record, shown: &mut Shown) {
+pub fn response(segment: &Segment<impl Bytes>, record: Record, shown: &mut Shown) {
     let known = known(record);
     if known.has(DownFacts::TOKEN) && segment.end - segment.at > u32::from(SMALL) {
         // In the middle of a stream, and too large for a heartbeat: text, of which only the end is of interest.
@@ -76,7 +76,7 @@ fn words(bytes: &[u8; 16]) -> (u64, u64) {
 
 /// Reads the head at `at` and returns where it ends.
 #[inline(always)]
-fn read_head(segment: &Segment, at: u32, status: u16, record: Record, shown: &mut Shown) -> u32 {
+fn read_head<S: Bytes>(segment: &Segment<S>, at: u32, status: u16, record: Record, shown: &mut Shown) -> u32 {
     let mut reader = HeadReader {
         skb: segment.skb,
         at,
@@ -84,7 +84,14 @@ fn read_head(segment: &Segment, at: u32, status: u16, record: Record, shown: &mu
         head: Head::new(record.zero()),
     };
     // SAFETY: the callback takes what is passed as its context.
-    unsafe { bpf_loop(HEAD_WINDOWS, head_window as *mut _, (&raw mut reader).cast(), 0) };
+    unsafe {
+        bpf_loop(
+            HEAD_WINDOWS,
+            head_window::<S> as *mut _,
+            (&raw mut reader).cast(),
+            0,
+        )
+    };
     let (facts, length) = reader.head.says(status);
     let end = at + reader.head.bytes;
     shown.down = facts;
@@ -93,14 +100,14 @@ fn read_head(segment: &Segment, at: u32, status: u16, record: Record, shown: &mu
     end
 }
 
-struct HeadReader {
-    skb: *mut __sk_buff,
+struct HeadReader<S> {
+    skb: S,
     at: u32,
     end: u32,
     head: Head,
 }
 
-unsafe extern "C" fn head_window(_index: u32, reader: *mut HeadReader) -> i64 {
+unsafe extern "C" fn head_window<S: Bytes>(_index: u32, reader: *mut HeadReader<S>) -> i64 {
     // SAFETY: `bpf_loop` passes the context of `read_head`.
     let reader = unsafe { &mut *reader };
     let mut window = [0; WINDOW];
@@ -117,7 +124,14 @@ unsafe extern "C" fn head_window(_index: u32, reader: *mut HeadReader) -> i64 {
 
 /// The part of the body that begins at `at`, in a packet that begins with `start`.
 #[inline(always)]
-fn body(segment: &Segment, at: u32, start: (u64, u64), before: DownFacts, record: Record, shown: &mut Shown) {
+fn body(
+    segment: &Segment<impl Bytes>,
+    at: u32,
+    start: (u64, u64),
+    before: DownFacts,
+    record: Record,
+    shown: &mut Shown,
+) {
     let known = if shown.down.has(DownFacts::HEADERS) {
         shown.down
     } else {
@@ -149,7 +163,7 @@ fn body(segment: &Segment, at: u32, start: (u64, u64), before: DownFacts, record
 
 /// What the end of a packet shows whose body begins at `at`.
 #[inline(always)]
-fn tail(segment: &Segment, at: u32) -> DownFacts {
+fn tail(segment: &Segment<impl Bytes>, at: u32) -> DownFacts {
     let (left, length) = (segment.end - at, events::DONE.len() as u32);
     if left >= length {
         return load(segment.skb, segment.end - length).map_or(DownFacts(0), |bytes| events::tail(&bytes));
@@ -164,7 +178,7 @@ fn tail(segment: &Segment, at: u32) -> DownFacts {
 /// What is known of the present response before this packet: from its head in one that the application has not reached, or from
 /// what it has. With `TOKEN` once its first token has come, and `MARKER` while one waits to be read.
 #[inline(always)]
-fn known(record: Record) -> DownFacts {
+pub fn known(record: Record) -> DownFacts {
     // SAFETY: a live record; volatile because other programs write it.
     let (flags, pending, token_ns) = unsafe {
         let meter = &raw const (*record.0).meter;
@@ -185,8 +199,8 @@ fn known(record: Record) -> DownFacts {
 
 /// What a packet of a stream of events shows of its text, and whether it `is_data`.
 #[inline(always)]
-fn text(
-    segment: &Segment,
+fn text<S: Bytes>(
+    segment: &Segment<S>,
     at: u32,
     start: (u64, u64),
     token_seen: bool,
@@ -217,7 +231,7 @@ fn text(
     unsafe {
         bpf_loop(
             events::SEARCHED / WINDOW as u32,
-            event_window as *mut _,
+            event_window::<S> as *mut _,
             (&raw mut reader).cast(),
             0,
         )
@@ -231,15 +245,15 @@ fn text(
     }
 }
 
-struct EventReader {
-    skb: *mut __sk_buff,
+struct EventReader<S> {
+    skb: S,
     at: u32,
     end: u32,
     wanted: DownFacts,
     events: Events,
 }
 
-unsafe extern "C" fn event_window(_index: u32, reader: *mut EventReader) -> i64 {
+unsafe extern "C" fn event_window<S: Bytes>(_index: u32, reader: *mut EventReader<S>) -> i64 {
     // SAFETY: `bpf_loop` passes the context of `body`.
     let reader = unsafe { &mut *reader };
     let mut window = [0; WINDOW];

@@ -19,11 +19,25 @@ const ACK: u8 = 1 << 4;
 /// Length of an IPv6 header (RFC 8200, section 3).
 const IPV6_HEADER: u32 = 40;
 
+/// Where bytes are read from.
+pub trait Bytes: Copy {
+    /// Copies `length` bytes at offset `at`; false if there are not as many.
+    fn read(self, at: u32, to: *mut u8, length: u32) -> bool;
+}
+
+impl Bytes for *mut __sk_buff {
+    #[inline(always)]
+    fn read(self, at: u32, to: *mut u8, length: u32) -> bool {
+        // SAFETY: callers pass room for `length` bytes; the helper checks the packet's bounds.
+        unsafe { bpf_skb_load_bytes(self.cast_const().cast(), at, to.cast(), length) == 0 }
+    }
+}
+
 /// A segment with a payload.
 #[derive(Clone, Copy)]
-pub struct Segment {
-    /// The packet.
-    pub skb: *mut __sk_buff,
+pub struct Segment<S = *mut __sk_buff> {
+    /// The packet, or the message.
+    pub skb: S,
     /// Offset of the payload.
     pub at: u32,
     /// Offset of its end.
@@ -79,6 +93,17 @@ impl Segment {
         }))
     }
 
+    /// The same, after `bytes` that took the shortcut: what the meter counts and TCP does not.
+    #[inline(always)]
+    pub fn after(self, bytes: u32) -> Self {
+        Self {
+            seq: self.seq.wrapping_add(bytes),
+            ..self
+        }
+    }
+}
+
+impl<S: Bytes> Segment<S> {
     /// Sequence number after its last byte.
     #[inline(always)]
     pub fn seq_end(&self) -> u32 {
@@ -146,26 +171,24 @@ fn words(bytes: [u8; 16]) -> [u32; 4] {
 /// Copies what there is between `at` and `end`, `LEN` bytes at most, and returns how many these are; 0 as well if the packet is
 /// shorter than it says.
 #[inline(always)]
-pub fn copy<const LEN: usize>(skb: *mut __sk_buff, at: u32, end: u32, to: &mut [u8; LEN]) -> u32 {
+pub fn copy<const LEN: usize>(skb: impl Bytes, at: u32, end: u32, to: &mut [u8; LEN]) -> u32 {
     let left = unknown(u64::from(end.saturating_sub(at)));
     let length = if left > LEN as u64 { LEN as u64 } else { left };
     if length == 0 {
         return 0;
     }
-    // SAFETY: `to` has room for `length` bytes; the helper checks the packet's bounds.
-    let failed =
-        unsafe { bpf_skb_load_bytes(skb.cast_const().cast(), at, to.as_mut_ptr().cast(), length as u32) };
-    if failed == 0 { length as u32 } else { 0 }
+    if skb.read(at, to.as_mut_ptr(), length as u32) {
+        length as u32
+    } else {
+        0
+    }
 }
 
 /// `LEN` bytes at offset `at`.
 #[inline(always)]
-pub fn load<const LEN: usize>(skb: *mut __sk_buff, at: u32) -> Option<[u8; LEN]> {
+pub fn load<const LEN: usize>(skb: impl Bytes, at: u32) -> Option<[u8; LEN]> {
     let mut bytes = [0; LEN];
-    // SAFETY: as in `copy`.
-    let failed =
-        unsafe { bpf_skb_load_bytes(skb.cast_const().cast(), at, bytes.as_mut_ptr().cast(), LEN as u32) };
-    (failed == 0).then_some(bytes)
+    skb.read(at, bytes.as_mut_ptr(), LEN as u32).then_some(bytes)
 }
 
 /// `LEN` bytes of the packet's headers, in place: headers are never in pages.

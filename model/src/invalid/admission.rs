@@ -50,6 +50,10 @@ pub enum AdmissionProblem {
     NoLimit { fields: &'static str },
     #[error("neither a window nor untilFirstToken is given; add window: 30s, or remove slowStart")]
     NoSlowStart,
+    #[error("{found} ports; leave out at most 7, or switch the shortcut off")]
+    ShortcutPorts { found: usize },
+    #[error("excepts ports from a shortcut that is off; write enabled: true, or remove it")]
+    ShortcutOff,
     #[error("a path is for kind http, this is {kind}; remove it")]
     PathUnused { kind: &'static str },
     #[error("{} is no path; write one such as /health, of printable characters without spaces", quoted(.found))]

@@ -21,6 +21,7 @@ mod limits;
 mod outlier;
 mod range;
 mod rules;
+mod shortcut;
 mod slow_start;
 mod tiers;
 
@@ -105,6 +106,7 @@ impl TryFrom<wire::Document<wire::TrafficPolicySpec>> for TrafficPolicy {
             slow_start: spec.slow_start,
             locality: spec.locality,
             on_removal: spec.on_removal,
+            shortcut: spec.shortcut,
         };
         let rules = Arc::new(ServiceRules::read(rules, &mut findings));
         match (metadata, target, client_key, timeout) {

@@ -15,9 +15,10 @@ pub(super) fn fields() -> impl Strategy<Value = Map<String, Value>> {
         option::weighted(0.4, slow_start()),
         option::weighted(0.3, locality()),
         option::weighted(0.3, select(vec!["keep", "close"]).prop_map(Value::from)),
+        option::weighted(0.3, shortcut()),
     );
     parts.prop_map(
-        |(limits, outliers, health_check, slow_start, locality, on_removal)| {
+        |(limits, outliers, health_check, slow_start, locality, on_removal, shortcut)| {
             let parts = [
                 ("limits", limits),
                 ("outlierDetection", outliers),
@@ -25,6 +26,7 @@ pub(super) fn fields() -> impl Strategy<Value = Map<String, Value>> {
                 ("slowStart", slow_start),
                 ("locality", locality),
                 ("onRemoval", on_removal),
+                ("shortcut", shortcut),
             ];
             let given = parts
                 .into_iter()
@@ -120,6 +122,16 @@ fn health_check() -> impl Strategy<Value = Value> {
                 "unhealthyThreshold": threshold, "from": from,
             })
         })
+}
+
+fn shortcut() -> impl Strategy<Value = Value> {
+    proptest::collection::vec(1..=u16::MAX, 0..=7).prop_map(|except| {
+        if except.is_empty() {
+            json!({"enabled": false})
+        } else {
+            json!({"enabled": true, "exceptPorts": except})
+        }
+    })
 }
 
 fn slow_start() -> impl Strategy<Value = Value> {

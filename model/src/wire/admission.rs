@@ -185,6 +185,17 @@ pub(crate) struct SlowStart {
     pub(crate) until_first_token: Option<bool>,
 }
 
+/// Whether messages between sockets of one node may go past TCP.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(crate) struct Shortcut {
+    /// Whether they may.
+    pub(crate) enabled: bool,
+    /// Ports of the service whose connections may not; at most 7.
+    #[schemars(length(max = 7), inner(range(min = 1, max = 65535)))]
+    pub(crate) except_ports: Option<Vec<i64>>,
+}
+
 /// Which replicas come first.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]

@@ -164,13 +164,30 @@ impl Held {
     }
 }
 
-/// One connection that is talked over: `bash` with `/dev/tcp`.
+/// One connection that is talked over, by `bash` with `/dev/tcp` or by Python.
 #[derive(Debug)]
 pub struct Talk {
     process: Process,
     said: u32,
     /// The replica at the other end.
     pub replica: String,
+}
+
+/// Opens a connection to talk over whose client waits by `poll()`, as the shortcut needs it.
+#[track_caller]
+pub fn talk_polling(place: &Place, to: SocketAddr) -> Talk {
+    let script = format!(
+        "import socket, sys\n\
+         connection = socket.create_connection(('{}', {}), timeout=60)\n\
+         replies = connection.makefile('r')\n\
+         print('at', replies.readline(), end='', flush=True)\n\
+         for line in sys.stdin:\n    \
+             connection.sendall(line.encode())\n    \
+             print(replies.readline(), end='', flush=True)",
+        to.ip(),
+        to.port()
+    );
+    talk_by(place, "/usr/bin/python3", &["-c", &script])
 }
 
 /// Opens a connection to talk over.
@@ -181,7 +198,12 @@ pub fn talk(place: &Place, to: SocketAddr) -> Talk {
         to.ip(),
         to.port()
     );
-    let process = Process::spawn(place, "/bin/bash".as_ref(), &["-c", &script]).expect("start bash");
+    talk_by(place, "/bin/bash", &["-c", &script])
+}
+
+#[track_caller]
+fn talk_by(place: &Place, program: &str, arguments: &[&str]) -> Talk {
+    let process = Process::spawn(place, program.as_ref(), arguments).expect("start a program");
     let line = process
         .wait_for_line(|line| line.starts_with("at "))
         .expect("a connection");

@@ -6,14 +6,17 @@
 use std::{
     io::{self, BufRead as _, BufReader, Read as _, Write as _},
     net::{SocketAddr, TcpStream},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, ensure};
 use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
-use super::listing;
+use super::{
+    listing,
+    short_talk::{self, Talk},
+};
 
 /// What a request on an established connection sends and gets back.
 const REQUEST: [u8; 64] = [b'x'; 64];
@@ -39,6 +42,27 @@ pub(super) enum Inside {
         round: usize,
         /// Where to connect to.
         addresses: Vec<SocketAddr>,
+    },
+    /// Serve what case `shortcut` asks for.
+    ShortServe {
+        /// Where to listen.
+        address: SocketAddr,
+    },
+    /// Measure it.
+    ShortTalk {
+        /// Where to connect to.
+        address: SocketAddr,
+        /// What for.
+        talk: Talk,
+        /// How often.
+        #[arg(long)]
+        connections: usize,
+        /// For how long, milliseconds.
+        #[arg(long)]
+        millis: u64,
+        /// Say the rate every half second.
+        #[arg(long)]
+        tell: bool,
     },
     /// Connect UDP sockets and keep them until standard input ends.
     Hold {
@@ -77,6 +101,20 @@ impl Inside {
                 round,
                 addresses,
             } => ping(addresses, *count, *round),
+            Self::ShortServe { address } => short_talk::serve(*address),
+            Self::ShortTalk {
+                address,
+                talk,
+                connections,
+                millis,
+                tell,
+            } => print(&short_talk::talk(
+                *address,
+                *talk,
+                *connections,
+                Duration::from_millis(*millis),
+                *tell,
+            )?),
             Self::Hold { address, count } => listing::hold(*address, *count),
         }
     }
@@ -123,7 +161,7 @@ fn watch(address: SocketAddr, wanted: &str) -> Result<Seen> {
             });
         }
         // No TIME_WAIT: ports would run out.
-        socket2::SockRef::from(&stream).set_linger(Some(std::time::Duration::ZERO))?;
+        socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO))?;
         if earlier == 0 {
             say("watching")?;
         }

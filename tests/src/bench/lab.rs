@@ -38,6 +38,7 @@ pub(super) struct Lab {
     server: Pod,
     node: Node,
     elsewhere: Node,
+    remote: Pod,
     _topology: Topology,
 }
 
@@ -150,6 +151,7 @@ impl Lab {
             agent: node.agent()?,
             client: node.pod("client")?,
             server: node.pod("server")?,
+            remote: elsewhere.pod("remote")?,
             node,
             elsewhere,
             _topology: topology,
@@ -224,6 +226,23 @@ impl Lab {
         let arguments = ["serve", "--name=outside", &format!("--listen={address}")].map(str::to_owned);
         let server = self.client(Side::Outside, cpus, "socket-probe", &arguments)?;
         Ok((address, listening(server)?))
+    }
+
+    /// A server in a pod of another node, and a service for it.
+    pub(super) fn serve_remote(&self) -> Result<Process> {
+        let address = SocketAddr::new(self.remote.v4(), PORT);
+        let arguments = ["serve", "--name=remote", &format!("--listen={address}")].map(str::to_owned);
+        listening(spawn(
+            &self.place(&self.remote, Side::Mesh),
+            Cpus::All,
+            "socket-probe",
+            &arguments,
+        )?)
+    }
+
+    /// Address of the server of [`Self::serve_remote`].
+    pub(super) fn remote(&self) -> SocketAddr {
+        SocketAddr::new(self.remote.v4(), PORT)
     }
 
     /// CPU time, user and system, of all processes of one side so far, the agent's aside. Network interrupts that the kernel handles

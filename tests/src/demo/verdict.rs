@@ -16,6 +16,7 @@ use super::{
     kernels::Counts,
     mesh,
     outside::Outside,
+    pair::Paired,
     roles::{FASTEST, NEWCOMER, SLOWEST},
     stage::Stage,
     wedge::Wedged,
@@ -64,6 +65,7 @@ pub(super) fn judge(
     (wedged, outside, denied): (&Wedged, &Outside, &Denied),
     fleet: &Fleet,
     upheaval: &Outcome,
+    paired: &Paired,
 ) -> Verdict {
     let reports: Vec<&Report> = stage
         .clients
@@ -94,6 +96,7 @@ pub(super) fn judge(
         scenes::the_denial_was_told(denied),
         changes::fleet_is_told(stage, wedged, fleet),
         nobody_noticed_the_upheaval(upheaval),
+        shortcut_is_switched(paired),
     ];
     Verdict { expectations }
 }
@@ -104,6 +107,18 @@ fn expect(what: impl Into<String>, holds: bool, numbers: String) -> Expectation 
         holds,
         numbers,
     }
+}
+
+fn shortcut_is_switched(paired: &Paired) -> Expectation {
+    let [before, on, off] = paired.rates.map(|rate| rate / 1e3);
+    let [none, some, none_again] = paired.handed;
+    expect(
+        "two pods of one node take the shortcut while a policy says so, and leave it while their connections go on",
+        none == 0 && some > 0 && none_again == 0 && off > 0.0,
+        format!(
+            "{before:.1}, {on:.1} and {off:.1} thousand requests per second; {none}, {some} and {none_again} messages past TCP"
+        ),
+    )
 }
 
 fn nobody_listened(facts: &Facts) -> Expectation {

@@ -86,6 +86,11 @@ pub fn system(program: &str) -> PathBuf {
     in_path(program).unwrap_or_else(|| panic!("no {program}: {REMEDY}"))
 }
 
+/// Whether the system has a program.
+pub fn is_there(program: &str) -> bool {
+    in_path(program).is_some()
+}
+
 fn from_environment(name: &str) -> Option<PathBuf> {
     env::var_os(name)
         .filter(|value| !value.is_empty())

@@ -16,13 +16,13 @@ use nodemesh_e2e::{
     certificate::Certificates,
     eventually::eventually,
     load::observation::{self, Observation},
-    manifest::{Manifest, Service},
+    manifest::{Manifest, Policy, Service},
     process::Process,
     real::Scene,
     scrape::Scrape,
     truth::{self, Exchange},
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::line::Line;
 
@@ -120,10 +120,25 @@ impl Lab {
             let name = format!("m{}", number(spot));
             Service::new(&name, Family::V4.vip(number(spot))).to([self.backend(spot)])
         });
-        let manifest = Manifest::of(services);
-        self.scene
-            .bed
-            .start(&manifest, &["--access-log", "json", "--meter-path", self.path]);
+        let names: Vec<String> = self.spots().map(|spot| format!("m{}", number(spot))).collect();
+        let mut manifest = Manifest::of(services);
+        let mut flags = vec!["--access-log", "json", "--meter-path", self.meter_path()];
+        if self.is_short() {
+            flags.extend(["--shortcut", "force"]);
+            for name in &names {
+                manifest = manifest.and(Policy::of(name).set("shortcut", json!({"enabled": true})));
+            }
+        }
+        self.scene.bed.start(&manifest, &flags);
+    }
+
+    /// Whether messages in plaintext take the shortcut, for which the meter sees bytes at tracepoints.
+    fn is_short(&self) -> bool {
+        self.path == "shortcut"
+    }
+
+    fn meter_path(&self) -> &'static str {
+        if self.is_short() { "tracepoint" } else { self.path }
     }
 
     /// Every server over every wire.
@@ -214,10 +229,16 @@ impl Lab {
             assert_eq!(scrape.count(name, &[]), 0, "{name}");
         }
         assert_eq!(
-            scrape.count("nodemesh_meter_path_info", &[("path", self.path)]),
+            scrape.count("nodemesh_meter_path_info", &[("path", self.meter_path())]),
             1,
             "{}",
             self.path
+        );
+        let handed = scrape.count("nodemesh_shortcut_messages_total", &[("route", "shortcut")]);
+        assert_eq!(
+            handed > 1_000,
+            self.is_short(),
+            "{handed} messages took the shortcut"
         );
     }
 

@@ -51,6 +51,21 @@ const NEEDED: &[Package] = &[
         proof: "nghttpd",
         reason: "an HTTP/2 server of the meter's tests",
     },
+    Package {
+        name: "nginx-light",
+        proof: "/usr/sbin/nginx",
+        reason: "a server of the shortcut's tests",
+    },
+    Package {
+        name: "haproxy",
+        proof: "/usr/sbin/haproxy",
+        reason: "a proxy of the shortcut's tests that splices",
+    },
+    Package {
+        name: "nodejs",
+        proof: "node",
+        reason: "a server of the shortcut's tests; without Java and Go these skip what needs them, and say so",
+    },
 ];
 
 /// What checks the manifests of `deploy/`.

@@ -66,7 +66,37 @@ fn running(answers: &Answers) -> Vec<Finding> {
     findings.extend(repairs(status));
     findings.extend(packet_path(status));
     findings.extend(answers.memory.map(memory));
+    findings.extend(shortcut(status));
     findings
+}
+
+/// Nothing where nobody asks for it.
+fn shortcut(status: &Status) -> Option<Finding> {
+    let (looked_at, state) = ("datapath.shortcut of /v1/status", &status.datapath.shortcut);
+    if matches!(&*state.reason, "" | "unused") {
+        return None;
+    }
+    if state.objections.is_empty() {
+        let on = if state.enabled { "on" } else { "off" };
+        let found = format!("the shortcut is {on}: {}", state.why());
+        return Some(Finding::ok("shortcut", looked_at, found));
+    }
+    let objections = state.objections.join("; ");
+    let (found, remedy) = if state.enabled {
+        (
+            format!("the shortcut may be taken in spite of {objections}"),
+            "run the agent with --shortcut auto, unless what it serves does not mind",
+        )
+    } else {
+        (
+            format!(
+                "a policy asks for the shortcut, which is off: {}: {objections}",
+                state.why()
+            ),
+            "take `shortcut` out of the policies of this node, or see docs/datapath.md for what --shortcut force does",
+        )
+    };
+    Some(Finding::warning("shortcut", looked_at, found, remedy))
 }
 
 fn version(status: &Status) -> Finding {

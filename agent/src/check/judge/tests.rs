@@ -24,6 +24,7 @@ use crate::{
         features::{Answer, FEATURES},
         hooks::HookUse,
     },
+    shortcut::State,
 };
 
 fn hook(program: &'static str) -> HookUse {
@@ -69,6 +70,7 @@ fn status() -> Status {
             internal_errors: [("backend".to_owned(), 0)].into(),
             frontends_not_programmed: BTreeMap::new(),
             cgroups_missing: Vec::new(),
+            shortcut: State::default(),
             meter: MeterStatus {
                 connections: 1,
                 connection_limit: 100,

@@ -140,6 +140,7 @@ fn policy(resource: &Value) -> Vec<String> {
         ("slowStart", "slow-start"),
         ("locality", "locality"),
         ("onRemoval", "on-removal"),
+        ("shortcut", "shortcut"),
     ];
     let parts = parts.iter().filter(|(field, _)| !spec[field].is_null());
     let parts: Vec<_> = parts.map(|(_, word)| *word).collect();

@@ -75,7 +75,7 @@ impl Plan {
             }
         }
         Ok(Self {
-            choices: together(choices),
+            choices: shortcut(together(choices)),
         })
     }
 
@@ -172,6 +172,21 @@ fn together(mut choices: BTreeMap<&'static str, Choice>) -> BTreeMap<&'static st
     });
     if is_broken {
         for (_, choice) in choices.iter_mut().filter(|(name, _)| group.contains(*name)) {
+            *choice = Choice::Anew;
+        }
+    }
+    choices
+}
+
+/// Lets the shortcut begin anew unless both versions can go on with the very maps of its ends and with the records of their connections:
+/// what is handed over while rows are copied would be missing in the copies. Sockets that are in the former map stay there until they
+/// are closed, and lose nothing.
+fn shortcut(mut choices: BTreeMap<&'static str, Choice>) -> BTreeMap<&'static str, Choice> {
+    const ENDS: [&str; 3] = [map::SHORT_SOCKS, map::SHORT_ENDS, map::SHORT_OFFERS];
+    let goes_on = ENDS.iter().all(|name| choices.get(name) == Some(&Choice::Share))
+        && choices.get(map::CONNECTIONS) != Some(&Choice::Anew);
+    if !goes_on {
+        for (_, choice) in choices.iter_mut().filter(|(name, _)| ENDS.contains(name)) {
             *choice = Choice::Anew;
         }
     }

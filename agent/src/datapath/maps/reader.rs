@@ -6,7 +6,9 @@
 use aya::maps::{Array, HashMap, MapData, PerCpuArray};
 use nodemesh_abi::{
     AffinityKey, AffinityValue, BackendState, CgroupEntry, FlowKey, FlowValue, InternalError, ServiceState,
-    TableState, Traffic, limits, names::map,
+    TableState, Traffic, limits,
+    names::map,
+    shortcut::{Route, RouteCount},
 };
 
 use super::{MapOpError, failed, open};
@@ -22,6 +24,7 @@ pub struct MapReader {
     cgroups: HashMap<MapData, u64, CgroupEntry>,
     traffic: Array<MapData, Traffic>,
     table: Array<MapData, TableState>,
+    short_counts: PerCpuArray<MapData, RouteCount>,
 }
 
 impl MapReader {
@@ -36,6 +39,7 @@ impl MapReader {
             cgroups: open(pins, map::CGROUPS)?,
             traffic: open(pins, map::TRAFFIC)?,
             table: open(pins, map::CONN_TABLE)?,
+            short_counts: open(pins, map::SHORT_COUNTS)?,
         })
     }
 
@@ -61,6 +65,22 @@ impl MapReader {
         self.service_states
             .get(&id, 0)
             .map_err(failed("read", map::SERVICE_STATES))
+    }
+
+    /// What became of messages of sockets that take the shortcut, since the maps were created, by [`Route`], over all CPUs.
+    pub fn short_counts(&self) -> Result<[RouteCount; Route::COUNT], MapOpError> {
+        let mut sums = [RouteCount::default(); Route::COUNT];
+        for (index, sum) in sums.iter_mut().enumerate() {
+            let per_cpu = self
+                .short_counts
+                .get(&(index as u32), 0)
+                .map_err(failed("read", map::SHORT_COUNTS))?;
+            for count in per_cpu.iter() {
+                sum.messages += count.messages;
+                sum.bytes += count.bytes;
+            }
+        }
+        Ok(sums)
     }
 
     /// Internal errors since the maps were created, by [`InternalError`], over all CPUs.

@@ -49,6 +49,15 @@ impl ServiceRules {
             number(&mut locality, "spillRequests", self.kernel.spill_load, 0);
         }
         put("locality", locality);
+        if self.kernel.shortcut != 0 {
+            let except = self.kernel.shortcut_except.iter().map(|port| port.get());
+            let except: Vec<u16> = except.filter(|port| *port != 0).collect();
+            let mut shortcut = json!({"enabled": true});
+            if !except.is_empty() {
+                shortcut["exceptPorts"] = except.into();
+            }
+            fields.insert("shortcut".to_owned(), shortcut);
+        }
         if self.on_removal != OnRemoval::default() {
             fields.insert("onRemoval".to_owned(), self.on_removal.word().into());
         }

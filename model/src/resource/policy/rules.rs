@@ -12,7 +12,7 @@ use super::{
     health_check::HealthCheck,
     limits::{self, Excess},
     outlier::{self, Silence},
-    slow_start, tiers,
+    shortcut, slow_start, tiers,
 };
 use crate::{
     invalid::Findings,
@@ -103,6 +103,7 @@ impl ServiceRules {
             .and_then(|wire| HealthCheck::read(wire, findings));
         let until_first_token = slow_start::read(spec.slow_start, &mut kernel, findings);
         let tiers = tiers::read(spec.locality, &mut kernel, findings);
+        shortcut::read(spec.shortcut, &mut kernel, findings);
         let on_removal = spec
             .on_removal
             .as_deref()
@@ -126,6 +127,7 @@ pub(super) struct Parts {
     pub(super) slow_start: Option<wire::SlowStart>,
     pub(super) locality: Option<wire::LocalityTiers>,
     pub(super) on_removal: Option<String>,
+    pub(super) shortcut: Option<wire::Shortcut>,
 }
 
 #[cfg(test)]

@@ -319,3 +319,36 @@ fn programs_that_only_watch_are_no_fault() {
         "{neighbours:?}"
     );
 }
+
+#[test]
+fn a_shortcut_that_is_asked_for_and_off_is_told_with_the_reason() {
+    let found = |reason: &str, enabled, objections: &[&str]| {
+        let mut facts = healthy();
+        let mut status = status();
+        status.datapath.shortcut = State {
+            enabled,
+            reason: reason.into(),
+            objections: objections.iter().map(|&text| text.into()).collect(),
+            ..State::default()
+        };
+        let AgentFacts::Here(answers) = &mut facts.agent else {
+            panic!("an agent runs");
+        };
+        answers.status = status;
+        let findings = judge(&facts);
+        let finding = findings.into_iter().find(|finding| finding.check == "shortcut");
+        finding.map(|finding| (finding.verdict, finding.found))
+    };
+    assert_eq!(found("unused", false, &[]), None);
+    assert_eq!(found("tested", true, &[]).unwrap().0, Verdict::Ok);
+    let (verdict, text) = found("others", false, &["sockmap \"cilium\" (map 7)"]).unwrap();
+    assert_eq!(verdict, Verdict::Warning);
+    assert!(
+        text.contains("cilium") && text.contains("others use maps of sockets"),
+        "{text}"
+    );
+    assert_eq!(
+        found("forced", true, &["peek: wrong"]).unwrap().0,
+        Verdict::Warning
+    );
+}

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use nodemesh_abi::{Caps, Rate};
+use nodemesh_abi::{Caps, Port, Rate};
 use serde_json::{Value, json};
 
 use super::*;
@@ -151,7 +151,10 @@ fn health_checks_have_defaults_that_fit_each_other() {
 fn slow_start_locality_and_removal_are_told() {
     let found = rules(json!({
         "slowStart": {"window": "30s"}, "locality": {"tiers": ["node", "zone"]}, "onRemoval": "close",
+        "shortcut": {"enabled": true, "exceptPorts": [8001]},
     }));
+    let short = |port| found.kernel.is_short(Port::new(port));
+    assert!(short(8000) && !short(8001) && !rules(json!({})).kernel.is_short(Port::new(8000)));
     assert_eq!(
         (found.kernel.slow_start_ns, found.until_first_token),
         (30_000_000_000, false)
