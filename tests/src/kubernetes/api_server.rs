@@ -130,14 +130,13 @@ impl ApiServer {
         let printed = printed.expect("run nodemesh-control");
         let definitions = String::from_utf8(printed.stdout).expect("text");
         self.expect(&["apply", "-f", "-"], &definitions);
-        let wait = [
-            "wait",
-            "--for=condition=Established",
-            "--timeout=60s",
-            "crd",
-            "--all",
-        ];
-        self.expect(&wait, "");
+        self.established();
+    }
+
+    /// Waits until what is defined is served.
+    pub(super) fn established(&self) {
+        let condition = "--for=condition=Established";
+        self.expect(&["wait", condition, "--timeout=60s", "crd", "--all"], "");
     }
 
     /// A kubeconfig of `user`, or of an administrator.

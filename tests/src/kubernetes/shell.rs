@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use super::{ApiServer, CHART, SYSTEM};
+use super::{ApiServer, CHART, NAMESPACE, SYSTEM, objects};
 use crate::{process::binary, real::tool, single_node::said};
 
 impl ApiServer {
@@ -38,7 +38,7 @@ impl ApiServer {
         output.expect("run a command")
     }
 
-    /// Installs the chart with `settings`, each `KEY=VALUE`.
+    /// Installs the chart with `settings`, each `KEY=VALUE`, and makes the namespace of the tests.
     #[track_caller]
     pub fn install(&self, settings: &[&str]) {
         let settings: Vec<String> = settings
@@ -46,8 +46,12 @@ impl ApiServer {
             .map(|setting| format!("--set {setting}"))
             .collect();
         let settings = settings.join(" ");
-        let output = self.shell(&format!("helm install nodemesh {CHART} -n {SYSTEM} {settings}"));
+        let output = self.shell(&format!(
+            "helm install nodemesh {CHART} -n {SYSTEM} --create-namespace {settings}"
+        ));
         assert!(output.status.success(), "helm install: {}", said(&output));
+        self.established();
+        self.apply(&[objects::namespace(NAMESPACE)]);
     }
 
     /// A folder with the programs by their names.

@@ -5,6 +5,7 @@ use nodemesh_e2e::{
     bed::Family,
     eventually::eventually,
     kubernetes::{NAMESPACE, objects},
+    single_node::said,
 };
 use serde_json::{Value, json};
 
@@ -59,8 +60,8 @@ fn the_api_server_refuses_by_schema_and_by_rule() {
         ),
     ];
     for (kind, spec, expected) in refused {
-        let said = scene.api.refusal(&objects::custom(kind, "x", spec));
-        assert!(said.contains(expected), "{kind}: {expected}: {said}");
+        let reason = scene.api.refusal(&objects::custom(kind, "x", spec));
+        assert!(reason.contains(expected), "{kind}: {expected}: {reason}");
     }
     // A field that nobody knows is no typing error that nobody sees.
     let strange = objects::custom(
@@ -68,8 +69,8 @@ fn the_api_server_refuses_by_schema_and_by_rule() {
         "x",
         json!({"targetRef": target, "default": "deny", "ruls": []}),
     );
-    let said = scene.api.refusal(&strange);
-    assert!(said.contains("ruls"), "{said}");
+    let reason = scene.api.refusal(&strange);
+    assert!(reason.contains("ruls"), "{reason}");
 }
 
 #[test]
@@ -123,6 +124,19 @@ fn conditions_tell_what_is_valid_and_on_how_many_nodes_it_holds() {
     for word in ["MODEL", "llama-3-8b", "PROGRAMMED", "1 of 1 nodes"] {
         assert!(table.contains(word), "{word}: {table}");
     }
+
+    // What the cluster says is changed there, and nowhere else.
+    let change = objects::custom("Service", "own", spec("10.2.0.99")).to_string();
+    let output = scene.control.cli_with(&["apply", "-f", "-"], &change);
+    assert!(
+        !output.status.success() && said(&output).contains("kubectl apply"),
+        "{}",
+        said(&output)
+    );
+    let log = scene.control.process().stderr();
+    let is_told = |line: &String| line.contains("WARN") && line.contains("Service/models/own");
+    assert!(log.iter().any(is_told), "{log:#?}");
+    assert!(!log.iter().any(|line| line.contains("ERROR")), "{log:#?}");
 }
 
 #[test]

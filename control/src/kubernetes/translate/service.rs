@@ -15,6 +15,7 @@ use super::{
     Translation, annotations,
     endpoints::{self, Topology},
     membership::{self, Membership},
+    packet_path,
 };
 
 /// What a service is translated with.
@@ -65,6 +66,7 @@ pub(crate) fn translate<'a, T: Topology>(
     if !backends.documents.is_empty() {
         spec.insert("backends".to_owned(), backends.documents.into());
     }
+    packet_path::read(service, &families, &mut spec, findings);
     let policy = policy(name, service, has_hints, findings);
     translation.put(Kind::Service, name, &service.labels, spec);
     if let Some(policy) = policy {
