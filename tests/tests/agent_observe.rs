@@ -65,7 +65,7 @@ fn a_wedged_stream_is_told_from_a_slow_one() {
         assert_eq!(told["stalled"], false, "{told:#}");
         let stalled = scene.rows(&["connections", "--stalled", "--vantage", vantage]);
         assert_eq!(stalled.len(), 1, "{stalled:?}");
-        assert_eq!((&*stalled[0][0], &*stalled[0][6]), ("models/m1", "stalled"));
+        assert_eq!((&*stalled[0][0], &*stalled[0][7]), ("models/m1", "stalled"));
     }
     let seen = |lines: &Vec<Value>| {
         stalled_streams(lines, "models/m1") == [1, 1] && stalled_streams(lines, "models/m2") == [0, 0]
@@ -199,11 +199,11 @@ fn watching_prints_one_table_after_the_other() {
         let words: Vec<&str> = line.split_whitespace().collect();
         if words.first() == Some(&"models/m1") {
             assert_eq!(
-                (words[3], words[4], words[5]),
-                ("client", "http1", "stream"),
+                (words[3], words[4], words[5], words[6]),
+                ("client", "socket", "http1", "stream"),
                 "{line}"
             );
-            bytes.push(words[11].to_owned());
+            bytes.push(words[12].to_owned());
         }
     }
     watch.kill().unwrap();
