@@ -53,7 +53,7 @@ pub(crate) struct Port {
     /// `None` if it is the name of a port of the pods.
     pub(crate) target: Option<i32>,
     /// The port at which every node answers.
-    pub(crate) node_port: Option<i32>,
+    pub(crate) on_nodes: Option<i32>,
 }
 
 /// What the API server takes if `sessionAffinityConfig` does not say.
@@ -110,6 +110,6 @@ fn port(api: ApiPort) -> Port {
             Some(IntOrString::String(_)) => None,
             None => Some(api.port),
         },
-        node_port: api.node_port,
+        on_nodes: api.node_port,
     }
 }

@@ -3,14 +3,14 @@
 
 use super::*;
 
-/// A Service of type `LoadBalancer` that has every way in, with the annotation `mode`.
-fn exposed(mode: Option<&str>, more: Value) -> Value {
+/// A Service of type `LoadBalancer` that has every way in, with this annotation.
+fn exposed(annotation: Option<&str>, more: Value) -> Value {
     let mut service = service(json!({
         "spec": {"type": "LoadBalancer", "externalIPs": ["203.0.113.7", "2001:db8::7", "203.0.113.7"],
                  "ports": [{"port": 8000, "targetPort": 8000, "protocol": "TCP", "nodePort": 30080}]},
         "status": {"loadBalancer": {"ingress": [{"ip": "198.51.100.9"}, {"hostname": "example.org"}]}},
     }));
-    if let Some(mode) = mode {
+    if let Some(mode) = annotation {
         service["metadata"]["annotations"] = json!({"nodemesh.io/packet-path": mode});
     }
     merge(&mut service, more);

@@ -70,7 +70,7 @@ fn add_node_ports(service: &Service, spec: &mut Map<String, Value>) {
             Some(&Value::from(port.number)) == fields.get("port")
                 && Some(&Value::from(port.protocol.as_str())) == fields.get("protocol")
         });
-        if let Some(node_port) = same.and_then(|port| port.node_port).filter(|port| *port > 0) {
+        if let Some(node_port) = same.and_then(|port| port.on_nodes).filter(|port| *port > 0) {
             fields.insert("nodePort".to_owned(), node_port.into());
         }
     }
