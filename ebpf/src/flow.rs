@@ -73,8 +73,12 @@ pub fn ingress(skb: *mut __sk_buff) -> i32 {
             frame::redirect(ifindex)
         }
         Fate::RESOLVE => {
+            let Some(scratch) = Scratch::of(hook) else {
+                return tcx_action_base::TCX_DROP;
+            };
             frame::mark(skb);
-            frame::redirect_and_resolve(ifindex)
+            // SAFETY: the scratch of this hook, on this CPU.
+            frame::redirect_and_resolve(ifindex, unsafe { &(*scratch).fib })
         }
         _ => tcx_action_base::TCX_NEXT,
     }

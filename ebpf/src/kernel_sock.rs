@@ -5,7 +5,7 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::helpers::bpf_probe_read_kernel;
+use aya_ebpf::helpers::{bpf_probe_read_kernel, generated::bpf_skc_to_tcp_sock};
 use nodemesh_abi::{Ip16, Port, Protocol, SockOffsets};
 
 use crate::{lifecycle::tcp, maps, sock_addr::Endpoint};
@@ -148,22 +148,10 @@ impl KernelSock {
         self.read(offset!(rcvbuf))
     }
 
-    /// Fewest bytes that a read waits for.
-    #[inline(always)]
-    pub fn low_water(self) -> i32 {
-        self.read(offset!(rcvlowat))
-    }
-
     /// Whether no application has it.
     #[inline(always)]
     pub fn is_orphan(self) -> bool {
         self.read::<u64>(offset!(sk_socket)) == 0
-    }
-
-    /// Whether the kernel itself speaks a protocol above TCP here.
-    #[inline(always)]
-    pub fn has_upper_protocol(self) -> bool {
-        self.read::<u64>(offset!(ulp)) != 0
     }
 
     /// Id of the cgroup at `depth` above the task that made the socket, or of its own; 0 if it is less deep.
@@ -188,5 +176,79 @@ impl KernelSock {
     #[inline(always)]
     pub fn retransmits(self) -> u32 {
         self.read(offset!(total_retrans))
+    }
+}
+
+/// A `struct tcp_sock` that the verifier knows, so that fields are loaded in place instead of by a helper each.
+#[derive(Clone, Copy)]
+pub struct KnownTcp {
+    tcp: *const c_void,
+}
+
+impl KnownTcp {
+    /// Of a socket that the verifier knows; `None` if it is none of TCP.
+    ///
+    /// # Safety
+    /// `sk` came from the kernel as an argument or a field of the context, and is not null.
+    #[inline(always)]
+    pub unsafe fn of(sk: *const c_void) -> Option<Self> {
+        // SAFETY: the caller's; the verifier demands the null check.
+        let tcp = unsafe { bpf_skc_to_tcp_sock(sk.cast_mut()) };
+        if tcp.is_null() {
+            return None;
+        }
+        Some(Self {
+            tcp: tcp.cast_const().cast(),
+        })
+    }
+
+    /// Where it is, for those who read through [`KernelSock`].
+    #[inline(always)]
+    pub fn as_ptr(self) -> *const c_void {
+        self.tcp
+    }
+
+    #[inline(always)]
+    fn load<T>(self, offset: u32) -> T {
+        // SAFETY: the verifier checks the access against the kernel's own types; a socket that is gone reads as 0.
+        unsafe { self.tcp.byte_add(offset as usize).cast::<T>().read_volatile() }
+    }
+
+    /// Sequence number of the next byte that the application sends.
+    #[inline(always)]
+    pub fn written(self) -> u32 {
+        self.load(offset!(write_seq))
+    }
+
+    /// Sequence number of the next byte that the application reads.
+    #[inline(always)]
+    pub fn copied(self) -> u32 {
+        self.load(offset!(copied_seq))
+    }
+
+    /// Bytes that have arrived after `copied`, the peer's FIN aside.
+    #[inline(always)]
+    pub fn unread(self, copied: u32) -> u32 {
+        let arrived: u32 = self.load(offset!(rcv_nxt));
+        let fin = u32::from(i32::from(self.load::<u8>(offset!(state))) == tcp::CLOSE_WAIT);
+        arrived.wrapping_sub(copied).saturating_sub(fin)
+    }
+
+    /// See [`KernelSock::receive_buffer`].
+    #[inline(always)]
+    pub fn receive_buffer(self) -> u32 {
+        self.load(offset!(rcvbuf))
+    }
+
+    /// Fewest bytes that a read waits for.
+    #[inline(always)]
+    pub fn low_water(self) -> i32 {
+        self.load(offset!(rcvlowat))
+    }
+
+    /// Whether the kernel itself speaks a protocol above TCP here.
+    #[inline(always)]
+    pub fn has_upper_protocol(self) -> bool {
+        self.load::<u64>(offset!(ulp)) != 0
     }
 }

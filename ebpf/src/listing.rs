@@ -80,8 +80,8 @@ pub fn enlist(ctx: *mut c_void) -> i32 {
     let Some(record) = Record::of(sk) else {
         return 0;
     };
-    // SAFETY: a live record; the fields are written only while the socket is not connected.
     let (vantage, number, identity) =
+        // SAFETY: a live record; the fields are written only while the socket is not connected.
         unsafe { ((*record.0).meter.vantage, (*record.0).rules, (*record.0).identity) };
     let Some(rules) = maps::rules.get(number) else {
         return 0;

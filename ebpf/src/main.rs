@@ -184,7 +184,9 @@ pub fn flow_egress(ctx: TcContext) -> i32 {
     flow::egress(ctx.skb.skb)
 }
 
-#[xdp(frags)]
+// Not for frames in several buffers: for these the generic hook makes a copy behind which (Linux 6.18) programs of tcx see no link-layer
+// header.
+#[xdp]
 pub fn flow_xdp(ctx: XdpContext) -> u32 {
     flow::early(ctx.ctx)
 }

@@ -501,8 +501,8 @@ fn spares(
 /// Whether a backend's first token is still to be seen, and waited for.
 #[inline(always)]
 fn is_cold(backend: &Backend, state: *const BackendState) -> bool {
-    // SAFETY: a map value; volatile because other CPUs write it.
     backend.flags & BackendFlags::COLD != 0
+        // SAFETY: a map value; volatile because other CPUs write it.
         && unsafe { (&raw const (*state).warm).read_volatile() } != backend.since_ns
 }
 

@@ -3,7 +3,7 @@
 //!
 //! Invariant: an address that is no service costs one lookup in a hash and one in the socket, and changes nothing.
 
-use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
+use aya_ebpf::helpers::generated::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns};
 use nodemesh_abi::{Refusal, Rules, Service, ServiceKey, Settings};
 
 use crate::{
@@ -154,4 +154,11 @@ pub fn is_in_force(settings: &Settings) -> bool {
 pub fn now() -> u64 {
     // SAFETY: the helper takes no pointer.
     unsafe { bpf_ktime_get_ns() }
+}
+
+/// The same as of the last tick of the kernel's clock, some milliseconds ago at most: costs a read of memory.
+#[inline(always)]
+pub fn coarse_now() -> u64 {
+    // SAFETY: the helper takes no pointer.
+    unsafe { bpf_ktime_get_coarse_ns() }
 }

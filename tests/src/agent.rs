@@ -8,7 +8,7 @@ use std::{
     io::{Read as _, Write as _},
     net::TcpStream,
     path::{Path, PathBuf},
-    process::{Command, ExitStatus, Output},
+    process::{Child, Command, ExitStatus, Output},
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -216,17 +216,27 @@ impl Agent {
 
     /// Runs the CLI.
     pub fn cli(&self, arguments: &[&str]) -> Result<Output> {
-        let output = Command::new(binary("nodemesh"))
-            .arg("--run-dir")
-            .arg(self.run_dir())
-            .args(arguments)
-            .output();
-        output.context("run nodemesh")
+        self.cli_command(arguments).output().context("run nodemesh")
+    }
+
+    fn cli_command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(binary("nodemesh"));
+        command.arg("--run-dir").arg(self.run_dir()).args(arguments);
+        command
     }
 
     /// Removes every trace of the agent in the kernel.
     pub fn cleanup(&self) -> Result<Output> {
-        self.cli(&["cleanup", "--pin-dir", &self.pins.display().to_string()])
+        self.cleanup_command().output().context("run nodemesh cleanup")
+    }
+
+    /// Begins to.
+    pub fn launch_cleanup(&self) -> Result<Child> {
+        self.cleanup_command().spawn().context("run nodemesh cleanup")
+    }
+
+    fn cleanup_command(&self) -> Command {
+        self.cli_command(&["cleanup", "--pin-dir", &self.pins.display().to_string()])
     }
 
     fn ask<T: DeserializeOwned>(&self, verb: &[&str]) -> Result<T> {

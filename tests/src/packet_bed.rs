@@ -10,6 +10,7 @@
 
 mod far_end;
 mod flood;
+mod raw;
 
 use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
@@ -23,6 +24,7 @@ use serde_json::{Value, json};
 
 pub use far_end::FarEnd;
 pub use flood::flood;
+pub use raw::{Echo, Raw};
 
 use crate::{
     agent::{Agent, Build},

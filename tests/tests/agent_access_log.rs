@@ -96,8 +96,8 @@ fn assert_tells_the_request(line: &Value, scene: &ModelScene, started: SystemTim
     for (key, value) in expected.as_object().unwrap() {
         assert_eq!(&line[key], value, "{key} of {line:#}");
     }
-    // Eight tokens, and a last event that may come with the last of them.
-    assert!((7..=9).contains(&line["chunks"].as_u64().unwrap()), "{line:#}");
+    // Eight tokens and a last event; the server emits by the clock, and what it catches up with comes at once.
+    assert!((2..=9).contains(&line["chunks"].as_u64().unwrap()), "{line:#}");
     let first = line["time_to_first_token_seconds"].as_f64().unwrap();
     let duration = line["duration_seconds"].as_f64().unwrap();
     // The server emits by the clock: where it was late for the first token, the others follow it the faster.

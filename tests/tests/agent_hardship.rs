@@ -108,6 +108,41 @@ fn a_first_start_without_memory_for_the_maps_fails_and_leaves_connections_alone(
     );
 }
 
+/// Files in a folder and those below it; none where there is no folder.
+fn files(folder: &Path) -> usize {
+    let Ok(entries) = fs::read_dir(folder) else {
+        return 0;
+    };
+    let below = |path: PathBuf| if path.is_dir() { files(&path) } else { 1 };
+    entries.flatten().map(|entry| below(entry.path())).sum()
+}
+
+#[test]
+fn a_cleanup_that_is_killed_at_any_moment_can_be_repeated_or_followed_by_a_start() {
+    let mut scene = started();
+    let pins = scene.node.pins().path().to_owned();
+    for (round, gone) in [1, 6, 12, 20, 30, 45].into_iter().enumerate() {
+        assert!(scene.agent.stop().unwrap().success());
+        let all = files(&pins);
+        let mut cleanup = scene.agent.launch_cleanup().unwrap();
+        while files(&pins) + gone > all && cleanup.try_wait().unwrap().is_none() {}
+        cleanup.kill().unwrap();
+        cleanup.wait().unwrap();
+        assert!(files(&pins) < all, "{gone} files: it had begun");
+        let answers = scene.answers(8000);
+        assert_eq!(answers.len(), 1, "{gone} files: {answers:?}");
+        if round % 2 == 0 {
+            let output = scene.agent.cleanup().unwrap();
+            assert!(output.status.success(), "{gone} files: {output:?}");
+            assert!(!pins.exists(), "{gone} files");
+        }
+        scene.agent.start(&[]).unwrap();
+        let links = || attachment::links(&scene.node.pins()).unwrap();
+        eventually("every link", links, |links| *links == attachment::complete());
+        assert!(scene.is_answered_by(8000, "r0"), "{gone} files");
+    }
+}
+
 #[test]
 fn pins_that_cannot_be_written_are_told_and_what_runs_goes_on() {
     let mut scene = started();

@@ -135,17 +135,15 @@ fn finished(scene: &ModelScene, service: &str, requests: u64) -> Scrape {
     eventually("the ends of the requests", || scrape(scene), is_told)
 }
 
-/// Five requests of 3,000 bytes of prompt, each answered by 10 chunks.
-const FIVE_REQUESTS: [(&str, u64); 15] = [
+/// Five requests of 3,000 bytes of prompt.
+const FIVE_REQUESTS: [(&str, u64); 13] = [
     ("requests_total", 5),
     ("time_to_first_byte_seconds_count", 5),
     ("time_to_first_token_seconds_count", 5),
-    ("inter_token_latency_seconds_count", 45),
     ("stream_duration_seconds_count", 5),
     ("request_size_bytes_count", 5),
     ("response_size_bytes_count", 5),
     ("rtt_seconds_count", 5),
-    ("chunks_total", 50),
     ("metered_connections_total", 5),
     ("requests_in_flight", 0),
     ("request_bytes_in_flight", 0),
@@ -172,10 +170,18 @@ fn the_meter_tells_what_the_server_did() {
         for (name, expected) in FIVE_REQUESTS {
             assert_eq!(count(name), expected, "{vantage} {name}: {scrape:#?}");
         }
+        // Ten tokens each; the server emits by the clock, and what it catches up with comes at once.
+        let chunks = count("chunks_total");
+        assert!((30..=50).contains(&chunks), "{vantage}: {chunks}");
+        assert_eq!(
+            count("inter_token_latency_seconds_count"),
+            chunks - 5,
+            "{vantage}"
+        );
         for (name, least, most) in [
-            ("time_to_first_token_seconds_sum", 0.5, 1.0),
-            ("inter_token_latency_seconds_sum", 1.3, 2.5),
-            ("stream_duration_seconds_sum", 1.8, 3.5),
+            ("time_to_first_token_seconds_sum", 0.5, 3.0),
+            ("inter_token_latency_seconds_sum", 1.0, 4.0),
+            ("stream_duration_seconds_sum", 1.8, 6.0),
             ("request_size_bytes_sum", 15_000.0, 25_000.0),
         ] {
             let sum = scrape.sum(&format!("nodemesh_{name}"), &labels);

@@ -117,6 +117,36 @@ fn a_connection_is_followed_from_syn_to_time_wait() {
 }
 
 #[test]
+fn a_port_that_only_rests_after_a_flow_is_used_when_none_is_free() {
+    for family in Family::BOTH {
+        let mut bed = bed(family, 64);
+        let settings = bed.settings().unwrap();
+        bed.set_settings(&FlowSettings {
+            nat_first: 20_000,
+            nat_last: 20_003,
+            ..settings
+        })
+        .unwrap();
+        for number in 0..4 {
+            establish(&bed, family, number);
+        }
+        assert_eq!(bed.ingress(&syn(family, 4)).verdict, DROP, "all are in use");
+        let reset = Frame::tcp(client(family, 0), family.service(), flag::RST);
+        assert_eq!(bed.ingress(&reset).verdict, REDIRECT);
+        establish(&bed, family, 4);
+        assert_eq!(bed.ingress(&syn(family, 5)).verdict, DROP, "all are in use again");
+        let ports: HashSet<u16> = bed
+            .tracks()
+            .unwrap()
+            .iter()
+            .map(|track| track.nat_port.get())
+            .collect();
+        assert_eq!(ports, (20_000..=20_003).collect());
+        assert_eq!(bed.backend_state(0).unwrap().active, 4);
+    }
+}
+
+#[test]
 fn no_two_flows_have_the_same_port_toward_one_backend() {
     for (family, protocol) in [(Family::V4, TCP), (Family::V6, UDP)] {
         let mut bed = bed(family, 2_048);

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use nodemesh_abi::shortcut::MESSAGE_BYTES;
 use nodemesh_agent::datapath::{
     link::{At, Fault, Link, Running, Target},
     programs::{PROGRAMS, ProgramSpec},
@@ -109,7 +110,11 @@ fn a_kill_another_build_and_a_switch_lose_nothing_and_count_all() {
             scene.scrape().count("nodemesh_transmit_bytes_total", &labels)
         };
         let sum = [carried[0].up + carried[1].up, carried[0].down + carried[1].down];
-        assert_eq!(["request", "response"].map(counted), sum, "{vantage}");
+        for (told, sum) in ["request", "response"].map(counted).into_iter().zip(sum) {
+            // A send that is under way while its programs are replaced may be counted by both.
+            let twice = STREAMS as u64 * u64::from(MESSAGE_BYTES);
+            assert!((sum..=sum + twice).contains(&told), "{vantage}: {told} of {sum}");
+        }
     }
     scene.bed.at_rest();
     scene.bed.assert_no_internal_error();

@@ -35,7 +35,7 @@ pub struct Amend {
 #[must_use]
 pub fn packet(frame: &mut impl FrameMut, headers: &Headers, to: &Mapping, hops: u8) -> bool {
     let tuple = &headers.tuple;
-    if !network(frame, headers, to.src, to.dst, hops) {
+    if !addresses_and_ports(frame, headers, to, hops) {
         return false;
     }
     let outside = Change::NONE.addr(tuple.src, to.src).addr(tuple.dst, to.dst);
@@ -48,7 +48,31 @@ pub fn packet(frame: &mut impl FrameMut, headers: &Headers, to: &Mapping, hops: 
         is_v6: headers.is_v6 != 0,
     };
     let at = headers.transport + if is_udp { 6 } else { 16 };
-    frame.amend(at, how, outside, inside) && ports(frame, headers.transport, to.src_port, to.dst_port)
+    frame.amend(at, how, outside, inside)
+}
+
+/// Addresses, time to live and ports: by one write where the transport header follows the addresses, as it nearly always does.
+#[inline(always)]
+fn addresses_and_ports(frame: &mut impl FrameMut, headers: &Headers, to: &Mapping, hops: u8) -> bool {
+    let at = headers.network;
+    let is_v6 = headers.is_v6 != 0;
+    let header = if is_v6 { 40 } else { 20 };
+    if headers.transport != at + header {
+        return network(frame, headers, to.src, to.dst, hops)
+            && ports(frame, headers.transport, to.src_port, to.dst_port);
+    }
+    let ports = port_bytes(to.src_port, to.dst_port);
+    if !is_v6 {
+        let mut bytes = [0; 16];
+        bytes[..12].copy_from_slice(&network_v4(headers, to.src, to.dst, hops));
+        bytes[12..].copy_from_slice(&ports);
+        return frame.store(at + 8, bytes);
+    }
+    let mut bytes = [0; 36];
+    bytes[..16].copy_from_slice(&octets(to.src));
+    bytes[16..32].copy_from_slice(&octets(to.dst));
+    bytes[32..].copy_from_slice(&ports);
+    (hops == 0 || frame.store_bare(at + 7, [headers.ttl.wrapping_sub(hops)])) && frame.store(at + 8, bytes)
 }
 
 /// Rewrites an ICMP error about `track`, with the packet that it quotes; it goes in `direction`.
@@ -121,12 +145,18 @@ fn quoted(track: &Track, direction: Direction) -> Tuple {
 #[inline(always)]
 fn network(frame: &mut impl FrameMut, headers: &Headers, src: Ip16, dst: Ip16, hops: u8) -> bool {
     let at = headers.network;
-    let ttl = headers.ttl.wrapping_sub(hops);
     if headers.is_v6 != 0 {
-        return frame.store_bare(at + 7, [ttl])
+        return frame.store_bare(at + 7, [headers.ttl.wrapping_sub(hops)])
             && frame.store(at + 8, octets(src))
             && frame.store(at + 24, octets(dst));
     }
+    frame.store(at + 8, network_v4(headers, src, dst, hops))
+}
+
+/// An IPv4 header from its time to live on.
+#[inline(always)]
+fn network_v4(headers: &Headers, src: Ip16, dst: Ip16, hops: u8) -> [u8; 12] {
+    let ttl = headers.ttl.wrapping_sub(hops);
     let checksum = Change::NONE
         .addr(headers.src, src)
         .addr(headers.dst, dst)
@@ -138,13 +168,18 @@ fn network(frame: &mut impl FrameMut, headers: &Headers, src: Ip16, dst: Ip16, h
     let [a, b] = checksum.to_ne_bytes();
     let [c, d, e, f] = src.v4_word().to_ne_bytes();
     let [g, h, i, j] = dst.v4_word().to_ne_bytes();
-    frame.store(at + 8, [ttl, headers.protocol, a, b, c, d, e, f, g, h, i, j])
+    [ttl, headers.protocol, a, b, c, d, e, f, g, h, i, j]
 }
 
 #[inline(always)]
 fn ports(frame: &mut impl FrameMut, at: u32, src: Port, dst: Port) -> bool {
+    frame.store(at, port_bytes(src, dst))
+}
+
+#[inline(always)]
+fn port_bytes(src: Port, dst: Port) -> [u8; 4] {
     let ([a, b], [c, d]) = (src.be().to_ne_bytes(), dst.be().to_ne_bytes());
-    frame.store(at, [a, b, c, d])
+    [a, b, c, d]
 }
 
 #[inline(always)]

@@ -49,7 +49,7 @@ pub struct PacketArgs {
     #[arg(long, env = "NODEMESH_PACKET_XDP", value_enum, default_value_t = XdpChoice::Off)]
     pub packet_xdp: XdpChoice,
 
-    /// Most flows that are tracked at once, set when the maps are created. By default what a 512th of the machine's memory holds at 180
+    /// Most flows that are tracked at once, set when the maps are created. By default what a 512th of the machine's memory holds at 196
     /// bytes each, between 16384 and 1048576.
     #[arg(long, env = "NODEMESH_MAX_FLOWS", value_name = "N", value_parser = clap::value_parser!(u32).range(64..=16_777_216))]
     pub max_flows: Option<u32>,
@@ -67,7 +67,7 @@ pub struct PacketArgs {
 /// Memory of the machine per byte that the table of flows may take.
 const MEMORY_SHARE: u64 = 512;
 /// What a flow takes: its row, its share of the index, and its place in the queue of free rows.
-const FLOW_BYTES: u64 = 180;
+const FLOW_BYTES: u64 = 196;
 /// Bounds of the default number of flows.
 const FLOWS: (u64, u64) = (1 << 14, 1 << 20);
 /// Flows of a node without a packet path: the maps must have some size.
@@ -286,7 +286,7 @@ mod tests {
             ]
         );
         let flows = |gib: u64| on.flows(gib << 30);
-        assert_eq!([1, 4, 16, 128].map(flows), [16_384, 46_603, 186_413, 1_048_576]);
+        assert_eq!([1, 4, 16, 128].map(flows), [16_384, 42_799, 171_196, 1_048_576]);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs, io,
     net::IpAddr,
+    path::Path,
 };
 
 use nix::{
@@ -31,6 +32,11 @@ pub struct Interface {
     pub is_ethernet: bool,
     /// Its addresses that mean the same everywhere.
     pub addresses: Vec<IpAddr>,
+}
+
+/// Whether a device is behind an interface, and a driver whose XDP can send: a veth loses what is sent that way unless its other end polls.
+pub fn is_device(name: &str) -> bool {
+    Path::new("/sys/class/net").join(name).join("device").exists()
 }
 
 /// The interfaces that are up, by number.

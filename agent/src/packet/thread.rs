@@ -167,10 +167,13 @@ impl PacketPath {
 
     /// Tries XDP in the driver, and by the generic hook if that is wanted. Without it the programs behind it do the same.
     fn begin_xdp(&mut self, target: (u32, &str)) {
+        let is_device = interface::is_device(target.1);
         let modes: &[XdpRun] = match self.args.packet_xdp {
             XdpChoice::Off => return,
-            XdpChoice::Auto => &[XdpRun::Native],
-            XdpChoice::Generic => &[XdpRun::Native, XdpRun::Generic],
+            XdpChoice::Auto if is_device => &[XdpRun::Native],
+            XdpChoice::Auto => &[],
+            XdpChoice::Generic if is_device => &[XdpRun::Native, XdpRun::Generic],
+            XdpChoice::Generic => &[XdpRun::Generic],
         };
         // A link does not tell how it runs, so a former agent's is made anew.
         let others = |name: &str, index: u32| name != program::FLOW_XDP || index != target.0;

@@ -27,11 +27,13 @@ pub fn flow(event: FlowEvent) {
 /// Counts a flow that `client` opened, or would have opened had there been a place.
 #[inline(always)]
 pub fn source(client: Ip16, opened: bool) {
-    if maps::track_sources.get_ptr(client).is_none() {
+    let mut found = maps::track_sources.get_ptr_mut(client);
+    if found.is_none() {
         // Another CPU may be first, which is as well.
         let _ = maps::track_sources.insert(client, Source::default(), u64::from(BPF_NOEXIST));
+        found = maps::track_sources.get_ptr_mut(client);
     }
-    let Some(source) = maps::track_sources.get_ptr_mut(client) else {
+    let Some(source) = found else {
         return;
     };
     // SAFETY: a map value.

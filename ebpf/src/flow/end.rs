@@ -42,6 +42,21 @@ pub fn reopen(row: u32) {
     }
 }
 
+/// Ends the flow of a row that rests after its end. 1 if it did.
+#[inline(always)]
+pub fn forget(row: u32) -> u32 {
+    let Some(track) = maps::tracks.get_ptr(row) else {
+        return 0;
+    };
+    // SAFETY: a map value; volatile because other CPUs write it.
+    let life = unsafe { (&raw const (*track).life).read_volatile() };
+    if !Life(life).state().is_ended() || finish(row, FlowEvent::Closed as u32, life) == 0 {
+        return 0;
+    }
+    discard(row);
+    1
+}
+
 /// Gives back a row that is in nobody's hands.
 #[inline(always)]
 pub fn discard(row: u32) {

@@ -265,9 +265,27 @@ pub fn redirect(ifindex: u32) -> i32 {
     unsafe { bpf_redirect(ifindex, 0) as i32 }
 }
 
-/// Sends the buffer by another interface to the next hop that the kernel finds, once its link-layer address is known.
+/// `struct bpf_redir_neigh` of the kernel.
+#[repr(C)]
+struct NextHop {
+    family: u32,
+    address: [u32; 4],
+}
+
+/// Sends the buffer by another interface to the next hop that `fib` found, once its link-layer address is known.
 #[inline(always)]
-pub fn redirect_and_resolve(ifindex: u32) -> i32 {
-    // SAFETY: no parameters means that the kernel looks the next hop up.
-    unsafe { bpf_redirect_neigh(ifindex, core::ptr::null_mut(), 0, 0) as i32 }
+pub fn redirect_and_resolve(ifindex: u32, fib: &Fib) -> i32 {
+    let mut next = NextHop {
+        family: u32::from(fib.family),
+        address: fib.dst,
+    };
+    // SAFETY: `next` has the kernel's layout and length.
+    unsafe {
+        bpf_redirect_neigh(
+            ifindex,
+            (&raw mut next).cast(),
+            size_of::<NextHop>().cast_signed() as i32,
+            0,
+        ) as i32
+    }
 }

@@ -220,9 +220,29 @@ fn claim_port(row: u32, track: *mut Track, (first, last): (u16, u16), mode: Trac
         // SAFETY: as above; the row is in the index under no tuple of this port.
         unsafe { (&raw mut (*track).nat_port).write_volatile(port) };
         outcome = insert(row, REPLY);
+        // A port that only rests is better than none.
+        if outcome == TAKEN && attempt >= TRIES / 2 && recycle(row) != 0 {
+            outcome = insert(row, REPLY);
+        }
         attempt = attempt.wrapping_add(1);
     }
     outcome
+}
+
+/// Ends the flow that has the port which `row` wishes, if it is over and only rests. 1 if it did.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn recycle(row: u32) -> u32 {
+    let (Some(track), Some(settings)) = (maps::tracks.get_ptr(row), maps::flow_settings.get(0)) else {
+        return 0;
+    };
+    // SAFETY: a map value that only this program changes.
+    let tuple = unsafe { (*track).reply() };
+    let place = Place::of(tuple.hash(settings.seed), settings.sets);
+    let Some(other) = index::find(&KernelSets, place, |other| find::has(other, &tuple)) else {
+        return 0;
+    };
+    end::forget(other)
 }
 
 /// Puts one tuple of `row` into the index.

@@ -98,7 +98,7 @@ pub fn reaches_directly<P: Packet>(packet: &P, scratch: &mut Scratch) -> bool {
     }
     let (src, backend) = (scratch.headers.src, scratch.backend);
     match ask(packet, scratch, src, backend) {
-        (Route::Link(_), is_on_link) => is_on_link,
+        (Route::Link(_) | Route::Unresolved(_), is_on_link) => is_on_link,
         _ => false,
     }
 }

@@ -16,7 +16,7 @@ use crate::{
     atomic::{add, add_u32, replace_if},
     health::{self, News},
     maps,
-    place::now,
+    place::{coarse_now, now},
     stats,
 };
 
@@ -45,7 +45,7 @@ pub extern "C" fn seen(hook: u32, found: u32) -> u32 {
         FlowEvent::Returned
     };
     count::packet(event as u32, headers.bytes);
-    let now = now();
+    let seen = ticks(coarse_now());
     // SAFETY: a map value.
     unsafe {
         let (packets, bytes) = if from_client {
@@ -55,8 +55,8 @@ pub extern "C" fn seen(hook: u32, found: u32) -> u32 {
         };
         add_u32(packets, 1);
         add(bytes, u64::from(headers.bytes));
-        if (&raw const (*track).seen).read_volatile() != ticks(now) {
-            (&raw mut (*track).seen).write_volatile(ticks(now));
+        if (&raw const (*track).seen).read_volatile() != seen {
+            (&raw mut (*track).seen).write_volatile(seen);
         }
         // The copy is as old as the lookup: nearly always the state still is what it says.
         let mut old = Life((*scratch).track.life);
@@ -70,7 +70,7 @@ pub extern "C" fn seen(hook: u32, found: u32) -> u32 {
                 return 0;
             }
             if replace_if(&raw mut (*track).life, old.0, next.0) {
-                changed(track, old, next, from_client, now);
+                changed(track, old, next, from_client);
                 return 0;
             }
             old = Life((&raw const (*track).life).read_volatile());
@@ -81,13 +81,13 @@ pub extern "C" fn seen(hook: u32, found: u32) -> u32 {
 
 /// Tells the backend's counters and its health what a change of state means.
 #[inline(always)]
-fn changed(track: *const Track, old: Life, new: Life, from_client: bool, now: u64) {
+fn changed(track: *const Track, old: Life, new: Life, from_client: bool) {
     let (was, is) = (old.raw_state(), new.raw_state());
     let was_opening = was == FlowState::SynSent as u8 || was == FlowState::SynReceived as u8;
     // SAFETY: a map value.
     let row = unsafe { &*track };
     if was_opening && is == FlowState::Established as u8 {
-        let ns = u64::from(ticks(now).wrapping_sub(row.opened)) << 20;
+        let ns = u64::from(ticks(now()).wrapping_sub(row.opened)) << 20;
         stats::established(row.backend_id, ns);
         health::learn(row.backend_id, News::CONNECTED);
     }

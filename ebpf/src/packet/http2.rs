@@ -71,9 +71,9 @@ fn count(walk: &Walk, frame: Frame) {
     let Some(subject) = Subject::of(walk.record) else {
         return;
     };
-    // SAFETY: a live record; only the packets of this direction write the field.
     let is_new = walk.up
         && frame.kind == Kind::Headers
+        // SAFETY: a live record; only the packets of this direction write the field.
         && frame.stream > unsafe { (*walk.record.0).meter.last_stream };
     let Some(place) = slot(walk.tcp, frame.stream, is_new) else {
         return;

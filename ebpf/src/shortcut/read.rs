@@ -15,7 +15,7 @@ use nodemesh_abi::{
 
 use crate::{
     atomic,
-    kernel_sock::KernelSock,
+    kernel_sock::KnownTcp,
     maps,
     meter::Way,
     opaque::unknown,
@@ -34,15 +34,19 @@ pub fn completed(record: Record, sk: *const c_void, length: u32, flags: i32) {
     let Some(end) = maps::short_ends.get_ptr_mut(unsafe { (*record.0).cookie }) else {
         return;
     };
-    let socket = KernelSock::new(sk);
+    // SAFETY: what the tracepoint passed.
+    let Some(socket) = (unsafe { KnownTcp::of(sk) }) else {
+        return;
+    };
     // A read that waits, `MSG_WAITALL` among them: one of a socket in a map of sockets returns EAGAIN when it is woken for another reason
     // than data (`tcp_bpf_recvmsg()`, Linux 6.18): a signal, a reset, room for a writer.
     let waits = flags & MSG_DONTWAIT == 0 || socket.low_water() > 1 || socket.has_upper_protocol();
+    let copied = socket.copied();
     // SAFETY: a map value; other CPUs read it.
     unsafe {
         atomic::add(&raw mut (*end).read, u64::from(length));
-        (&raw mut (*end).read_seq).write_volatile(socket.sequence().1);
-        if socket.unread() == 0 {
+        (&raw mut (*end).read_seq).write_volatile(copied);
+        if socket.unread(copied) == 0 {
             (*end).emptied = (*end).emptied.saturating_add(1);
         }
         (&raw mut (*end).room).write_volatile(room(socket.receive_buffer()));

@@ -4,13 +4,11 @@
 //! Runs with the sender's socket locked, so its own fields are written by one program at a time. Invariant: a message is handed over
 //! only if the peer has read all that TCP carried before it, and what waits there fits into the half of its receive buffer.
 
-use core::{ffi::c_void, mem::offset_of};
+use core::mem::offset_of;
 
 use aya_ebpf::{
     bindings::{BPF_F_INGRESS, sk_action, sk_msg_md},
-    helpers::generated::{
-        bpf_msg_pull_data, bpf_msg_redirect_hash, bpf_probe_read_kernel, bpf_skc_to_tcp_sock,
-    },
+    helpers::generated::{bpf_msg_pull_data, bpf_msg_redirect_hash, bpf_probe_read_kernel},
 };
 use nodemesh_abi::{
     Wire,
@@ -23,7 +21,7 @@ use nodemesh_abi::{
 
 use crate::{
     atomic,
-    kernel_sock::KernelSock,
+    kernel_sock::KnownTcp,
     maps,
     meter::Way,
     opaque::{forget, unknown},
@@ -68,24 +66,22 @@ pub fn message(msg: *mut sk_msg_md) -> u32 {
     {
         // SAFETY: a live record.
         if let Some(own) = maps::short_ends.get_ptr_mut(unsafe { (*record.0).cookie }) {
-            // SAFETY: a map value.
             let route =
+                // SAFETY: a map value.
                 match maps::short_ends.get_ptr_mut(unsafe { (&raw const (*own).peer).read_volatile() }) {
                     Some(peer) => {
                         // SAFETY: the verifier knows the socket.
-                        let tcp = unsafe { bpf_skc_to_tcp_sock(sk.cast()) };
-                        if tcp.is_null() {
-                            Route::Off
-                        } else {
-                            Sending {
+                        match unsafe { KnownTcp::of(sk.cast_const().cast()) } {
+                            Some(tcp) => Sending {
                                 msg,
                                 size,
                                 record,
                                 own,
                                 peer,
-                                tcp: tcp.cast_const().cast(),
+                                tcp,
                             }
-                            .route()
+                            .route(),
+                            None => Route::Off,
                         }
                     }
                     None => Route::Off,
@@ -116,7 +112,7 @@ struct Sending {
     record: Record,
     own: *mut End,
     peer: *mut End,
-    tcp: *const c_void,
+    tcp: KnownTcp,
 }
 
 impl Sending {
@@ -132,8 +128,7 @@ impl Sending {
         };
         // SAFETY: a map value.
         let outbound = unsafe { (*self.own).outbound };
-        let socket = KernelSock::new(self.tcp);
-        let written = socket.sequence().0;
+        let written = self.tcp.written();
         if let Some(route) = self.queue(written) {
             return route;
         }
@@ -247,7 +242,7 @@ impl Sending {
         let is_off = (own | peer) & (EndFlags::LEAVING | EndFlags::BULK) != 0
             || !current_settings().has_shortcut()
             || maps::rules.get(rules).is_none_or(|rules| rules.shortcut == 0);
-        if is_off || KernelSock::new(self.tcp).has_upper_protocol() {
+        if is_off || self.tcp.has_upper_protocol() {
             return Err(Route::Off);
         }
         match wire {
@@ -326,7 +321,7 @@ impl Sending {
         }
         segment.advance(self.record, fact.is_up != 0);
         if tells {
-            packet::show(self.record, self.tcp, &Shown::of(fact), fact.mark);
+            packet::show(self.record, self.tcp.as_ptr(), &Shown::of(fact), fact.mark);
         }
         Route::Short
     }

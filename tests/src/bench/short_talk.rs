@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What two pods say to each other in case `shortcut`: a server that does what the first line of a connection asks for, and clients that
-//! measure it. A thread per connection at both ends.
+//! measure it. Both wait for readiness and read without waiting, as servers of models and their clients do: a loop of events for each of
+//! half of the CPUs, at both ends, where messages are answered.
 //!
 //! Invariant: what is measured is what an application sees, between its calls.
 
+mod ends;
+
 use std::{
-    io::{self, BufRead as _, BufReader, Read as _, Write as _},
+    io::{self, BufRead as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
     sync::atomic::{AtomicU64, Ordering},
     thread,
@@ -15,6 +18,7 @@ use std::{
 use anyhow::{Context as _, Result, anyhow, bail};
 use serde::{Deserialize, Serialize};
 
+use self::ends::{Answerer, Asker};
 use super::inside::{monotonic_ns, say};
 use crate::eventually::pause;
 
@@ -67,56 +71,54 @@ fn http(head: &str, length: usize) -> Vec<u8> {
     message
 }
 
+/// How many loops of events each end has.
+fn loops() -> Result<usize> {
+    Ok(thread::available_parallelism()?.get().div_ceil(2))
+}
+
 /// Serves on `address` until it is ended.
 pub(super) fn serve(address: SocketAddr) -> Result<()> {
     let listener = TcpListener::bind(address).with_context(|| format!("listen on {address}"))?;
+    let answerers: Vec<_> = (0..loops()?).map(|_| Answerer::start()).collect::<Result<_>>()?;
     say(&format!("listening on {address}"))?;
-    for stream in listener.incoming() {
-        let stream = stream?;
+    for (stream, answerer) in listener.incoming().zip(answerers.iter().cycle()) {
+        let (stream, answerer) = (stream?, answerer.clone());
         // A client that ends in the middle ends its connection, nothing else.
-        thread::spawn(move || answer(&stream).ok());
+        thread::spawn(move || answer(stream, &answerer).ok());
     }
     Ok(())
 }
 
-fn answer(stream: &TcpStream) -> Result<()> {
+fn answer(stream: TcpStream, answerer: &Answerer) -> Result<()> {
     stream.set_nodelay(true)?;
-    let mut word = String::new();
-    let mut reader = BufReader::new(stream);
-    reader.read_line(&mut word)?;
-    let mut word = word.trim_end().to_owned();
-    if word.starts_with("GET ") {
-        // The request that is HTTP throughout: the path says what is wanted.
-        word = word.split(['/', ' ']).nth(2).unwrap_or_default().to_owned();
-        loop {
-            let mut line = String::new();
-            reader.read_line(&mut line)?;
-            if line == "\r\n" {
-                break;
-            }
-        }
-    }
-    let mut stream = stream;
-    match &*word {
-        "exchange" => {
-            stream.write_all(&http("HTTP/1.1 200 OK", 1024))?;
-            repeat(stream, &http("HTTP/1.1 200 OK", 1024), 1024)
-        }
-        "ping" => {
-            stream.write_all(&[b'x'; 64])?;
-            repeat(stream, &[b'x'; 64], 64)
-        }
-        "tokens" => tokens(stream),
+    stream.set_nonblocking(true)?;
+    let first = ends::read_until(&stream, |text| {
+        text.ends_with(if text.starts_with(b"GET ") {
+            b"\r\n\r\n"
+        } else {
+            b"\n"
+        })
+    })?;
+    // The path of the request that is HTTP throughout, or the whole.
+    let first = String::from_utf8(first)?;
+    let word = match first.strip_prefix("GET /") {
+        Some(path) => path.split(' ').next(),
+        None => first.lines().next(),
+    };
+    match word.context("nothing is asked for")? {
+        "exchange" => answerer.answer(stream, http("HTTP/1.1 200 OK", 1024)),
+        "ping" => answerer.answer(stream, vec![b'x'; 64]),
+        "tokens" => tokens(&stream),
         "bulk" => {
             let piece = vec![b'x'; PIECE];
             loop {
-                stream.write_all(&piece)?;
+                ends::write_all(&stream, &piece)?;
             }
         }
         "sleep" => {
-            stream.write_all(b"x")?;
-            stream.read_exact(&mut [0; 1024])?;
-            stream.write_all(b"x")?;
+            ends::write_all(&stream, b"x")?;
+            ends::read_exact(&stream, 1024)?;
+            ends::write_all(&stream, b"x")?;
             pause(Duration::from_secs(3600));
             Ok(())
         }
@@ -124,24 +126,15 @@ fn answer(stream: &TcpStream) -> Result<()> {
     }
 }
 
-/// Answers each message of `length` bytes.
-fn repeat(mut stream: &TcpStream, response: &[u8], length: usize) -> Result<()> {
-    let mut request = vec![0; length];
-    loop {
-        stream.read_exact(&mut request)?;
-        stream.write_all(response)?;
-    }
-}
-
 /// Tokens, each with the time at which it was written.
-fn tokens(mut stream: &TcpStream) -> Result<()> {
-    stream.write_all(STREAM.as_bytes())?;
+fn tokens(stream: &TcpStream) -> Result<()> {
+    ends::write_all(stream, STREAM.as_bytes())?;
     loop {
         pause(Duration::from_millis(2));
         let mut event = format!("data: {{\"at\":{:020},\"content\":\"", monotonic_ns()?).into_bytes();
         event.resize(TOKEN - 5, b'x');
         event.extend(b"\"}\n\n\n");
-        stream.write_all(&event)?;
+        ends::write_all(stream, &event)?;
     }
 }
 
@@ -166,10 +159,15 @@ pub(super) fn talk(
     if tell {
         thread::spawn(tell_rates);
     }
+    let mut shares: Vec<Vec<TcpStream>> = (0..loops()?).map(|_| Vec::new()).collect();
+    let each = shares.len();
+    for (index, stream) in streams.into_iter().enumerate() {
+        shares[index % each].push(stream);
+    }
     let started = Instant::now();
-    let threads: Vec<_> = streams
+    let threads: Vec<_> = shares
         .into_iter()
-        .map(|stream| thread::spawn(move || measure(&stream, talk, time, tell)))
+        .map(|share| thread::spawn(move || measure(share, talk, started + time)))
         .collect();
     let mut times = Vec::new();
     let mut count = 0;
@@ -184,7 +182,7 @@ pub(super) fn talk(
     Ok(Talked { count, rate, p50_ns })
 }
 
-/// Exchanges of all connections, where the rate is told.
+/// Exchanges of all connections.
 static EXCHANGES: AtomicU64 = AtomicU64::new(0);
 
 /// Says the rate of each half second, until nobody listens.
@@ -204,75 +202,69 @@ fn tell_rates() {
 fn open(address: SocketAddr, talk: Talk) -> Result<TcpStream> {
     let stream = TcpStream::connect(address).with_context(|| format!("connect to {address}"))?;
     stream.set_nodelay(true)?;
+    stream.set_nonblocking(true)?;
     let word = talk.word();
     let first = match talk {
         Talk::Exchange | Talk::Tokens => format!("GET /{word} HTTP/1.1\r\nHost: bench\r\n\r\n"),
         _ => format!("{word}\n"),
     };
-    (&stream).write_all(first.as_bytes())?;
-    match talk {
-        Talk::Exchange => (&stream).read_exact(&mut [0; 1024])?,
-        Talk::Ping => (&stream).read_exact(&mut [0; 64])?,
-        Talk::Sleep => {
-            (&stream).read_exact(&mut [0])?;
-            (&stream).write_all(&[b'x'; 1024])?;
-            (&stream).read_exact(&mut [0])?;
-        }
-        Talk::Tokens => {
-            // The head, and the first tokens, which come by TCP.
-            (&stream).read_exact(&mut vec![0; STREAM.len() + 3 * TOKEN])?;
-        }
-        Talk::Bulk => (&stream).read_exact(&mut vec![0; PIECE])?,
+    ends::write_all(&stream, first.as_bytes())?;
+    let answer = match talk {
+        Talk::Exchange => 1024,
+        Talk::Ping => 64,
+        Talk::Sleep => 1,
+        // The head, and the first tokens, which come by TCP.
+        Talk::Tokens => STREAM.len() + 3 * TOKEN,
+        Talk::Bulk => PIECE,
+    };
+    ends::read_exact(&stream, answer)?;
+    if talk == Talk::Sleep {
+        ends::write_all(&stream, &[b'x'; 1024])?;
+        ends::read_exact(&stream, 1)?;
     }
     Ok(stream)
 }
 
-/// What was counted, and how long each took.
-fn measure(mut stream: &TcpStream, talk: Talk, time: Duration, tell: bool) -> Result<(u64, Vec<u64>)> {
-    let (started, mut times) = (Instant::now(), Vec::new());
+/// What was counted until `end`, and how long each took.
+fn measure(streams: Vec<TcpStream>, talk: Talk, end: Instant) -> Result<(u64, Vec<u64>)> {
+    let mut times = Vec::new();
+    let mut bytes = 0;
+    if streams.is_empty() {
+        return Ok((0, times));
+    }
+    let mut asker = Asker::new(streams)?;
     match talk {
         Talk::Exchange | Talk::Ping => {
-            let (request, length) = if talk == Talk::Exchange {
-                (http("POST /exchange HTTP/1.1", 1024), 1024)
-            } else {
-                (vec![b'x'; 64], 64)
+            let request = match talk {
+                Talk::Exchange => http("POST /exchange HTTP/1.1", 1024),
+                _ => vec![b'x'; 64],
             };
-            let mut response = vec![0; length];
-            while started.elapsed() < time {
-                let one = Instant::now();
-                stream.write_all(&request)?;
-                stream.read_exact(&mut response)?;
-                times.push(one.elapsed().as_nanos() as u64);
-                if tell {
-                    EXCHANGES.fetch_add(1, Ordering::Relaxed);
-                }
-            }
-            Ok((times.len() as u64, times))
+            let mut begun = vec![Instant::now(); asker.len()];
+            asker.write_to_all(&request)?;
+            asker.each_message(end, request.len(), |index, stream, _| {
+                let now = Instant::now();
+                times.push((now - begun[index]).as_nanos() as u64);
+                EXCHANGES.fetch_add(1, Ordering::Relaxed);
+                begun[index] = now;
+                ends::write_all(stream, &request)
+            })?;
         }
-        Talk::Tokens => {
-            let mut token = vec![0; TOKEN];
-            while started.elapsed() < time {
-                stream.read_exact(&mut token)?;
-                let now = monotonic_ns()?;
-                let at = std::str::from_utf8(&token[12..32])?.parse::<u64>();
-                times.push(now.saturating_sub(at.context("a token without its time")?));
-            }
-            Ok((times.len() as u64, times))
-        }
-        Talk::Bulk => {
-            let (mut bytes, mut buffer) = (0, vec![0; PIECE]);
-            while started.elapsed() < time {
-                bytes += stream.read(&mut buffer)? as u64;
-            }
-            Ok((bytes, times))
-        }
+        Talk::Tokens => asker.each_message(end, TOKEN, |_, _, token| {
+            let at = std::str::from_utf8(&token[12..32])?.parse::<u64>();
+            times.push(monotonic_ns()?.saturating_sub(at.context("a token without its time")?));
+            Ok(())
+        })?,
+        Talk::Bulk => asker.each_piece(end, PIECE, |_, _, piece| {
+            bytes += piece.len() as u64;
+            Ok(())
+        })?,
         Talk::Sleep => bail!("that is measured elsewhere"),
     }
+    Ok((bytes + times.len() as u64, times))
 }
 
 /// Bytes that are taken from a client whose server does not read.
 fn accepted(mut stream: &TcpStream) -> Result<Talked> {
-    stream.set_nonblocking(true)?;
     let mut count = 0;
     for _ in 0..5 {
         loop {
@@ -282,10 +274,7 @@ fn accepted(mut stream: &TcpStream) -> Result<Talked> {
                 Err(error) => return Err(error.into()),
             }
             if count > 1 << 28 {
-                return Ok(Talked {
-                    count,
-                    ..Talked::default()
-                });
+                break;
             }
         }
         // What is on its way may make room.

@@ -14,7 +14,7 @@ use super::{
     series::Series,
     short_talk::{Talk, Talked},
 };
-use crate::process::Process;
+use crate::{process::Process, scrape::Scrape};
 
 /// A way to the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,6 +128,7 @@ pub(super) fn run(run: &Run) -> Result<String> {
         text += &measured(run, &lab, measure)?;
     }
     text += &sleeping(run, &lab)?;
+    text += &programs(run, &mut lab)?;
     text += &elsewhere(run, &mut lab)?;
     Ok(text)
 }
@@ -231,6 +232,54 @@ fn sleeping(run: &Run, lab: &Lab) -> Result<String> {
         ]);
     }
     Ok(format!("{table}\n"))
+}
+
+/// What the programs take of each message, and how many of the messages took the shortcut.
+fn programs(run: &Run, lab: &mut Lab) -> Result<String> {
+    const PROGRAMS: [&str; 5] = ["hand_over", "send_length", "recv_length", "egress", "ingress"];
+    let mut headers = vec![
+        "programs: runs x ns, per message".to_owned(),
+        "past TCP".to_owned(),
+    ];
+    headers.extend(PROGRAMS.map(str::to_owned));
+    headers.push("all, ns".to_owned());
+    let mut table = Table::new(&headers.iter().map(String::as_str).collect::<Vec<_>>());
+    lab.agent.stop()?;
+    lab.agent
+        .start(&["--shortcut", "force", "--program-stats", "true"])?;
+    let time = Duration::from_millis(run.scaled(400, 1_000));
+    for measure in MEASURES.iter().filter(|measure| measure.talk != Talk::Bulk) {
+        let _servers = serve(lab, measure.cpus)?;
+        for way in [Way::Mesh, Way::Short] {
+            run.step()?;
+            let (before, routes) = (lab.programs()?, routes(lab)?);
+            let (talked, _) = talk(lab, way, measure, time)?;
+            let (after, later) = (lab.programs()?, self::routes(lab)?);
+            let messages = match measure.talk {
+                Talk::Tokens => talked.count as f64,
+                _ => 2.0 * talked.count as f64,
+            };
+            let ran = PROGRAMS.map(|program| after.since(&before, program));
+            let mut cells = vec![
+                format!("{:?}, {}", measure.talk, way.words()),
+                format!("{:.3}", (later - routes) / messages),
+            ];
+            cells.extend(ran.map(|ran| match ran.runs / messages {
+                runs if runs < 0.01 => "-".to_owned(),
+                runs => format!("{runs:.2} x {:.0}", ran.per_run()),
+            }));
+            let all: f64 = ran.iter().map(|ran| ran.seconds).sum();
+            cells.push(format!("{:.0}", all * 1e9 / messages));
+            table.row(&cells);
+        }
+    }
+    Ok(format!("{table}\n"))
+}
+
+/// Messages that took the shortcut so far.
+fn routes(lab: &Lab) -> Result<f64> {
+    let scrape = Scrape::parse(&lab.metrics()?)?;
+    Ok(scrape.sum("nodemesh_shortcut_messages_total", &[("route", "shortcut")]))
 }
 
 /// Connections that do not take it: runs and time of the programs, with the shortcut on and off.

@@ -15,7 +15,7 @@ use std::{
 };
 
 use super::TARGET;
-use crate::{bed::Family, eventually::pause, topology::Pod};
+use crate::{bed::Family, eventually::pause, netns::NetNs, topology::Pod};
 
 /// How often a thread looks whether it is to end.
 const LOOK: Duration = Duration::from_millis(100);
@@ -29,10 +29,14 @@ pub struct FarEnd {
 impl FarEnd {
     /// Listens at [`TARGET`] of both addresses of `pod`.
     pub fn start(pod: &Pod, name: &str) -> Self {
-        let end = Self::tcp(pod, name);
-        for family in Family::BOTH {
-            let at = SocketAddr::new(family.of(pod), TARGET);
-            let socket = pod.netns().run(|| UdpSocket::bind(at)).expect("enter the pod");
+        Self::at(pod.netns(), addresses(pod), name)
+    }
+
+    /// Listens at two addresses in any namespace.
+    pub fn at(netns: &NetNs, addresses: [SocketAddr; 2], name: &str) -> Self {
+        let end = Self::tcp_at(netns, addresses, name);
+        for at in addresses {
+            let socket = netns.run(|| UdpSocket::bind(at)).expect("enter the namespace");
             let (socket, name, ended) = (socket.expect("bind"), name.to_owned(), Arc::clone(&end.ends));
             thread::spawn(move || answer(&socket, &name, &ended));
         }
@@ -41,10 +45,13 @@ impl FarEnd {
 
     /// The same, which answers no datagram.
     pub fn tcp(pod: &Pod, name: &str) -> Self {
+        Self::tcp_at(pod.netns(), addresses(pod), name)
+    }
+
+    fn tcp_at(netns: &NetNs, addresses: [SocketAddr; 2], name: &str) -> Self {
         let ends = Arc::new(AtomicBool::new(false));
-        for family in Family::BOTH {
-            let at = SocketAddr::new(family.of(pod), TARGET);
-            let listener = pod.netns().run(|| TcpListener::bind(at)).expect("enter the pod");
+        for at in addresses {
+            let listener = netns.run(|| TcpListener::bind(at)).expect("enter the namespace");
             let (listener, name, ended) = (listener.expect("listen"), name.to_owned(), Arc::clone(&ends));
             thread::spawn(move || accept(&listener, &name, &ended));
         }
@@ -56,6 +63,11 @@ impl Drop for FarEnd {
     fn drop(&mut self) {
         self.ends.store(true, Ordering::SeqCst);
     }
+}
+
+/// [`TARGET`] of both addresses of a pod.
+fn addresses(pod: &Pod) -> [SocketAddr; 2] {
+    Family::BOTH.map(|family| SocketAddr::new(family.of(pod), TARGET))
 }
 
 fn accept(listener: &TcpListener, name: &str, ended: &Arc<AtomicBool>) {

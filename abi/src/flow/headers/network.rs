@@ -30,17 +30,22 @@ pub(super) struct Network {
 /// The IP header of `frame`.
 #[inline(always)]
 pub(super) fn network(frame: &impl Frame) -> Result<Network, Unread> {
-    let ethertype = frame.load::<2>(ETHERNET - 2).ok_or(Unread::Other)?;
-    match ethertype {
-        ETHERTYPE_IPV4 => network_v4(frame),
+    // With one look for most packets.
+    let Some(bytes) = frame.load::<{ (ETHERNET + IPV4) as usize }>(0) else {
+        let ethertype = frame.load::<2>(ETHERNET - 2).ok_or(Unread::Other)?;
+        let is_ip = matches!(ethertype, ETHERTYPE_IPV4 | ETHERTYPE_IPV6);
+        return Err(if is_ip { Unread::Malformed } else { Unread::Other });
+    };
+    match [bytes[12], bytes[13]] {
+        ETHERTYPE_IPV4 => network_v4(frame, &bytes),
         ETHERTYPE_IPV6 => network_v6(frame),
         _ => Err(Unread::Other),
     }
 }
 
 #[inline(always)]
-fn network_v4(frame: &impl Frame) -> Result<Network, Unread> {
-    let bytes = frame.load::<20>(ETHERNET).ok_or(Unread::Malformed)?;
+fn network_v4(frame: &impl Frame, frame_bytes: &[u8; (ETHERNET + IPV4) as usize]) -> Result<Network, Unread> {
+    let (_, bytes) = frame_bytes.split_at(ETHERNET as usize);
     let header = u32::from(bytes[0] & 0xf) * 4;
     let total = u32::from(u16::from_be_bytes([bytes[2], bytes[3]]));
     let end = end(frame, total, 0)?;

@@ -7,6 +7,7 @@ use std::{
     fmt::Write as _,
     io::{Read as _, Write as _},
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    os::fd::AsRawFd as _,
     process::{Command, Stdio},
     thread,
     time::{Duration, Instant},
@@ -15,16 +16,19 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use nix::{
     sched::{CpuSet, sched_setaffinity},
+    sys::socket::{MsgFlags, recv},
     time::{ClockId, clock_gettime},
     unistd::Pid,
 };
 use socket2::SockRef;
 
-use crate::topology::{Node, Pod};
+use crate::{netns::NetNs, topology::Node};
 
 /// A way through the node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Way {
+    /// None: the server is where the node is, one link from the client.
+    Joined,
     /// Routed, nothing translated.
     Direct,
     /// DNAT and masquerading by nftables, with one rule.
@@ -36,10 +40,17 @@ pub(super) enum Way {
 }
 
 impl Way {
-    pub(super) const ALL: [Self; 4] = [Self::Direct, Self::Nftables, Self::Packet, Self::Many];
+    pub(super) const ALL: [Self; 5] = [
+        Self::Joined,
+        Self::Direct,
+        Self::Nftables,
+        Self::Packet,
+        Self::Many,
+    ];
 
     pub(super) fn word(self) -> &'static str {
         match self {
+            Self::Joined => "joined",
             Self::Direct => "direct",
             Self::Nftables => "nft",
             Self::Packet => "packet",
@@ -75,9 +86,9 @@ impl Load {
 
     pub(super) fn count(self, quick: bool) -> u32 {
         let count = match self {
-            Self::Exchange => 1_500,
-            Self::Requests => 8_000,
-            Self::Bulk => 4_000,
+            Self::Exchange => 4_000,
+            Self::Requests => 16_000,
+            Self::Bulk => 15_000,
         };
         if quick { count } else { count * 2 }
     }
@@ -85,21 +96,18 @@ impl Load {
     /// Runs `count` operations; how long they took, and the CPU time of this process for them.
     pub(super) fn run(
         self,
-        client: &Pod,
-        server: &Pod,
+        client: &NetNs,
+        server: &NetNs,
         (dialled, backend): (SocketAddr, SocketAddr),
         count: u32,
     ) -> Result<(Duration, Duration)> {
-        let listener = server
-            .netns()
-            .run(|| TcpListener::bind(backend))?
-            .context("listen")?;
+        let listener = server.run(|| TcpListener::bind(backend))?.context("listen")?;
         thread::scope(|scope| {
             let far_end = scope.spawn(move || -> Result<()> {
                 bind_to_one_cpu()?;
                 self.serve(&listener, count)
             });
-            let spent = client.netns().run(|| -> Result<(Duration, Duration)> {
+            let spent = client.run(|| -> Result<(Duration, Duration)> {
                 bind_to_one_cpu()?;
                 // The first connection finds neighbours and routes; it is no part of what is measured.
                 drop(dial(dialled)?);
@@ -130,7 +138,8 @@ impl Load {
                 }
                 Self::Bulk => {
                     let mut block = vec![0; BLOCK];
-                    while stream.read(&mut block)? > 0 {}
+                    // What is truncated is not copied.
+                    while recv(stream.as_raw_fd(), &mut block, MsgFlags::MSG_TRUNC)? > 0 {}
                 }
             }
         }
