@@ -1,6 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A cluster is the source of the mesh: a real API server, the control plane that follows it, agents that route by it.
+//! A cluster is the source of the mesh: an API server, the control plane that follows it, agents that route by it.
+//!
+//! Tests of what the control plane makes of a cluster run on the real API server where it was built, else on the double; some run on both. Tests of
+//! schemas, roles and programs run on the real one or not at all.
 
+#[path = "kubernetes/agreement.rs"]
+mod agreement;
 #[path = "kubernetes/documentation.rs"]
 mod documentation;
 #[path = "kubernetes/faults.rs"]
@@ -23,7 +28,7 @@ use nodemesh_e2e::{
     bed::{Family, Replica, connect},
     control::ControlPlane,
     eventually::eventually,
-    kubernetes::{ApiServer, ClusterPod, objects},
+    kubernetes::{ApiServer, ClusterPod, Served, objects},
     topology::{Node, Topology},
 };
 use serde_json::json;
@@ -43,17 +48,28 @@ struct Scene {
 }
 
 impl Scene {
-    /// Nothing but the API server runs, with the definitions of our resources.
+    /// Nothing but the API server runs, the best one that there is, with the definitions of our resources.
     fn new() -> Self {
-        Self::with(ApiServer::start)
+        Self::on(Served::best())
     }
 
-    /// Nothing but the API server runs, and there is nothing in it.
-    fn empty() -> Self {
-        Self::with(ApiServer::start_empty)
+    /// The same, of this sort.
+    fn on(served: Served) -> Self {
+        Self::with(|node| ApiServer::start(node, served))
     }
 
-    fn with(start: fn(&Node) -> anyhow::Result<ApiServer>) -> Self {
+    /// The same on the real one, which `what` needs; without it there is nothing, and that is said.
+    fn real_for(what: &str) -> Option<Self> {
+        Served::real_for(what).map(Self::on)
+    }
+
+    /// The same with nothing in it.
+    fn empty_for(what: &str) -> Option<Self> {
+        let served = Served::real_for(what)?;
+        Some(Self::with(|node| ApiServer::start_empty(node, served)))
+    }
+
+    fn with(start: impl Fn(&Node) -> anyhow::Result<ApiServer>) -> Self {
         let topology = Topology::new().expect("a topology");
         let node = |name| topology.node(name).expect("a node");
         let (clients, replicas, system) = (node("a"), node("b"), node("c"));

@@ -37,7 +37,7 @@ pub(crate) struct Setup {
 impl Setup {
     pub(crate) fn run(self) -> ExitCode {
         let mode = if self.check { Mode::Check } else { Mode::Install };
-        let all = [KERNEL, LINT, DEPLOY, TESTS, CLUSTER, DIST].concat();
+        let all = [KERNEL, LINT, DEPLOY, TESTS, CLUSTER, API_SERVER, DIST].concat();
         let missing = report(all, mode, |_| true);
         if missing == 0 {
             ExitCode::SUCCESS
@@ -66,6 +66,8 @@ pub(crate) enum Scope {
     Tests,
     /// To run those of them that need a cluster.
     Cluster,
+    /// To run these on a real API server.
+    ApiServer,
 }
 
 /// Brings the machine to where `scope` can run; prints only what is not simply there.
@@ -79,6 +81,7 @@ pub(crate) fn ensure(scope: Scope) -> Result<()> {
         Scope::UnitTests => UNIT_TESTS.to_vec(),
         Scope::Tests => TESTS.to_vec(),
         Scope::Cluster => CLUSTER.to_vec(),
+        Scope::ApiServer => API_SERVER.to_vec(),
     };
     let missing = report(steps, Mode::Install, |outcome| {
         !matches!(outcome, Outcome::Ready(_))
@@ -219,11 +222,12 @@ const CLUSTER: &[Step] = &[
         name: "python for deploy",
         run: python::deploy,
     },
-    Step {
-        name: "API server",
-        run: kapi::step,
-    },
 ];
+
+const API_SERVER: &[Step] = &[Step {
+    name: "API server",
+    run: kapi::step,
+}];
 
 /// Runs each step, prints those that `shown` selects, and returns how many are missing.
 fn report(steps: Vec<Step>, mode: Mode, shown: fn(&Outcome) -> bool) -> usize {

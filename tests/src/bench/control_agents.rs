@@ -51,6 +51,8 @@ pub(super) struct Arrival {
     pub(super) bytes: usize,
     /// Addresses of endpoints in it.
     pub(super) endpoints: Vec<IpAddr>,
+    /// Names of the resources in it, and of those that it says are gone.
+    pub(super) names: Vec<String>,
 }
 
 /// Agents at work, until this is dropped.
@@ -187,6 +189,8 @@ async fn run(agent: usize, url: String, arrivals: &mpsc::UnboundedSender<Result<
         let at = Instant::now();
         let bytes = response.encoded_len() + PREFIX;
         let endpoints = endpoints(&response);
+        let put = response.resources.iter().map(|resource| &resource.name);
+        let names = put.chain(&response.removed_resources).cloned().collect();
         for request in session.respond(response) {
             requests.send(request)?;
         }
@@ -195,6 +199,7 @@ async fn run(agent: usize, url: String, arrivals: &mpsc::UnboundedSender<Result<
             at,
             bytes,
             endpoints,
+            names,
         }))?;
     }
     Ok(())

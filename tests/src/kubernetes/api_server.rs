@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The API server and its etcd, and `kubectl`, by which everything is done to it.
+//! An API server, and what is done to it: by `kubectl`, or, where it is the double, directly.
 //!
 //! Invariant: what is stored outlives the server's process and goes with this handle.
 
@@ -13,25 +13,22 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use nix::sys::signal::Signal;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::{SYSTEM, objects};
+use super::{SYSTEM, Served, double::Double, objects, real::Real};
 use crate::{
-    certificate::Certificates,
     control::ControlPlane,
-    etcd::Etcd,
     eventually::{PATIENCE, eventually, wait_until},
-    process::{Process, binary},
+    process::binary,
     real::tool,
     single_node::said,
     topology::{Node, Pod},
 };
 
 /// Port of the API server.
-const PORT: u16 = 6443;
+pub(super) const PORT: u16 = 6443;
 
 /// A kind of request of a service account, as the API server has written it down.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, PartialOrd, Ord)]
@@ -50,78 +47,91 @@ pub struct Asked {
     pub allowed: bool,
 }
 
+/// What serves the API.
+#[derive(Debug)]
+enum Server {
+    Real(Box<Real>),
+    Double(Double),
+}
+
 /// An API server that may run or not.
 #[derive(Debug)]
 pub struct ApiServer {
     pod: Pod,
     folder: TempDir,
-    certificates: Certificates,
-    etcd: Etcd,
-    process: Option<Process>,
+    server: Server,
     /// Nodes that were told to the API.
     pub(super) nodes: RefCell<Vec<String>>,
 }
 
 impl ApiServer {
     /// Starts one on `node`, with the definitions of our resources and the namespaces of the tests.
-    pub fn start(node: &Node) -> Result<Self> {
-        let server = Self::start_empty(node)?;
-        server.define();
-        server.apply(&[objects::namespace(SYSTEM), objects::namespace(super::NAMESPACE)]);
-        Ok(server)
+    pub fn start(node: &Node, served: Served) -> Result<Self> {
+        let api = Self::start_empty(node, served)?;
+        if served == Served::Real {
+            api.define();
+        }
+        api.apply(&[objects::namespace(SYSTEM), objects::namespace(super::NAMESPACE)]);
+        Ok(api)
     }
 
     /// Starts one with nothing in it.
-    pub fn start_empty(node: &Node) -> Result<Self> {
+    pub fn start_empty(node: &Node, served: Served) -> Result<Self> {
         let pod = node.pod("api")?;
         let folder = tempfile::tempdir()?;
-        let mut server = Self {
-            certificates: Certificates::generate(folder.path(), &[pod.v4().to_string()])?,
-            etcd: Etcd::start(node.pod("etcd")?)?,
+        let program = match served {
+            Served::Real => Server::Real(Box::new(Real::new(node, &pod, folder.path())?)),
+            Served::Double => Server::Double(Double::new()),
+        };
+        let mut api = Self {
+            server: program,
             pod,
             folder,
-            process: None,
             nodes: RefCell::default(),
         };
-        server.restart()?;
-        Ok(server)
+        api.restart()?;
+        Ok(api)
     }
 
-    /// Starts its process with what is stored, and waits until it is ready.
+    /// Starts it with what is stored, and waits until it is ready.
     pub fn restart(&mut self) -> Result<()> {
-        let path = |path: &Path| path.display().to_string();
-        let arguments = [
-            ["--bind", &self.pod.v4().to_string()],
-            ["--port", &PORT.to_string()],
-            ["--etcd", &self.etcd.url()],
-            ["--cert", &path(&self.certificates.cert)],
-            ["--key", &path(&self.certificates.key)],
-            ["--audit", &path(&self.trail())],
-        ];
-        let process = Process::spawn(&self.pod.place(), &tool::kapi(), arguments.as_flattened())?;
-        process.wait_for_log(|line| line.contains("Serving securely"))?;
-        self.process = Some(process);
+        let (trail, address) = (self.trail(), self.address());
+        match &mut self.server {
+            Server::Double(double) => {
+                return double.serve(self.pod.netns(), address);
+            }
+            Server::Real(real) => real.start(&self.pod, &trail)?,
+        }
         wait_until(PATIENCE, || {
             self.kubectl(&["get", "--raw", "/readyz"]).status.success()
         })
         .context("wait until the API server is ready")
     }
 
-    /// Ends its process by SIGKILL and waits.
+    /// Ends it in the middle of everything, and waits.
     pub fn kill(&mut self) -> Result<()> {
-        let mut process = self.process.take().context("it was started")?;
-        process.signal(Signal::SIGKILL)?;
-        process.wait().map(drop)
+        match &mut self.server {
+            Server::Real(real) => real.kill()?,
+            Server::Double(double) => double.stop(),
+        }
+        Ok(())
     }
 
     /// Stops its time, or lets it go on.
     pub fn pause(&self, is_paused: bool) -> Result<()> {
-        let process = self.process.as_ref().context("it was started")?;
-        process.signal(if is_paused {
-            Signal::SIGSTOP
-        } else {
-            Signal::SIGCONT
-        })
+        match &self.server {
+            Server::Real(real) => real.pause(is_paused)?,
+            Server::Double(double) => double.pause(is_paused),
+        }
+        Ok(())
+    }
+
+    /// The double, if it is one.
+    pub fn double(&self) -> Option<&Double> {
+        match &self.server {
+            Server::Real(_) => None,
+            Server::Double(double) => Some(double),
+        }
     }
 
     /// Applies the definitions that the control plane prints, and waits until they are served.
@@ -142,13 +152,19 @@ impl ApiServer {
     /// A kubeconfig of `user`, or of an administrator.
     pub fn kubeconfig(&self, user: Option<&str>) -> PathBuf {
         let name = user.unwrap_or("admin");
-        let server = format!("https://{}", SocketAddr::new(self.pod.v4(), PORT));
+        let address = self.address();
+        let cluster = match self.authority() {
+            Some(authority) => {
+                json!({"server": format!("https://{address}"), "certificate-authority": authority})
+            }
+            None => json!({"server": format!("http://{address}")}),
+        };
         // kubectl asks for a name and a password where there is nothing.
         let administrator = || json!({"username": "admin", "password": "none"});
         let token = user.map_or_else(administrator, |user| json!({"token": user}));
         let config = json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "test",
-            "clusters": [{"name": "test", "cluster": {"server": server, "certificate-authority": self.certificates.ca}}],
+            "clusters": [{"name": "test", "cluster": cluster}],
             "users": [{"name": "test", "user": token}],
             "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test", "namespace": SYSTEM}}],
         });
@@ -176,6 +192,19 @@ impl ApiServer {
 
     pub(super) fn pod(&self) -> &Pod {
         &self.pod
+    }
+
+    /// Where it listens.
+    pub(super) fn address(&self) -> SocketAddr {
+        SocketAddr::new(self.pod.v4(), PORT)
+    }
+
+    /// Who signed its certificate, if it serves over TLS.
+    pub(super) fn authority(&self) -> Option<&Path> {
+        match &self.server {
+            Server::Real(real) => Some(&real.certificates.ca),
+            Server::Double(_) => None,
+        }
     }
 
     /// Runs `kubectl` as an administrator.
@@ -222,6 +251,10 @@ impl ApiServer {
     /// Applies objects.
     #[track_caller]
     pub fn apply(&self, objects: &[Value]) {
+        if let Some(double) = self.double() {
+            let applied = objects.iter().try_for_each(|object| double.apply(object));
+            return applied.expect("apply objects");
+        }
         self.expect(
             &["apply", "--server-side", "-f", "-"],
             &objects::document(objects),
@@ -231,10 +264,44 @@ impl ApiServer {
     /// Deletes objects.
     #[track_caller]
     pub fn delete(&self, objects: &[Value]) {
+        if let Some(double) = self.double() {
+            let deleted = objects.iter().try_for_each(|object| double.delete(object));
+            return deleted.expect("delete objects");
+        }
         self.expect(
             &["delete", "--wait=false", "-f", "-"],
             &objects::document(objects),
         );
+    }
+
+    /// Deletes all objects of these kinds in the namespace of the tests, as the end of the namespace does.
+    #[track_caller]
+    pub fn delete_all(&self, kinds: &[&str]) {
+        let flags = ["--all", "-n", super::NAMESPACE, "--wait=false"];
+        if self.double().is_none() {
+            self.expect(&[&["delete", &kinds.join(",")], &flags[..]].concat(), "");
+            return;
+        }
+        for kind in kinds {
+            let all = self.get(&[kind, "-n", super::NAMESPACE]);
+            self.delete(all["items"].as_array().expect("a list"));
+        }
+    }
+
+    /// Merges `status` into the status of `object`, as a kubelet or a controller does.
+    #[track_caller]
+    pub fn patch_status(&self, object: &Value, status: &Value) {
+        let patch = json!({"status": status});
+        if let Some(double) = self.double() {
+            return double.patch_status(object, &patch).expect("patch a status");
+        }
+        let flags = [
+            "--subresource=status",
+            "--type=merge",
+            "--patch",
+            &patch.to_string(),
+        ];
+        self.expect(&[&["patch", "-f", "-"], &flags[..]].concat(), &object.to_string());
     }
 
     /// Why the API server does not take `object`.
@@ -248,6 +315,9 @@ impl ApiServer {
     /// `kubectl get ... -o json`.
     #[track_caller]
     pub fn get(&self, arguments: &[&str]) -> Value {
+        if let Some(double) = self.double() {
+            return double.get(arguments).expect("get objects");
+        }
         let text = self.expect(&[&["get", "-o", "json"], arguments].concat(), "");
         serde_json::from_str(&text).expect("JSON")
     }

@@ -44,20 +44,10 @@ impl ApiServer {
         );
         let pod = node.pod_in(name, &cgroup).expect("a pod");
         let address = |ip| json!({"ip": ip});
-        let status = json!({"status": {
+        let status = json!({
             "phase": "Running", "podIP": pod.v4(), "podIPs": [address(pod.v4()), address(pod.v6())],
-        }});
-        let patch = [
-            "patch",
-            "pod",
-            name,
-            "-n",
-            NAMESPACE,
-            "--subresource=status",
-            "--type=merge",
-            "-p",
-        ];
-        self.expect(&[&patch[..], &[&status.to_string()]].concat(), "");
+        });
+        self.patch_status(&object, &status);
         ClusterPod {
             pod,
             name: name.to_owned(),

@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 use nodemesh_e2e::{
     bed::{Connecting, Family},
     eventually::eventually,
-    kubernetes::{NAMESPACE, objects},
+    kubernetes::objects,
 };
 
 use super::{PORT, Scene, until_answers};
@@ -84,9 +84,7 @@ fn a_namespace_that_goes_at_once_and_an_address_that_is_used_again_are_followed(
 
     // Another pod gets the address of the one that ended.
     drop(s0);
-    scene
-        .api
-        .expect(&["delete", "pod", "r0", "-n", NAMESPACE, "--wait=false"], "");
+    scene.api.delete(&[objects::object("v1", "Pod", "r0")]);
     let mut again = r0.endpoint();
     again["targetRef"]["name"] = "r9".into();
     let _s9 = nodemesh_e2e::bed::Replica::start(&r0.pod, "r9", PORT);
@@ -104,14 +102,6 @@ fn a_namespace_that_goes_at_once_and_an_address_that_is_used_again_are_followed(
     };
     eventually("the new pod's name", workload, |names| *names == ["models/r9"]);
 
-    let gone = [
-        "delete",
-        "services,endpointslices",
-        "--all",
-        "-n",
-        NAMESPACE,
-        "--wait=false",
-    ];
-    scene.api.expect(&gone, "");
+    scene.api.delete_all(&["services", "endpointslices"]);
     eventually("no service", || scene.services(), BTreeSet::is_empty);
 }

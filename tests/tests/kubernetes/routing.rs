@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use nodemesh_e2e::{
     bed::{Family, connect, hold},
     eventually::eventually,
-    kubernetes::{NAMESPACE, objects},
+    kubernetes::{NAMESPACE, Served, objects},
 };
 use serde_json::{Value, json};
 
@@ -20,7 +20,15 @@ fn terminating(mut endpoint: Value) -> Value {
 
 #[test]
 fn clients_reach_what_the_slices_of_a_service_say() {
-    let mut scene = Scene::new();
+    follows_slices(Scene::new());
+}
+
+#[test]
+fn clients_reach_what_the_slices_say_on_the_double() {
+    follows_slices(Scene::on(Served::Double));
+}
+
+fn follows_slices(mut scene: Scene) {
     let client = scene.client("chat");
     let (r0, _s0) = scene.replica("r0");
     let (r1, _s1) = scene.replica("r1");
@@ -92,11 +100,19 @@ fn ports_have_names_and_the_namespace_decides_unless_the_service_does() {
     service["metadata"]["labels"] = json!({"nodemesh.io/mesh": "disabled"});
     scene.api.apply(std::slice::from_ref(&service));
     eventually("no service", || scene.services(), BTreeSet::is_empty);
-    let everywhere = "namespace/models";
-    scene.api.expect(&["label", everywhere, "nodemesh.io/mesh-"], "");
+    let mut namespace = objects::namespace(NAMESPACE);
+    namespace["metadata"]["labels"] = json!({});
+    scene.api.apply(&[namespace]);
     service["metadata"]["labels"] = json!({"nodemesh.io/mesh": "enabled"});
     scene.api.apply(&[service]);
     until_answers(&client, (address, 80).into(), &["r0"]);
+}
+
+/// The Service with one field of its spec.
+fn service_with_locality(scene: &Scene, to: std::net::SocketAddr, field: &str, word: &str) {
+    let mut service = objects::service("llama", to);
+    service["spec"][field] = word.into();
+    scene.api.apply(&[service]);
 }
 
 #[test]
@@ -112,10 +128,17 @@ fn hints_and_distribution_prefer_the_zone_of_the_client() {
     scene.start();
     until_answers(&client, to, &["far", "near"]);
 
-    let mut service = objects::service("llama", to);
-    service["spec"]["trafficDistribution"] = "PreferSameZone".into();
-    scene.api.apply(&[service]);
+    service_with_locality(&scene, to, "trafficDistribution", "PreferSameZone");
     until_answers(&client, to, &["near"]);
+
+    service_with_locality(&scene, to, "internalTrafficPolicy", "Local");
+    until_answers(&client, to, &["near"]);
+    scene
+        .api
+        .apply(&[objects::slice("llama", "llama-1", PORT, &[far.endpoint()])]);
+    until_answers(&client, to, &["ECONNREFUSED"]);
+    service_with_locality(&scene, to, "trafficDistribution", "PreferSameZone");
+    until_answers(&client, to, &["far"]);
 
     // Hints are what the control plane of the cluster has decided: they win over where the endpoint is.
     let hinted = |mut endpoint: Value, zone: &str| {
@@ -130,6 +153,17 @@ fn hints_and_distribution_prefer_the_zone_of_the_client() {
         .api
         .apply(&[objects::slice("llama", "llama-1", PORT, &endpoints)]);
     until_answers(&client, to, &["far"]);
+    let for_node = |mut endpoint: Value, node: &str| {
+        endpoint["hints"] = json!({"forNodes": [{"name": node}]});
+        endpoint
+    };
+    let (a, b) = (scene.clients.name(), scene.replicas.name());
+    let endpoints = [for_node(far.endpoint(), b), for_node(near.endpoint(), a)];
+    scene.api.apply(&[
+        objects::service("llama", to),
+        objects::slice("llama", "llama-1", PORT, &endpoints),
+    ]);
+    until_answers(&client, to, &["near"]);
 }
 
 #[test]
@@ -172,16 +206,7 @@ fn annotations_are_policies_and_a_wrong_one_is_told_by_its_name() {
         notes.contains("nodemesh.io/algorithm") && notes.contains("did you mean nodemesh.io/max-connections?")
     });
     // What was wrong had no effect; without annotations there is no limit.
-    scene.api.expect(
-        &[
-            "annotate",
-            "service/llama",
-            "-n",
-            NAMESPACE,
-            "nodemesh.io/max-connections-",
-        ],
-        "",
-    );
+    scene.api.apply(&[objects::service("llama", to)]);
     eventually(
         "three connections",
         || hold(&client.pod.place(), to, 3, &[]).report.ok,

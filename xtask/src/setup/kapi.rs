@@ -6,10 +6,12 @@
 //! tests/kapi/*.go --openapi-gen, go build--> cache/kapi-HASH/kapi
 //! ```
 //!
+//! `packages.txt` is the part of their dependencies that it is really made of. Debian's names move on; where one is gone, all of them are taken.
 //! The folder in the cache is named after these files, and has a copy of them once it is whole: that copy is how the tests find it without
 //! this program. Invariant: what it is built with is gone when it is there.
 
 use std::{
+    collections::BTreeSet,
     ffi::OsString,
     fs,
     hash::{DefaultHasher, Hash as _, Hasher as _},
@@ -23,7 +25,7 @@ use anyhow::{Context as _, Result};
 use crate::{
     process,
     setup::{
-        apt,
+        apt::{self, Release},
         outcome::{Mode, Outcome},
     },
     workspace,
@@ -41,6 +43,12 @@ const PATIENCE: &str = "900";
 /// What it says of its version: clients and charts ask.
 const VERSION: &str = "-s -w -X k8s.io/component-base/version.gitVersion=v1.36.0 \
     -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=36";
+/// Packages that depend on all that it is built with.
+const ROOTS: [&str; 3] = [
+    "golang-k8s-apiextensions-apiserver-dev",
+    "golang-k8s-apiserver-dev",
+    "golang-k8s-kube-openapi-dev",
+];
 /// Packages with types that the schemas are made of.
 const SCHEMAS: [&str; 13] = [
     "k8s.io/api/core/v1",
@@ -122,13 +130,57 @@ fn install(folder: &Path, sources: &str) -> Result<u64> {
     built.map(|()| started.elapsed().as_secs())
 }
 
-/// Builds it in `work`.
+/// Builds it in `work`: with the packages of the list, or, where names have changed, with all that the libraries depend on, which is
+/// four times as much to fetch.
 fn build(work: &Path) -> Result<PathBuf> {
-    let root = work.join("root");
+    let release = Release::open(RELEASE, &work.join("apt"))?;
+    let known = release.names("golang-")?;
+    let go = newest_go(&known).with_context(|| format!("Debian {RELEASE} has no Go"))?;
+    let go = [format!("{go}-go"), format!("{go}-src")];
     let text = fs::read_to_string(source_folder().join("packages.txt"))?;
-    let packages: Vec<&str> = text.lines().collect();
-    fs::create_dir_all(work).with_context(|| format!("create {}", work.display()))?;
-    apt::unpack_of(&packages, RELEASE, &root)?;
+    let listed: Vec<&str> = text.lines().collect();
+    let gone: Vec<&str> = listed
+        .iter()
+        .copied()
+        .filter(|name| !known.contains(*name))
+        .collect();
+    let why = if gone.is_empty() {
+        let packages: Vec<&str> = go.iter().map(String::as_str).chain(listed).collect();
+        match build_with(work, &release, &packages) {
+            Ok(program) => return Ok(program),
+            Err(error) => format!("{error:#}"),
+        }
+    } else {
+        format!("Debian {RELEASE} has no {} any more", gone.join(", "))
+    };
+    eprintln!(
+        "the packages of tests/kapi/packages.txt are not enough ({why}); trying all that the libraries depend on"
+    );
+    let roots: Vec<&str> = go.iter().map(String::as_str).chain(ROOTS).collect();
+    let all = release.needed_by(&roots)?;
+    let sources: Vec<&str> = all
+        .iter()
+        .map(String::as_str)
+        .filter(|name| name.starts_with("golang-"))
+        .collect();
+    build_with(work, &release, &sources)
+}
+
+/// `golang-1.N` with the largest `N`.
+fn newest_go(known: &BTreeSet<String>) -> Option<String> {
+    let minor =
+        |name: &String| -> Option<u32> { name.strip_prefix("golang-1.")?.strip_suffix("-go")?.parse().ok() };
+    let newest = known.iter().filter_map(minor).max()?;
+    Some(format!("golang-1.{newest}"))
+}
+
+/// Builds it with the sources in `packages`.
+fn build_with(work: &Path, release: &Release, packages: &[&str]) -> Result<PathBuf> {
+    let root = work.join("root");
+    if root.exists() {
+        fs::remove_dir_all(&root).with_context(|| format!("remove {}", root.display()))?;
+    }
+    release.unpack(packages, &root)?;
     let go = Go::new(work, &root)?;
     let own = work.join("go/src").join(PROGRAM);
     fs::create_dir_all(&own)?;
@@ -205,5 +257,24 @@ impl Go {
             .arg(program)
             .arg(package);
         process::run(&mut command)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_go_is_taken() {
+        let known = [
+            "golang-1.9-go",
+            "golang-1.27-go",
+            "golang-1.27-src",
+            "golang-1.x-go",
+            "golang-go",
+        ];
+        let known = known.map(str::to_owned).into();
+        assert_eq!(newest_go(&known).as_deref(), Some("golang-1.27"));
+        assert_eq!(newest_go(&BTreeSet::new()), None);
     }
 }

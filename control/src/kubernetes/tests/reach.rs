@@ -93,3 +93,71 @@ fn hints_are_taken_where_every_ready_endpoint_has_one() {
     assert_eq!(zones(&scene), ["a", "a", "a"]);
     assert!(!scene.items.contains_key("TrafficPolicy/models/llama"));
 }
+
+#[test]
+fn hints_for_nodes_are_those_for_the_clients_there() {
+    let slice = |nodes: [&str; 2]| {
+        let mut slice = slice("llama-1", &[ready("10.1.0.1"), ready("10.1.0.2")]);
+        for (endpoint, node) in slice["endpoints"].as_array_mut().unwrap().iter_mut().zip(nodes) {
+            endpoint["nodeName"] = "n1".into();
+            if !node.is_empty() {
+                endpoint["hints"] = json!({"forNodes": [{"name": node}]});
+            }
+        }
+        set(slice)
+    };
+    let nodes = |scene: &Scene| -> Vec<Value> {
+        let backends = scene.spec("Service/models/llama")["backends"].as_array().unwrap();
+        backends
+            .iter()
+            .map(|backend| backend["locality"]["node"].clone())
+            .collect()
+    };
+    let mut scene = Scene::new(Membership::OptIn);
+    scene.apply([set(service(json!({}))), slice(["n1", "n2"])]);
+    assert_eq!(nodes(&scene), ["n1", "n2"]);
+    let policy = "TrafficPolicy/models/llama";
+    assert_eq!(scene.spec(policy)["locality"], json!({"tiers": ["node"]}));
+    scene.apply([slice(["n2", ""])]);
+    assert_eq!(nodes(&scene), ["n1", "n1"]);
+    assert!(!scene.items.contains_key(policy));
+}
+
+#[test]
+fn local_is_the_node_alone_each_for_itself() {
+    let mut slice = slice(
+        "llama-1",
+        &[
+            ready("10.1.0.1"),
+            ("10.1.0.2", false, true, true),
+            ("10.1.0.3", false, true, true),
+        ],
+    );
+    for (endpoint, node) in slice["endpoints"]
+        .as_array_mut()
+        .unwrap()
+        .iter_mut()
+        .zip(["n1", "n1", "n2"])
+    {
+        endpoint["nodeName"] = node.into();
+    }
+    let states = |scene: &Scene| -> Vec<Value> {
+        let backends = scene.spec("Service/models/llama")["backends"].as_array().unwrap();
+        backends.iter().map(|backend| backend["state"].clone()).collect()
+    };
+    let mut scene = Scene::new(Membership::OptIn);
+    scene.apply([set(service(json!({}))), set(slice)]);
+    assert_eq!(
+        states(&scene),
+        [Value::Null, "draining".into(), "draining".into()]
+    );
+    let local = json!({"spec": {"internalTrafficPolicy": "Local", "trafficDistribution": "PreferSameZone"}});
+    let outcome = scene.apply([set(service(local))]);
+    assert!(messages(&outcome, Reason::NotSupported).is_empty());
+    assert_eq!(
+        scene.spec("TrafficPolicy/models/llama")["locality"],
+        json!({"tiers": ["node"], "strict": true})
+    );
+    // The last resort of a node is no matter of another one.
+    assert_eq!(states(&scene), [Value::Null, "draining".into(), Value::Null]);
+}

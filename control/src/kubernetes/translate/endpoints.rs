@@ -4,7 +4,7 @@
 //! Called by `service`. Source: Kubernetes documentation, "Endpoint Slices" (conditions, duplicates), KEP-1669 (proxying to
 //! terminating endpoints) and "Topology Aware Routing" (hints). Invariant: each (address, port, port name) is one backend, however many slices have it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use nodemesh_model::{BackendState, Family, Keyword as _};
 use serde_json::{Map, Value, json};
@@ -31,8 +31,43 @@ struct Candidate<'a> {
 /// What the slices of a service come down to.
 pub(crate) struct Backends {
     pub(crate) documents: Vec<Value>,
-    /// Whether the cluster says of every ready endpoint for which zones it is.
-    pub(crate) has_hints: bool,
+    /// What hints of the cluster prefer.
+    pub(crate) preferred: Preferred,
+}
+
+/// Of which levels the cluster says for whom every ready endpoint is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Preferred {
+    pub(crate) nodes: bool,
+    pub(crate) zones: bool,
+}
+
+impl Preferred {
+    /// As with kube-proxy: hints of some of the endpoints only say nothing.
+    fn of<'a>(ready: impl Iterator<Item = &'a Endpoint>) -> Self {
+        let mut preferred = None;
+        for endpoint in ready {
+            let Self { nodes, zones } = preferred.unwrap_or(Self {
+                nodes: true,
+                zones: true,
+            });
+            preferred = Some(Self {
+                nodes: nodes && !endpoint.for_nodes.is_empty(),
+                zones: zones && !endpoint.for_zones.is_empty(),
+            });
+        }
+        preferred.unwrap_or_default()
+    }
+
+    /// The tiers that this comes to.
+    pub(crate) fn tiers(self) -> Option<&'static [&'static str]> {
+        match (self.nodes, self.zones) {
+            (true, true) => Some(&["node", "zone"]),
+            (true, false) => Some(&["node"]),
+            (false, true) => Some(&["zone"]),
+            (false, false) => None,
+        }
+    }
 }
 
 /// The backends of `service`, of `families`.
@@ -81,30 +116,35 @@ pub(crate) fn backends<'a>(
                      Service that name"),
         ));
     }
-    let has_ready = candidates.values().any(|candidate| candidate.endpoint.is_ready);
-    let mut ready = candidates
-        .values()
-        .filter(|candidate| candidate.endpoint.is_ready);
-    // As with kube-proxy: hints of some of the endpoints only say nothing.
-    let has_hints = has_ready && ready.all(|candidate| !candidate.endpoint.for_zones.is_empty());
+    let endpoints = candidates.values().map(|candidate| candidate.endpoint);
+    let ready = endpoints.filter(|endpoint| endpoint.is_ready);
+    // Where clients see those of their node only, one of another node is no help.
+    let scope = |endpoint: &'a Endpoint| endpoint.node.as_deref().filter(|_| service.is_local_only);
+    let scopes: BTreeSet<Option<&str>> = ready.clone().map(scope).collect();
+    let preferred = Preferred::of(ready);
     let has_names = service.ports.len() > 1 || service.ports.iter().any(|port| !port.name.is_empty());
     let documents = candidates.values().map(|candidate| {
-        let state = state(candidate.endpoint, has_ready);
-        let zone = zone(candidate.endpoint, has_hints);
-        backend(candidate, state, zone, has_names, topology)
+        let endpoint = candidate.endpoint;
+        let state = state(endpoint, scopes.contains(&scope(endpoint)));
+        let zone = meant(endpoint.zone.as_deref(), &endpoint.for_zones, preferred.zones);
+        // Where clients have to be on its node, it is the one that it is on.
+        let is_hinted = preferred.nodes && !service.is_local_only;
+        let node = meant(endpoint.node.as_deref(), &endpoint.for_nodes, is_hinted);
+        // Meant for another node, it counts for where that is.
+        let zone = zone.filter(|_| preferred.zones || node == endpoint.node.as_deref());
+        backend(candidate, state, locality(node, zone, topology), has_names)
     });
     Backends {
         documents: documents.collect(),
-        has_hints,
+        preferred,
     }
 }
 
-/// The zone that an endpoint counts for: its own if it is meant for that too.
-fn zone(endpoint: &Endpoint, has_hints: bool) -> Option<&str> {
-    let own = endpoint.zone.as_deref();
-    let mut hinted = endpoint.for_zones.iter().map(String::as_str);
+/// The zone or node that an endpoint counts for: its own if it is meant for that too.
+fn meant<'a>(own: Option<&'a str>, hinted: &'a [String], has_hints: bool) -> Option<&'a str> {
+    let mut hinted = hinted.iter().map(String::as_str);
     match hinted.clone().next() {
-        Some(first) if has_hints => own.filter(|own| hinted.any(|zone| zone == *own)).or(Some(first)),
+        Some(first) if has_hints => own.filter(|own| hinted.any(|name| name == *own)).or(Some(first)),
         _ => own,
     }
 }
@@ -144,9 +184,8 @@ fn state(endpoint: &Endpoint, has_ready: bool) -> BackendState {
 fn backend(
     candidate: &Candidate<'_>,
     state: BackendState,
-    zone: Option<&str>,
+    locality: Option<Value>,
     has_names: bool,
-    topology: &impl Topology,
 ) -> Value {
     let endpoint = candidate.endpoint;
     let mut fields = Map::new();
@@ -161,7 +200,7 @@ fn backend(
     if let Some(pod) = &endpoint.pod {
         fields.insert("workload".to_owned(), pod.as_str().into());
     }
-    if let Some(locality) = locality(endpoint.node.as_deref(), zone, topology) {
+    if let Some(locality) = locality {
         fields.insert("locality".to_owned(), locality);
     }
     fields.into()
