@@ -11,6 +11,7 @@
 //! the API server does.
 
 pub mod crd;
+mod definitions;
 mod finding;
 mod mesh;
 mod object;
@@ -40,7 +41,7 @@ const BATCH: usize = 1024;
 const FIRST_LISTS: Duration = Duration::from_secs(10);
 
 /// How long the API server may say nothing, within an answer too. Watches end more often.
-const SILENCE: Duration = Duration::from_secs(120);
+const SILENCE: Duration = Duration::from_secs(30);
 
 /// What an operator decides.
 #[derive(Clone, Debug)]
@@ -99,6 +100,7 @@ pub async fn open(client: &kube::Client, options: KubernetesOptions) -> Cluster 
     let store = Arc::new(ClusterStore::new());
     let (sender, verdicts) = mpsc::unbounded_channel();
     let first = first_lists(&mut updates).await;
+    tasks.spawn(definitions::compare(client.clone()));
     publish(mesh.apply(first), &store, &sender);
     let content = Arc::clone(&store);
     tasks.spawn(async move {

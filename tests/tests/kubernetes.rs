@@ -18,8 +18,12 @@ mod leader;
 mod resources;
 #[path = "kubernetes/rights.rs"]
 mod rights;
+#[path = "kubernetes/rollout.rs"]
+mod rollout;
 #[path = "kubernetes/routing.rs"]
 mod routing;
+#[path = "kubernetes/verbs.rs"]
+mod verbs;
 
 use std::{collections::BTreeSet, net::SocketAddr};
 

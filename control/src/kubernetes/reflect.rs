@@ -31,8 +31,8 @@ use super::{
 };
 
 /// How long the API server keeps one watch open, seconds; the next goes on where it was. A connection that died in silence (a load
-/// balancer that forgot it) is noticed some seconds after that.
-const WATCH_S: u32 = 60;
+/// balancer that forgot it) is noticed five seconds after that. One request per kind and this time is what it costs.
+const WATCH_S: u32 = 15;
 
 /// Updates that wait.
 const QUEUE: usize = 4096;

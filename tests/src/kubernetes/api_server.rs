@@ -151,7 +151,12 @@ impl ApiServer {
 
     /// A kubeconfig of `user`, or of an administrator.
     pub fn kubeconfig(&self, user: Option<&str>) -> PathBuf {
-        let name = user.unwrap_or("admin");
+        self.kubeconfig_in(SYSTEM, user)
+    }
+
+    /// The same for a pod of `namespace`.
+    pub fn kubeconfig_in(&self, namespace: &str, user: Option<&str>) -> PathBuf {
+        let name = format!("{namespace}-{}", user.unwrap_or("admin"));
         let address = self.address();
         let cluster = match self.authority() {
             Some(authority) => {
@@ -166,7 +171,7 @@ impl ApiServer {
             "apiVersion": "v1", "kind": "Config", "current-context": "test",
             "clusters": [{"name": "test", "cluster": cluster}],
             "users": [{"name": "test", "user": token}],
-            "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test", "namespace": SYSTEM}}],
+            "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test", "namespace": namespace}}],
         });
         let path = self.folder.path().join(name.replace(':', "-"));
         fs::write(&path, config.to_string()).expect("write a kubeconfig");

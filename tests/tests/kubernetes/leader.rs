@@ -19,7 +19,7 @@ fn idle(name: &str, number: u8) -> Value {
 }
 
 /// The holder of the lease, and how often it has changed hands.
-fn lease(scene: &Scene) -> (String, i64) {
+pub(super) fn lease(scene: &Scene) -> (String, i64) {
     let leases = scene.api.get(&["leases", "-n", SYSTEM]);
     let spec = &leases["items"][0]["spec"];
     let holder = spec["holderIdentity"].as_str().unwrap_or_default().to_owned();

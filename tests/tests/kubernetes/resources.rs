@@ -188,3 +188,59 @@ fn what_does_not_go_together_is_told_until_there_is_room() {
         condition(object, "Accepted").is_some_and(|(status, _)| status == "True")
     });
 }
+
+#[test]
+fn a_definition_of_an_older_release_is_told_with_the_fields_that_it_lacks() {
+    let Some(mut scene) = Scene::real_for("what definitions drop") else {
+        return;
+    };
+    let name = "trafficpolicies.nodemesh.io";
+    let mut definition = scene.api.get(&["crd", name]);
+    let fields = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties";
+    let fields = definition.pointer_mut(fields).and_then(Value::as_object_mut);
+    fields.expect("the fields").remove("onRemoval");
+    definition["metadata"] = json!({"name": name});
+    scene.api.expect(&["replace", "-f", "-"], &definition.to_string());
+
+    // A person is told by the API server, unless it is asked not to; then the field is dropped and the rest holds.
+    let spec = json!({
+        "targetRef": {"kind": "Service", "name": "llama"}, "onRemoval": "close", "limits": {"connections": 7},
+    });
+    let policy = objects::custom("TrafficPolicy", "limits", spec);
+    let refused = || {
+        let output = scene
+            .api
+            .kubectl_with(&["apply", "--server-side", "-f", "-"], &policy.to_string());
+        if output.status.success() {
+            return String::new();
+        }
+        said(&output)
+    };
+    eventually("the field is unknown", refused, |reason| {
+        reason.contains("onRemoval")
+    });
+    let unchecked = ["create", "--validate=ignore", "-f", "-"];
+    scene.api.expect(&unchecked, &policy.to_string());
+    let kept = scene.api.get(&[name, "limits", "-n", NAMESPACE]);
+    assert_eq!(
+        (
+            &kept["spec"]["limits"]["connections"],
+            kept["spec"].get("onRemoval")
+        ),
+        (&json!(7), None)
+    );
+
+    // Who runs the mesh is told by the control plane.
+    scene.start();
+    let is_told = |line: &str| line.contains("TrafficPolicy") && line.contains("spec.onRemoval");
+    let told = scene
+        .control
+        .process()
+        .wait_for_log(is_told)
+        .expect("it is logged");
+    assert!(told.contains("nodemesh-control crds"), "{told}");
+    let own = [name, "limits", "-n", NAMESPACE];
+    scene.api.wait_for("the rest is accepted", &own, |object| {
+        condition(object, "Accepted").is_some_and(|(status, _)| status == "True")
+    });
+}

@@ -15,7 +15,7 @@ use super::{PORT, Scene, until_answers};
 /// The control plane's service account in the chart.
 const ACCOUNT: &str = "system:serviceaccount:nodemesh:nodemesh-control";
 /// Its cluster role.
-const CLUSTER_ROLE: &str = "nodemesh-nodemesh-control";
+pub(super) const CLUSTER_ROLE: &str = "nodemesh-nodemesh-control";
 
 /// Verb, group, resource.
 type Right = (String, String, String);
@@ -54,7 +54,7 @@ fn replace(scene: &Scene, role: &Value) {
 }
 
 /// One object of each kind that the control plane has something to say about.
-fn worth_telling(scene: &Scene) -> Vec<Value> {
+pub(super) fn worth_telling(scene: &Scene) -> Vec<Value> {
     let target = json!({"kind": "Service", "name": "llama"});
     let annotations = json!({"nodemesh.io/algorithm": "fastest"});
     let ports = json!({
