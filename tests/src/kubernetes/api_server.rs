@@ -146,7 +146,10 @@ impl ApiServer {
     /// Waits until what is defined is served.
     pub(super) fn established(&self) {
         let condition = "--for=condition=Established";
-        self.expect(&["wait", condition, "--timeout=60s", "crd", "--all"], "");
+        let wait = ["wait", condition, "--timeout=10s", "crd", "--all"];
+        // It fails at once for one that has no conditions yet.
+        let is_served = || self.kubectl(&wait).status.success();
+        wait_until(PATIENCE, is_served).expect("what is defined is served");
     }
 
     /// A kubeconfig of `user`, or of an administrator.

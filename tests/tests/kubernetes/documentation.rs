@@ -99,7 +99,7 @@ fn every_command_of_the_documentation_works() {
                 .control
                 .wait_for("the model", &["services", "-n", NAMESPACE], model);
             connect(&chat.pod.place(), to, &["--count", "100"]).assert_all_ok(100);
-        } else if command.contains("mesh-") {
+        } else if command.contains("nodemesh.io/mesh-") {
             eventually("no service", || scene.services(), BTreeSet::is_empty);
         }
     }
