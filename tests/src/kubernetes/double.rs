@@ -17,6 +17,7 @@ mod shelves;
 mod watching;
 
 use std::{
+    io,
     net::{SocketAddr, TcpListener},
     sync::{
         Arc,
@@ -37,7 +38,10 @@ use self::{
     objects::{Objects, Write},
     shelves::Name,
 };
-use crate::{eventually::PATIENCE, netns::NetNs};
+use crate::{
+    eventually::{PATIENCE, wait_until},
+    netns::NetNs,
+};
 
 /// Who applies what tests apply.
 const MANAGER: &str = "kubectl";
@@ -90,8 +94,7 @@ impl Double {
         self.stop();
         self.inner.objects.forget();
         self.inner.is_open.send_replace(true);
-        let listener = netns.run(|| TcpListener::bind(address))?;
-        let listener = listener.with_context(|| format!("listen at {address}"))?;
+        let listener = listen(netns, address)?;
         listener.set_nonblocking(true)?;
         let runtime = Builder::new_multi_thread()
             .worker_threads(2)
@@ -201,6 +204,22 @@ impl Drop for Double {
     fn drop(&mut self) {
         self.stop();
     }
+}
+
+/// Processes that are started at this moment have all sockets of this one until they become another program: the former listener may still be
+/// there.
+fn listen(netns: &NetNs, address: SocketAddr) -> Result<TcpListener> {
+    let mut last = netns.run(|| TcpListener::bind(address))?;
+    let is_free = || {
+        let in_use = matches!(&last, Err(error) if error.kind() == io::ErrorKind::AddrInUse);
+        if in_use && let Ok(again) = netns.run(|| TcpListener::bind(address)) {
+            last = again;
+        }
+        !in_use
+    };
+    // The error of the last attempt says more.
+    let _ = wait_until(PATIENCE, is_free);
+    last.with_context(|| format!("listen at {address}"))
 }
 
 fn named(object: &Value) -> Result<(&'static Resource, Name)> {
