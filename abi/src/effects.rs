@@ -72,6 +72,25 @@ pub struct Effects {
 }
 
 impl Effects {
+    /// Makes this one of which nothing follows. What only other fields give a meaning to, keeps its value: most events change little, and
+    /// this is done for each.
+    #[inline(always)]
+    pub fn clear(&mut self) {
+        self.bytes_up = 0;
+        self.bytes_down = 0;
+        self.tell = false;
+        self.in_flight = 0;
+        self.load = 0;
+        self.request_bytes = 0;
+        self.first_byte_ns = 0;
+        self.first_token_ns = 0;
+        self.gap_count = 0;
+        self.chunks = 0;
+        self.ambiguous = false;
+        self.dropped = 0;
+        self.finished = None;
+    }
+
     /// Adds an inter-token gap.
     #[inline(always)]
     pub fn gap(&mut self, ns: u64) {

@@ -29,8 +29,3 @@ const fn within(byte: u8, first: u8, last: u8) -> u64 {
     let (byte, first, after) = (byte as u64, first as u64, last as u64 + 1);
     (byte.wrapping_sub(after) & !byte.wrapping_sub(first)) >> 63
 }
-
-/// `fact` if `condition` is 1, nothing if it is 0.
-const fn fact_if(condition: u64, fact: u16) -> u16 {
-    (condition as u16).wrapping_mul(fact)
-}

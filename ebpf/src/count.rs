@@ -22,6 +22,12 @@ use crate::{
     stats,
 };
 
+/// A map begins with zeroes, and [`Effects::clear`] keeps what nothing gives a meaning to: this does not compile if they are no value.
+const _: Effects = {
+    // SAFETY: the compiler checks it.
+    unsafe { core::mem::zeroed() }
+};
+
 /// What is left to do of an event when the lock is free, since it takes helpers.
 #[derive(Clone, Copy)]
 struct After {
@@ -98,9 +104,9 @@ impl Subject {
         let (finished, after) = self.record.locked(
             #[inline(always)]
             |meter| {
-                // SAFETY: room for one value, and nobody else's as the comment above says.
+                // SAFETY: a value, since all zero is one too, and nobody else's as the comment above says.
                 unsafe {
-                    effects.write(Effects::default());
+                    (*effects).clear();
                     section(meter, &mut *effects);
                     let effects = &*settled(effects);
                     self.count(effects, load);
@@ -125,18 +131,19 @@ impl Subject {
         if let Some(finished) = finished {
             news |= News::finished(finished.outcome);
         }
-        if news != 0 || after.load != 0 {
-            // SAFETY: a live record; the fields are written only while the socket is not connected.
-            unsafe {
-                let connection = self.record.0;
-                let place = u64::from((*connection).rules) << 32 | u64::from(after.counted);
-                after_step(
-                    (*connection).backend,
-                    news,
-                    after.load,
-                    place,
+        let connection = self.record.0;
+        // SAFETY: a live record; the fields are written only while the socket is not connected.
+        unsafe {
+            if after.load != 0 && after.counted != 0 {
+                held_elsewhere(
+                    after.counted,
+                    (*connection).rules,
                     (*connection).identity,
+                    after.load,
                 );
+            }
+            if news != 0 {
+                health::learn((*connection).backend, news);
             }
         }
     }
@@ -320,18 +327,11 @@ impl Subject {
     }
 }
 
-/// Tells the backend [`News`], and those where the connection is counted otherwise of a change of its requests; `place` is the index
-/// of the rules and, in the lower half, where that is. A global function of numbers, which the verifier walks through once, not once
-/// per call.
+/// [`limit::requests`] as a global function of numbers, which the verifier walks through once, not once per call.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn after_step(backend: u32, news: u32, load: i32, place: u64, identity: u32) -> u32 {
-    if load != 0 {
-        limit::requests(place as u32, (place >> 32) as u32, identity, i64::from(load));
-    }
-    if news != 0 {
-        health::learn(backend, news);
-    }
+extern "C" fn held_elsewhere(counted: u32, rules: u32, identity: u32, load: i32) -> u32 {
+    limit::requests(counted, rules, identity, i64::from(load));
     0
 }
 

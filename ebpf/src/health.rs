@@ -116,10 +116,33 @@ impl News {
     }
 }
 
-/// Learns [`News`] of a backend. A global function, see [`crate::count`].
+/// Learns [`News`] of a backend.
+///
+/// Calls side by side, not one in the other: the kernel bounds what the stacks of a chain of calls take together.
+#[inline(always)]
+pub fn learn(id: u32, news: u32) {
+    let due = weigh(id, news);
+    if due != Due::NOTHING && spared(id) == 0 {
+        condemn(id, due);
+    }
+}
+
+/// What a backend's failures come to.
+struct Due;
+
+impl Due {
+    /// Not enough.
+    const NOTHING: u32 = 0;
+    /// [`Ejection::Connect`].
+    const CONNECT: u32 = 1;
+    /// [`Ejection::Request`].
+    const REQUEST: u32 = 2;
+}
+
+/// Counts [`News`] of a backend and returns what is [`Due`]. A global function, see [`crate::count`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn learn(id: u32, news: u32) -> u32 {
+extern "C" fn weigh(id: u32, news: u32) -> u32 {
     let (Some(backend), Some(state)) = (maps::backends.get(id), stats::backend(id)) else {
         return 0;
     };
@@ -127,15 +150,50 @@ pub extern "C" fn learn(id: u32, news: u32) -> u32 {
         return 0;
     };
     let failed = news & News::FAILED != 0 || news & News::SERVER_ERROR != 0 && rules.server_errors != 0;
-    if news & News::NOT_CONNECTED != 0 {
-        failure(id, backend.service, state, rules, Ejection::Connect);
-    } else if failed {
-        failure(id, backend.service, state, rules, Ejection::Request);
-    } else {
-        // SAFETY: the state of this backend.
-        unsafe { success(id, backend, state, rules, news) };
+    let is_connect = news & News::NOT_CONNECTED != 0;
+    if is_connect || failed {
+        // SAFETY: a map value.
+        let is_due = unsafe { fails(state, rules, is_connect) };
+        return match (is_due, is_connect) {
+            (false, _) => Due::NOTHING,
+            (true, true) => Due::CONNECT,
+            (true, false) => Due::REQUEST,
+        };
+    }
+    // SAFETY: the state of this backend.
+    unsafe { success(id, backend, state, rules, news) };
+    Due::NOTHING
+}
+
+/// Ejects a backend for what is [`Due`]. A global function, as [`weigh`] is.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn condemn(id: u32, due: u32) -> u32 {
+    if let Some(backend) = maps::backends.get(id)
+        && let Some(rules) = maps::rules.get(backend.rules)
+    {
+        let reason = if due == Due::CONNECT {
+            Ejection::Connect
+        } else {
+            Ejection::Request
+        };
+        put_out(backend.service, id, rules, reason, 0);
     }
     0
+}
+
+/// Whether a backend stays whatever it is due for, see [`is_spared`]. A global function, as [`weigh`] is.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn spared(id: u32) -> u32 {
+    if let Some(backend) = maps::backends.get(id)
+        && let Some(rules) = maps::rules.get(backend.rules)
+        && let Some(state) = stats::backend(id)
+    {
+        // SAFETY: a map value.
+        return u32::from(unsafe { is_spared(backend.service, state, rules) });
+    }
+    1
 }
 
 /// # Safety
@@ -234,25 +292,25 @@ unsafe fn forget(failures: *mut u64) {
     }
 }
 
+/// Counts a failure; whether the backend is to be ejected for it.
+///
+/// # Safety
+/// `state` is a map value.
 #[inline(always)]
-fn failure(id: u32, service: u32, state: *mut BackendState, rules: &Rules, reason: Ejection) {
-    // SAFETY: a map value.
-    let (count, threshold) = unsafe {
-        match reason {
-            Ejection::Connect => (&raw mut (*state).connect_failures, rules.connect_failures),
-            _ => (&raw mut (*state).request_failures, rules.request_failures),
-        }
-    };
-    if threshold == 0 {
-        return;
-    }
-    // SAFETY: a map value.
+unsafe fn fails(state: *mut BackendState, rules: &Rules, is_connect: bool) -> bool {
+    // SAFETY: the caller's.
     unsafe {
+        let (count, threshold) = if is_connect {
+            (&raw mut (*state).connect_failures, rules.connect_failures)
+        } else {
+            (&raw mut (*state).request_failures, rules.request_failures)
+        };
+        if threshold == 0 {
+            return false;
+        }
         let failures = fetch_add(count, 1) + 1;
         let is_probed = ptr::read_volatile(&raw const (*state).ejected_until_ns) & PROBE != 0;
-        if is_probed || failures >= u64::from(threshold) {
-            eject(service, id, rules, reason, 0);
-        }
+        is_probed || failures >= u64::from(threshold)
     }
 }
 
@@ -260,6 +318,28 @@ fn failure(id: u32, service: u32, state: *mut BackendState, rules: &Rules, reaso
 /// ejected already stays so for at least `least_ns`, and from then on for its health check if that is the reason.
 #[inline(always)]
 pub fn eject(service: u32, backend: u32, rules: &Rules, reason: Ejection, least_ns: u64) {
+    if let Some(state) = stats::backend(backend)
+        // SAFETY: a map value.
+        && !unsafe { is_spared(service, state, rules) }
+    {
+        put_out(service, backend, rules, reason, least_ns);
+    }
+}
+
+/// Whether a backend is not ejected, and the share of those that are is reached.
+///
+/// # Safety
+/// `state` is a map value.
+#[inline(always)]
+unsafe fn is_spared(service: u32, state: *const BackendState, rules: &Rules) -> bool {
+    // SAFETY: the caller's; volatile because other CPUs write it.
+    let until = unsafe { ptr::read_volatile(&raw const (*state).ejected_until_ns) };
+    until == 0 && !may_eject(service, rules.eject_percent)
+}
+
+/// Ejects a backend whatever the share is.
+#[inline(always)]
+fn put_out(service: u32, backend: u32, rules: &Rules, reason: Ejection, least_ns: u64) {
     let Some(state) = stats::backend(backend) else {
         return;
     };
@@ -284,9 +364,6 @@ pub fn eject(service: u32, backend: u32, rules: &Rules, reason: Ejection, least_
                     if until > former { until } else { former },
                 );
             }
-            return;
-        }
-        if former == 0 && !may_eject(service, rules.eject_percent) {
             return;
         }
         let ejections = ptr::read_volatile(&raw const (*state).ejections);

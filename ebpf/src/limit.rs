@@ -25,7 +25,7 @@ pub struct Taken(pub u32);
 ///
 /// # Safety
 /// `count` is a map value that all writers change atomically.
-#[inline(never)]
+#[inline(always)]
 pub unsafe fn take(count: *mut u64, cap: u32) -> bool {
     if cap == 0 {
         // SAFETY: the caller's.
@@ -79,7 +79,7 @@ pub unsafe fn has_token(due: *const u64, rate: &Rate, now: u64) -> bool {
 ///
 /// # Safety
 /// `due` is a map value that all writers change atomically.
-#[inline(never)]
+#[inline(always)]
 pub unsafe fn take_token(due: *mut u64, rate: &Rate, now: u64) -> bool {
     if rate.interval_ns == 0 {
         return true;

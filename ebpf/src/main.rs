@@ -71,24 +71,28 @@ use sock_addr::{Family, SockAddr};
 use verdict::{ALLOW, conclude};
 
 #[cgroup_sock_addr(connect4)]
+#[inline(always)]
 pub fn connect4(ctx: SockAddrContext) -> i32 {
     let socket = SockAddr::new(&ctx, Family::V4);
     conclude(&socket, place::connect(&socket))
 }
 
 #[cgroup_sock_addr(connect6)]
+#[inline(always)]
 pub fn connect6(ctx: SockAddrContext) -> i32 {
     let socket = SockAddr::new(&ctx, Family::V6);
     conclude(&socket, place::connect(&socket))
 }
 
 #[cgroup_sock_addr(sendmsg4)]
+#[inline(always)]
 pub fn sendmsg4(ctx: SockAddrContext) -> i32 {
     let socket = SockAddr::new(&ctx, Family::V4);
     conclude(&socket, datagram::send(&socket))
 }
 
 #[cgroup_sock_addr(sendmsg6)]
+#[inline(always)]
 pub fn sendmsg6(ctx: SockAddrContext) -> i32 {
     let socket = SockAddr::new(&ctx, Family::V6);
     conclude(&socket, datagram::send(&socket))
@@ -119,12 +123,14 @@ pub fn getpeername6(ctx: SockAddrContext) -> i32 {
 }
 
 #[cgroup_sock(sock_release)]
+#[inline(always)]
 pub fn sock_release(ctx: SockContext) -> i32 {
     lifecycle::released(ctx.sock);
     ALLOW
 }
 
 #[sock_ops]
+#[inline(always)]
 pub fn sock_ops(ctx: SockOpsContext) -> u32 {
     lifecycle::sock_event(ctx.ops);
     ALLOW.cast_unsigned()
@@ -132,6 +138,7 @@ pub fn sock_ops(ctx: SockOpsContext) -> u32 {
 
 /// `inet_sock_set_state(const struct sock *sk, const int oldstate, const int newstate)`.
 #[btf_tracepoint(function = "inet_sock_set_state")]
+#[inline(always)]
 pub fn set_state(ctx: BtfTracePointContext) -> i32 {
     lifecycle::state_changed(ctx.arg(0), ctx.arg(1), ctx.arg(2));
     0
@@ -139,6 +146,7 @@ pub fn set_state(ctx: BtfTracePointContext) -> i32 {
 
 /// `sock_send_length(struct sock *sk, int ret, int flags)`.
 #[btf_tracepoint(function = "sock_send_length")]
+#[inline(always)]
 pub fn send_length(ctx: BtfTracePointContext) -> i32 {
     meter::transferred(ctx.arg(0), ctx.arg(1), 0, Way::Sent);
     0
@@ -146,6 +154,7 @@ pub fn send_length(ctx: BtfTracePointContext) -> i32 {
 
 /// `sock_recv_length(struct sock *sk, int ret, int flags)`; told of `MSG_PEEK` too.
 #[btf_tracepoint(function = "sock_recv_length")]
+#[inline(always)]
 pub fn recv_length(ctx: BtfTracePointContext) -> i32 {
     meter::transferred(ctx.arg(0), ctx.arg(1), ctx.arg(2), Way::Received);
     0
@@ -153,6 +162,7 @@ pub fn recv_length(ctx: BtfTracePointContext) -> i32 {
 
 /// Never drops: a message goes to the peer's socket, or to TCP.
 #[sk_msg]
+#[inline(always)]
 pub fn hand_over(ctx: SkMsgContext) -> u32 {
     shortcut::send::message(ctx.msg)
 }
@@ -165,11 +175,13 @@ pub fn retransmit(ctx: BtfTracePointContext) -> i32 {
 }
 
 #[cgroup_skb(egress)]
+#[inline(always)]
 pub fn egress(ctx: SkBuffContext) -> i32 {
     packet::seen(ctx.skb.skb, Way::Sent)
 }
 
 #[cgroup_skb(ingress)]
+#[inline(always)]
 pub fn ingress(ctx: SkBuffContext) -> i32 {
     packet::seen(ctx.skb.skb, Way::Received)
 }

@@ -15,6 +15,13 @@ pub fn unknown(mut value: u64) -> u64 {
     value
 }
 
+/// Whether `value` is 0, asked in the one way from which also verifiers before Linux 6.8 learn that it is 1 at least where it is not: they
+/// take nothing from a comparison with 0 for being equal, which is what the compiler makes of any other.
+#[inline(always)]
+pub fn is_zero(value: u64) -> bool {
+    value < unknown(1)
+}
+
 /// 0, of which neither the compiler nor the verifier knows anything: what it is added to is unknown to both.
 #[inline(always)]
 pub fn zero() -> u64 {

@@ -244,8 +244,10 @@ fn first(segment: &Segment, record: Record, in_order: bool, shown: &mut Shown) {
 /// Tells the meter what a packet that ends at `mark` shows, and counts what follows from it.
 #[inline(never)]
 pub fn show(record: Record, tcp: *const c_void, shown: &Shown, mark: u32) {
-    if shown.is_up == 0 && shown.down.0 != 0 {
-        let down = shown.down;
+    let down = shown.down;
+    // SAFETY: a live record; a look at what changes only under the lock, to take the lock once: either section looks again.
+    let down_seq = unsafe { (&raw const (*record.0).meter.down_seq).read_volatile() };
+    if shown.is_up == 0 && down.0 != 0 && !down.are_due(down_seq, mark) {
         let deferred = record.locked(
             #[inline(always)]
             |meter| {

@@ -26,6 +26,7 @@ use crate::{
     limit,
     maps::{self, SlotTable},
     opaque::zero,
+    place::now,
     sock_addr::Endpoint,
     stats,
 };
@@ -200,13 +201,7 @@ fn from_tiers(
     } else if service.tiers == 0 {
         return Err(Refusal::NoBackend);
     }
-    match search(
-        service.id,
-        u32::from(service.tiers),
-        draw_from,
-        now,
-        u32::from(holds),
-    ) {
+    match search(service.id, u32::from(service.tiers), draw_from, u32::from(holds)) {
         id if id < Seen::NO_ID => given(id),
         seen => Err(refusal(seen)),
     }
@@ -226,16 +221,29 @@ fn given(id: u32) -> Result<Picked, Refusal> {
 ///
 /// `service` has `tiers` after its first; `draw` says where to begin in each, of 2^32: with a hash, the slots after its own are the same
 /// for every client of it.
+#[inline(always)]
+fn search(service: u32, tiers: u32, draw: u32, holds: u32) -> u32 {
+    let found = search_fit(service, tiers, draw, holds);
+    if found >= Seen::NO_ID && found & Seen::EJECTED != 0 {
+        let ejected = search_ejected(service, tiers, holds);
+        if ejected < Seen::NO_ID {
+            return ejected;
+        }
+    }
+    found
+}
+
+/// [`search`] but for the ejected ones. A global function, as [`attempt`] is.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn search(service: u32, tiers: u32, draw: u32, now: u64, holds: u32) -> u32 {
+extern "C" fn search_fit(service: u32, tiers: u32, draw: u32, holds: u32) -> u32 {
     let mut seen = zero() as u32;
     for tier in 0..=TIERS {
         if tier > tiers {
             break;
         }
         let demand = if tier == tiers { Demand::Last } else { Demand::Best };
-        let found = scan(at(service, tier), draw, now, demand as u32, holds);
+        let found = scan(at(service, tier), draw, demand as u32, holds);
         if found < Seen::NO_ID {
             return found;
         }
@@ -246,29 +254,35 @@ extern "C" fn search(service: u32, tiers: u32, draw: u32, now: u64, holds: u32) 
             if tier > tiers {
                 break;
             }
-            let found = scan(at(service, tier), draw, now, Demand::Fit as u32, holds);
-            if found < Seen::NO_ID {
-                return found;
-            }
-        }
-    }
-    if seen & Seen::EJECTED != 0 {
-        // Anywhere, or a dead one could hide one that is well again.
-        let first = scale(random(), tiers.wrapping_add(1));
-        for step in 0..=TIERS {
-            if step > tiers {
-                break;
-            }
-            let tier = first.wrapping_add(step);
-            let wrapped = if tier > tiers { tiers.wrapping_add(1) } else { 0 };
-            let place = at(service, tier.wrapping_sub(wrapped));
-            let found = scan(place, random(), now, Demand::Any as u32, holds);
+            let found = scan(at(service, tier), draw, Demand::Fit as u32, holds);
             if found < Seen::NO_ID {
                 return found;
             }
         }
     }
     seen
+}
+
+/// Any backend that its caps allow, of any tier. A global function, as [`attempt`] is; not called by [`search_fit`], because the kernel
+/// bounds what the stacks of a chain of calls take together.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn search_ejected(service: u32, tiers: u32, holds: u32) -> u32 {
+    // Anywhere, or a dead one could hide one that is well again.
+    let first = scale(random(), tiers.wrapping_add(1));
+    for step in 0..=TIERS {
+        if step > tiers {
+            break;
+        }
+        let tier = first.wrapping_add(step);
+        let wrapped = if tier > tiers { tiers.wrapping_add(1) } else { 0 };
+        let place = at(service, tier.wrapping_sub(wrapped));
+        let found = scan(place, random(), Demand::Any as u32, holds);
+        if found < Seen::NO_ID {
+            return found;
+        }
+    }
+    Seen::NO_ID
 }
 
 /// What was met where no backend was taken: bits.
@@ -298,7 +312,8 @@ fn at(service: u32, tier: u32) -> u64 {
 /// Takes the first backend of a tier that meets the [`Demand`], from the slot that `draw` says on. Returns its id, or [`Seen`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn scan(place: u64, draw: u32, now: u64, demand: u32, holds: u32) -> u32 {
+extern "C" fn scan(place: u64, draw: u32, demand: u32, holds: u32) -> u32 {
+    let now = now();
     // A number that the verifier does not know, since it would follow each combination of those that it does.
     let zero = zero() as u32;
     let mut seen = zero | Seen::NO_ID;

@@ -99,7 +99,6 @@ impl Socket {
     /// Whether the cgroup that made it, or one above, is kept from the shortcut.
     #[inline(always)]
     fn is_opted_out(self, depths: u32) -> bool {
-        let mut excluded = 0;
         if depths == 0 {
             return false;
         }
@@ -108,11 +107,13 @@ impl Socket {
                 continue;
             }
             // SAFETY: copied at once; an update by the agent replaces the element.
-            if let Some(entry) = unsafe { maps::cgroups.get(self.sk.cgroup_at(depth)) } {
-                excluded |= entry.excluded;
+            if let Some(entry) = unsafe { maps::cgroups.get(self.sk.cgroup_at(depth)) }
+                && entry.excluded != 0
+            {
+                return true;
             }
         }
-        excluded != 0
+        false
     }
 }
 

@@ -19,6 +19,7 @@ mod errno;
 pub mod etcd;
 pub mod eventually;
 mod file_limit;
+pub mod fleet;
 pub mod flow_bed;
 pub mod foreign;
 pub mod frame;

@@ -2,7 +2,6 @@
 //! A fleet: a control plane, two nodes whose agents follow it, and servers that register themselves.
 
 use std::{
-    net::SocketAddr,
     process::Command,
     sync::{
         Arc,
@@ -16,124 +15,12 @@ use nix::sys::signal::Signal;
 use nodemesh_e2e::{
     agent::Agent,
     bed::{Family, Replica, connect, hold},
-    control::ControlPlane,
     eventually::eventually,
+    fleet::{Fleet, TTL_S, selecting},
     manifest::{Manifest, NAMESPACE, Service},
-    process::{Process, binary},
     single_node::said,
-    topology::{Node, Pod, Topology},
 };
 use serde_json::{Value, json};
-
-/// Shortest time that a lease lasts here, seconds.
-const TTL_S: u64 = 2;
-
-/// Nodes `a` and `b`, each with an agent; a control plane and a client on `a`, servers on `b`.
-struct Fleet {
-    agents: [Agent; 2],
-    control: ControlPlane,
-    client: Pod,
-    server: Pod,
-    _nodes: [Node; 2],
-    _topology: Topology,
-}
-
-impl Fleet {
-    fn new() -> Self {
-        let topology = Topology::new().expect("a topology");
-        let nodes = ["a", "b"].map(|name| topology.node(name).expect("a node"));
-        let pod = |node: usize, name| nodes[node].pod(name).expect("a pod");
-        let mut fleet = Self {
-            control: ControlPlane::new(pod(0, "control")),
-            client: pod(0, "client"),
-            server: pod(1, "server"),
-            agents: [0, 1].map(|node: usize| nodes[node].agent().expect("an agent")),
-            _nodes: nodes,
-            _topology: topology,
-        };
-        fleet.control.start(&[]).expect("start the control plane");
-        for node in 0..2 {
-            fleet.start_agent(node);
-        }
-        fleet
-    }
-
-    fn start_agent(&mut self, node: usize) {
-        let flags = self.control.flags();
-        let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
-        self.agents[node].start(&flags).expect("start an agent");
-    }
-
-    /// Creates a service that selects what is labelled with its name, and returns its address.
-    fn select(&self, name: &str) -> SocketAddr {
-        let answer = self.control.apply(&selecting(name));
-        assert_eq!(answer.trim(), format!("service/{NAMESPACE}/{name} created"));
-        let service = self.control.get(&["service", name, "-n", NAMESPACE]);
-        let address = service["spec"]["addresses"][0].as_str().expect("an address");
-        assert!(address.starts_with("10.97."), "from the range: {service}");
-        format!("{address}:8000").parse().expect("an address")
-    }
-
-    /// A replica of `service` that registers itself.
-    fn register(&self, service: &str, name: &str, port: u16) -> Process {
-        let listen = SocketAddr::new(self.server.v4(), port).to_string();
-        let (address, label) = (self.server.v4().to_string(), format!("app={service}"));
-        let (ttl, port) = (format!("{TTL_S}s"), port.to_string());
-        let probe = binary("socket-probe").display().to_string();
-        let [control, url, plaintext] = &self.control.flags();
-        let arguments = [
-            "register",
-            control,
-            url,
-            plaintext,
-            "-n",
-            NAMESPACE,
-            "--name",
-            name,
-            "--address",
-            &address,
-            "--port",
-            &port,
-            "--label",
-            &label,
-            "--ttl",
-            &ttl,
-            "--drain-settle",
-            "1500ms",
-            "--",
-            &probe,
-            "serve",
-            "--name",
-            name,
-            "--listen",
-            &listen,
-        ];
-        self.server.spawn("nodemesh", &arguments).expect("start a server")
-    }
-
-    /// Who answers `count` connections; errors are answers too.
-    fn answers(&self, to: SocketAddr, count: u64) -> Vec<String> {
-        let report = connect(&self.client.place(), to, &["--count", &count.to_string()]);
-        report
-            .replicas
-            .into_keys()
-            .chain(report.errors.into_keys())
-            .collect()
-    }
-
-    fn wait_for_answers(&self, to: SocketAddr, expected: &[&str]) {
-        let what = format!("answers of {expected:?} alone");
-        eventually(&what, || self.answers(to, 12), |answers| answers == expected);
-    }
-
-    /// Names of the services that an agent has programmed.
-    fn services(&self, node: usize) -> Vec<String> {
-        let services = self.agents[node].services().expect("services");
-        let mut names: Vec<String> = services.into_iter().map(|service| service.service).collect();
-        names.dedup();
-        names
-    }
-}
 
 /// The last state that an agent keeps on disk.
 fn saved(agent: &Agent) -> String {
@@ -145,16 +32,6 @@ fn saved(agent: &Agent) -> String {
     texts
         .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
         .collect()
-}
-
-/// A service on port 8000 whose replicas listen on 9000.
-fn selecting(name: &str) -> Value {
-    json!({
-        "apiVersion": "nodemesh.io/v1alpha1",
-        "kind": "Service",
-        "metadata": {"name": name, "namespace": NAMESPACE},
-        "spec": {"ports": [{"port": 8000, "targetPort": 9000}], "selector": {"app": name}},
-    })
 }
 
 #[test]

@@ -70,6 +70,9 @@ fn compile(command: &mut Command, toolchain: &EbpfToolchain) -> Result<()> {
         format!("linker={}", linker.display()),
         "-C".to_owned(),
         "link-arg=--btf".to_owned(),
+        // Else every value that is zeroed or copied is so by a call of a loop over its bytes, which the verifier walks each time.
+        "-C".to_owned(),
+        "link-arg=--disable-expand-memcpy-in-order".to_owned(),
         "-C".to_owned(),
         "debuginfo=2".to_owned(),
         // 32-bit registers and jumps (Linux 5.1), which rustc must know of to accept them in `asm!`.

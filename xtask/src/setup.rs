@@ -58,7 +58,7 @@ pub(crate) enum Scope {
     Deploy,
     /// To build a release.
     Dist,
-    /// To run it in an emulated machine.
+    /// To run an older kernel in an emulated machine.
     Kernels,
     /// To run the unit tests, those against a real etcd included.
     UnitTests,
@@ -77,7 +77,7 @@ pub(crate) fn ensure(scope: Scope) -> Result<()> {
         Scope::Lint => [KERNEL, LINT, DEPLOY].concat(),
         Scope::Deploy => DEPLOY.to_vec(),
         Scope::Dist => [KERNEL, DIST].concat(),
-        Scope::Kernels => [KERNEL, DIST, EMULATOR].concat(),
+        Scope::Kernels => EMULATOR.to_vec(),
         Scope::UnitTests => UNIT_TESTS.to_vec(),
         Scope::Tests => TESTS.to_vec(),
         Scope::Cluster => CLUSTER.to_vec(),

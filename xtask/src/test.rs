@@ -12,10 +12,10 @@ use std::{
     thread,
 };
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
 use crate::{
-    ebpf, next, process,
+    ebpf, kernels, next, process,
     setup::{self, Scope, prometheus, python},
     workspace,
 };
@@ -99,16 +99,10 @@ impl Test {
         setup::ensure(Scope::Tests)?;
         setup::ensure(Scope::Cluster)?;
         next::build(false)?;
-        ebpf::build_object()?;
-        process::run(workspace::cargo_host("build")?.arg("--bins"))?;
-        if let Err(error) = cluster
-            .join()
-            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        {
-            // It is built of sources that change: that is no fault of what is tested.
-            *is_double = true;
-            eprintln!("WARNING: {error:#}\n{DOUBLE}");
-        }
+        build()?;
+        *is_double = !is_built(cluster);
+        // Beside the compilation of the tests, of which the last part is one linker at a time.
+        let older = (self.filter.is_empty() && kernels::is_possible()).then(|| thread::spawn(kernels::pass));
         let mut cargo = workspace::cargo("test")?;
         cargo
             .args(["--package", workspace::E2E_PACKAGE])
@@ -117,7 +111,16 @@ impl Test {
         if let Some(folder) = prometheus::folder() {
             cargo.env(PROMETHEUS_DIR, folder);
         }
-        self.count(&mut cargo, tally)
+        let counted = self.count(&mut cargo, tally);
+        if let Some(older) = older {
+            let passed = older
+                .join()
+                .unwrap_or_else(|_| Err(anyhow::anyhow!("it panicked")));
+            if !passed.context("run an older kernel")? {
+                tally.broken("an older kernel");
+            }
+        }
+        counted
     }
 
     fn count(&self, cargo: &mut Command, tally: &mut Tally) -> Result<()> {
@@ -134,6 +137,25 @@ impl Test {
     }
 }
 
-fn bin_dir() -> Result<PathBuf> {
+/// Waits for the API server of the tests, and says so where there is none.
+fn is_built(cluster: Building) -> bool {
+    let built = cluster
+        .join()
+        .unwrap_or_else(|_| Err(anyhow::anyhow!("it panicked")));
+    // It is built of sources that change: that is no fault of what is tested.
+    if let Err(error) = &built {
+        eprintln!("WARNING: {error:#}\n{DOUBLE}");
+    }
+    built.is_ok()
+}
+
+/// Builds the kernel programs and every binary that tests start.
+pub(crate) fn build() -> Result<()> {
+    ebpf::build_object()?;
+    process::run(workspace::cargo_host("build")?.arg("--bins"))
+}
+
+/// Where they are.
+pub(crate) fn bin_dir() -> Result<PathBuf> {
     Ok(workspace::target_dir()?.join("debug"))
 }

@@ -85,6 +85,14 @@ facts! {
     }
 }
 
+impl DownFacts {
+    /// See [`Meter::is_due`], for a meter whose [`Meter::down_seq`] is `down_seq`.
+    #[inline(always)]
+    pub const fn are_due(self, down_seq: u32, mark: u32) -> bool {
+        self.has(Self::UPGRADED) || reached(down_seq, mark)
+    }
+}
+
 impl Meter {
     /// The first packet in request direction shows what the connection carries.
     #[inline(always)]
@@ -163,7 +171,7 @@ impl Meter {
     /// [`Self::defer_down`].
     #[inline(always)]
     pub fn is_due(&self, facts: DownFacts, mark: u32) -> bool {
-        facts.has(DownFacts::UPGRADED) || reached(self.down_seq, mark)
+        facts.are_due(self.down_seq, mark)
     }
 
     /// Keeps `facts` about a packet in response direction that ends at `mark` until the byte events have reached it; `status` is the class

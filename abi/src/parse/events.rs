@@ -6,15 +6,17 @@
 //! `reasoning`, `thinking`, `text`, `arguments`) is a string that is not empty. A blank after a colon is skipped, so that every
 //! serialiser's habit matches. Invariant: a pattern that a packet cuts is missed, never invented.
 
-use super::{fact_if, same, word};
+use super::{same, word};
 use crate::meter::DownFacts;
 
 /// Most bytes of a packet that are searched for its first token.
 pub const SEARCHED: u32 = 1_024;
-/// The end of a response in chunks: the end of a chunk, and the last chunk (RFC 9112, section 7.1).
-pub const END: [u8; 7] = *b"\r\n0\r\n\r\n";
+/// How many bytes of a packet's end [`tail`] wants.
+pub const TAIL: u32 = 16;
+/// The end of a response in chunks: the end of a chunk, and the last chunk (RFC 9112, section 7.1). Its first byte is any.
+const END: u64 = word(*b"\0\r\n0\r\n\r\n");
 /// The event that ends a stream of tokens, in a chunk of its own or at the end of one.
-pub const DONE: [u8; 16] = *b"data: [DONE]\n\n\r\n";
+const DONE: [u64; 2] = [word(*b"data: [D"), word(*b"ONE]\n\n\r\n")];
 
 /// Whether a packet that begins with the eight bytes `first` and the eight `second` (big-endian) is seen at once to hold data: with the
 /// line of a chunk's size of up to four digits, or none, and an event that is JSON. What is not seen here, [`Events`] finds.
@@ -41,13 +43,12 @@ pub const fn goes_on(is_data: bool, pending: u16, unread: bool) -> DownFacts {
     DownFacts((awaited * data) | (marker * (1 - data)))
 }
 
-/// What the last 16 bytes of a packet show.
+/// What the last 16 bytes of a packet show, in two big-endian words.
 #[inline(always)]
-pub fn tail(bytes: &[u8; 16]) -> DownFacts {
-    let [.., a, b, c, d, e, f, g] = *bytes;
+pub const fn tail(first: u64, second: u64) -> DownFacts {
     DownFacts(0)
-        .with_if([a, b, c, d, e, f, g] == END, DownFacts::END)
-        .with_if(*bytes == DONE, DownFacts::DONE)
+        .with_if(second & (u64::MAX >> 8) == END, DownFacts::END)
+        .with_if(first == DONE[0] && second == DONE[1], DownFacts::DONE)
 }
 
 /// The low six bytes of a window.
@@ -55,15 +56,16 @@ const SIX: u64 = 0xffff_ffff_ffff;
 const DATA_LINE: u64 = word(*b"\0\0\ndata:");
 const PING: u64 = word(*b"ent:ping");
 
-/// A packet that is read byte by byte.
+/// A packet that is read byte by byte. Without padding, as [`super::head::Head`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
 pub struct Events {
     /// The latest eight bytes, without blanks after colons.
     recent: u64,
-    /// What was found: bits of [`DownFacts`].
-    facts: u16,
     /// 1 while the present event is a named heartbeat.
     ping: u64,
+    /// What was found: bits of [`DownFacts`].
+    facts: u64,
 }
 
 impl Events {
@@ -72,8 +74,8 @@ impl Events {
     pub fn new(zero: u64) -> Self {
         Self {
             recent: zero | u64::from(b'\n'),
-            facts: zero as u16,
             ping: zero,
+            facts: zero,
         }
     }
 
@@ -89,21 +91,34 @@ impl Events {
             let line = same(recent & SIX, DATA_LINE);
             let ends =
                 same(value, u64::from(b'[')) | same(value, u64::from(b'\n')) | same(value, u64::from(b'\r'));
-            self.facts |= fact_if(line & !ends & !self.ping, DownFacts::DATA.0);
+            self.facts |= (line & !ends & !self.ping).wrapping_mul(u64::from(DownFacts::DATA.0));
             self.ping &= !line;
         } else if last == u64::from(b'"') {
             let text = is_text(recent) & !same(value, u64::from(b'"'));
-            self.facts |= fact_if(text, DownFacts::TOKEN.0);
+            self.facts |= text.wrapping_mul(u64::from(DownFacts::TOKEN.0));
         } else if last == u64::from(b'g') {
             self.ping |= same(recent, PING);
         }
         self.recent = recent << 8 | value;
     }
 
+    /// The next `count` bytes, the first ones of a big-endian word; none after all that is `wanted` was found.
+    #[inline(always)]
+    pub fn bytes(&mut self, word: u64, count: u32, wanted: DownFacts) {
+        let mut rest = word;
+        for index in 0..8 {
+            if index >= count || self.facts().has(wanted) {
+                return;
+            }
+            self.byte((rest >> 56) as u8);
+            rest <<= 8;
+        }
+    }
+
     /// What was found.
     #[inline(always)]
     pub const fn facts(&self) -> DownFacts {
-        DownFacts(self.facts)
+        DownFacts(self.facts as u16)
     }
 }
 
@@ -203,6 +218,18 @@ mod tests {
         ] {
             assert!(!seen(text), "{text}");
         }
+    }
+
+    #[test]
+    fn the_end_of_a_packet_tells_the_end_of_a_stream() {
+        let last = |text: &str| {
+            let words = text.as_bytes()[text.len() - TAIL as usize..].as_chunks().0;
+            tail(u64::from_be_bytes(words[0]), u64::from_be_bytes(words[1]))
+        };
+        assert_eq!(last("{\"content\":\"a\"}\n\n\r\n"), DownFacts(0));
+        assert_eq!(last("{\"content\":\"a\"}\n\n\r\n0\r\n\r\n"), DownFacts::END);
+        assert_eq!(last("e\r\ndata: [DONE]\n\n\r\n"), DownFacts::DONE);
+        assert_eq!(last("e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n"), DownFacts::END);
     }
 
     #[test]

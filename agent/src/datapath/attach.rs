@@ -46,6 +46,12 @@ pub enum AttachError {
         /// Why not.
         cause: io::Error,
     },
+    /// The kernel does not know such a hook.
+    #[error("{target} cannot be served: this kernel has no tcx hooks, which Linux 6.6 introduced")]
+    NoTcx {
+        /// The interface.
+        target: String,
+    },
     /// The folder for pins could not be read or written.
     #[error("note below {path} what is attached: {cause}")]
     Build {

@@ -198,10 +198,14 @@ fn interface(index: u32, xdp_flags: u32) -> At<'static> {
 
 fn refused(spec: &ProgramSpec, interface: &str) -> impl FnOnce(io::Error) -> AttachError {
     let (program, target) = (spec.name, interface.to_owned());
-    move |cause| AttachError::Refused {
-        program,
-        target,
-        cause,
+    let is_tcx = matches!(spec.hook, Hook::Tcx(_));
+    move |cause| match cause.kind() {
+        io::ErrorKind::InvalidInput if is_tcx => AttachError::NoTcx { target },
+        _ => AttachError::Refused {
+            program,
+            target,
+            cause,
+        },
     }
 }
 

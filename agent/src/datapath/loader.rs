@@ -27,6 +27,7 @@ use super::{
     features::Fallbacks,
     kept,
     link::Running,
+    maps::{MapOpError, tables},
     offsets::{OffsetError, sock_offsets},
     pins::PinRoot,
     programs::{Use, byte_event_tracepoints},
@@ -89,6 +90,9 @@ pub enum LoadError {
         /// Value size of this build.
         need_value: u32,
     },
+    /// A map of tables could not be created.
+    #[error("{0}; a map that cannot be created often means missing CAP_BPF or memory")]
+    Tables(#[from] MapOpError),
     /// A map could not be opened.
     #[error("open the map {name}: {cause}")]
     Map {
@@ -307,6 +311,7 @@ fn open_object(
     for (name, entries) in flow_rows(capacities.flows) {
         loader.map_max_entries(name, entries);
     }
+    tables::create_missing(pins, capacities.services)?;
     for shape in SHAPES {
         loader.map_pin_path(shape.name, pins.map(shape.name));
     }

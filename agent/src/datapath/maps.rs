@@ -4,17 +4,12 @@
 //!
 //! Invariant: names and sizes were checked by the loader, so no lookup by name happens after start.
 
-use std::{io, os::fd::AsFd as _, os::fd::AsRawFd as _};
+use std::{io, os::fd::AsFd as _};
 
-use aya::{
-    Pod,
-    maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, lpm_trie::Key},
-};
-use aya_obj::generated::bpf_map_type;
+use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, lpm_trie::Key};
 use nodemesh_abi::{
-    AccessWord, Backend, BackendState, CgroupEntry, ClientRules, Endpoint, EndpointKey, FlowService, Held,
-    IdentityAddr, Ip16, NumberKey, Rules, Service, ServiceKey, ServiceState, Settings, Slot, Traffic,
-    Vantage, names::map, service::tier_table,
+    Backend, BackendState, CgroupEntry, ClientRules, Endpoint, EndpointKey, FlowService, Held, IdentityAddr,
+    Ip16, NumberKey, Rules, Service, ServiceKey, ServiceState, Settings, Traffic, Vantage, names::map,
 };
 
 use zerocopy::{Immutable, IntoBytes};
@@ -23,13 +18,10 @@ use super::{pins::PinRoot, sys};
 
 mod flows;
 mod reader;
+pub(super) mod tables;
 
 pub use self::reader::MapReader;
 
-/// `BPF_F_INNER_MAP` of `linux/bpf.h`: this array may differ in length from the template of its outer map.
-const INNER_MAP: u32 = 1 << 12;
-/// Slot tables swapped by one call: bounds the descriptors that are open at a time.
-const SWAP_BATCH: usize = 256;
 /// Rows that are zeroed by one call: bounds the memory for zeros.
 const BATCH: usize = 1_024;
 
@@ -266,33 +258,6 @@ impl MapWriter {
             .map_err(failed("reset", map::SERVICE_STATES))
     }
 
-    /// Puts whole slot tables, of each service those of its tiers from the first on, in the place of the former ones. Each is visible to the programs at once; the call returns
-    /// when no program uses a replaced table any more.
-    pub fn swap_slot_tables(&mut self, tables: &[(u32, &[Vec<Slot>])]) -> Result<(), MapOpError> {
-        let (mut first, mut further) = (Vec::new(), Vec::new());
-        for (id, tiers) in tables {
-            for (tier, slots) in (0..).zip(*tiers) {
-                match tier {
-                    0 => first.push((*id, &**slots)),
-                    tier => further.push((tier_table(*id, tier), &**slots)),
-                }
-            }
-        }
-        swap_tables(&self.tier_tables, map::TIER_TABLES, &further)?;
-        swap_tables(&self.slot_tables, map::SLOT_TABLES, &first)
-    }
-
-    /// As [`MapWriter::swap_slot_tables`], for the tables of policies.
-    pub fn swap_policies(&mut self, tables: &[(u32, &[AccessWord])]) -> Result<(), MapOpError> {
-        swap_tables(&self.policies, map::POLICIES, tables)
-    }
-
-    /// Removes the table of a policy that no row names.
-    pub fn delete_policy(&mut self, id: u32) -> Result<(), MapOpError> {
-        sys::map_delete(self.policies.fd().as_fd(), &id)
-            .map_err(|error| io_failed("delete", map::POLICIES, error))
-    }
-
     /// Writes the rules of a service.
     pub fn put_rules(&mut self, number: u32, rules: &Rules) -> Result<(), MapOpError> {
         self.rules
@@ -303,13 +268,6 @@ impl MapWriter {
     /// The rules of a service as they are in the kernel.
     pub fn rules(&self, number: u32) -> Result<Rules, MapOpError> {
         self.rules.get(&number, 0).map_err(failed("read", map::RULES))
-    }
-
-    /// Returns when no program runs any more that may have read rows as they were before the call.
-    pub fn wait_for_programs(&mut self) -> Result<(), MapOpError> {
-        // The kernel waits for them wherever a map in a map is replaced. No service has the policy 0.
-        self.swap_policies(&[(0, &[AccessWord::default()])])?;
-        self.delete_policy(0)
     }
 
     /// Every prefix with its identity.
@@ -419,42 +377,6 @@ pub type Prefix = (Ip16, u32);
 
 fn prefix_key((addr, length): Prefix) -> Key<IdentityAddr> {
     Key::new(length, IdentityAddr { addr })
-}
-
-/// Puts inner tables of `outer` in the place of the former ones; the call returns when no program uses these any more.
-fn swap_tables<T: Pod + IntoBytes + Immutable>(
-    outer: &MapData,
-    name: &'static str,
-    tables: &[(u32, &[T])],
-) -> Result<(), MapOpError> {
-    for batch in tables.chunks(SWAP_BATCH) {
-        let inner = batch
-            .iter()
-            .map(|(_, rows)| build_table(name, rows))
-            .collect::<Result<Vec<_>, _>>()?;
-        let ids: Vec<u32> = batch.iter().map(|(id, _)| *id).collect();
-        let fds: Vec<u32> = inner
-            .iter()
-            .map(|table| table.fd().as_fd().as_raw_fd().cast_unsigned())
-            .collect();
-        sys::map_update_batch(outer.fd().as_fd(), &ids, &fds)
-            .map_err(|(_, error)| io_failed("swap", name, error))?;
-    }
-    Ok(())
-}
-
-fn build_table<T: Pod + IntoBytes + Immutable>(
-    name: &'static str,
-    rows: &[T],
-) -> Result<MapData, MapOpError> {
-    let (key, value) = (size_of::<u32>() as u32, size_of::<T>() as u32);
-    let kind = bpf_map_type::BPF_MAP_TYPE_ARRAY as u32;
-    let definition = aya_obj::Map::new_from_params(kind, key, value, rows.len() as u32, INNER_MAP);
-    let data = MapData::create(definition, name, None).map_err(failed("create a table of", name))?;
-    let positions: Vec<u32> = (0..rows.len() as u32).collect();
-    sys::map_update_batch(data.fd().as_fd(), &positions, rows)
-        .map_err(|(_, error)| io_failed("fill a table of", name, error))?;
-    Ok(data)
 }
 
 fn ignore_missing(result: Result<(), MapError>) -> Result<(), MapError> {

@@ -92,12 +92,15 @@ pub struct Use {
 pub const SLOWEST: &[&str] = &[
     program::EGRESS,
     program::INGRESS,
-    program::SWEEP,
-    program::SEND_LENGTH,
     program::RECV_LENGTH,
+    program::CONNECT4,
     program::FLOW_INGRESS,
     program::CONNECT6,
-    program::CONNECT4,
+    program::SENDMSG6,
+    program::SET_STATE,
+    program::SENDMSG4,
+    program::SEND_LENGTH,
+    program::HAND_OVER,
 ];
 
 /// Programs that see the meter's byte events at tracepoints of their own.

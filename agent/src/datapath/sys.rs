@@ -211,7 +211,24 @@ pub fn create_array() -> io::Result<OwnedFd> {
     bpf_fd(bpf_cmd::BPF_MAP_CREATE, &mut attr)
 }
 
-/// Whether a map of maps has an inner map at `key`.
+/// Creates an array of maps that are like `template`.
+pub fn create_array_of_maps(name: &str, template: BorrowedFd<'_>, entries: u32) -> io::Result<OwnedFd> {
+    let mut attr = zeroed();
+    attr.__bindgen_anon_1.map_type = bpf_map_type::BPF_MAP_TYPE_ARRAY_OF_MAPS as u32;
+    attr.__bindgen_anon_1.key_size = 4;
+    attr.__bindgen_anon_1.value_size = 4;
+    attr.__bindgen_anon_1.max_entries = entries;
+    attr.__bindgen_anon_1.inner_map_fd = raw(template);
+    // SAFETY: this member of the union was written above; the last byte of the name stays zero.
+    let to = unsafe { &mut attr.__bindgen_anon_1.map_name };
+    let last = to.len() - 1;
+    for (to, from) in to[..last].iter_mut().zip(name.bytes()) {
+        *to = from.cast_signed();
+    }
+    bpf_fd(bpf_cmd::BPF_MAP_CREATE, &mut attr)
+}
+
+/// Whether a map of maps has an inner map at `key`. Before Linux 6.8, the kernel waits until all programs that run have ended.
 pub fn map_has<K: IntoBytes + Immutable>(map: BorrowedFd<'_>, key: &K) -> io::Result<bool> {
     let mut id = 0_u32;
     let mut attr = zeroed();

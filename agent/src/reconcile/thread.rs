@@ -106,8 +106,14 @@ impl Reconciler {
         let policies = policies.chain(flows.iter().map(|(_, row)| row.service.policy));
         let policies = policies.chain(endpoints.iter().map(|(_, row)| row.policy));
         let admission = Admission::adopt(&maps, enlist, policies)?;
+        let is_first = services.is_empty() && flows.is_empty();
         let mut ledger = Ledger::adopt(room, services, backends, endpoints);
-        ledger.adopt_flows(flows, maps.flow_tables()?);
+        let tabled = maps.flow_tables()?.unwrap_or_else(|| {
+            // Any may have one: each is emptied with the next change of its service.
+            let ids = if is_first { 0 } else { maps.service_capacity() };
+            (0..ids).collect()
+        });
+        ledger.adopt_flows(flows, tabled);
         let (published, receiver) = watch::channel(Arc::default());
         let reconciler = Self {
             maps,

@@ -101,10 +101,14 @@ impl Stream {
             subscription.notice(type_url, snapshot);
         }
         let types: Vec<TypeUrl> = self.types.keys().cloned().collect();
-        types
+        let responses = types
             .into_iter()
             .filter_map(|type_url| self.respond(type_url, snapshot))
-            .collect()
+            .collect();
+        for (type_url, subscription) in &mut self.types {
+            subscription.acknowledge_claims(snapshot.revision(type_url));
+        }
+        responses
     }
 
     fn respond(&mut self, type_url: TypeUrl, snapshot: &Snapshot) -> Option<Response> {

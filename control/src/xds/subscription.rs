@@ -159,6 +159,14 @@ impl Subscription {
         self.held.insert(name, resource);
     }
 
+    /// Where nothing has to be sent, what the reader says to have from an earlier stream is as good as acknowledged.
+    pub(super) fn acknowledge_claims(&mut self, revision: u64) {
+        let was_silent = self.acked.is_none() && self.nack.is_none();
+        if was_silent && !self.held.is_empty() && self.is_in_sync() {
+            self.acked = Some(revision);
+        }
+    }
+
     fn table(&self, type_url: &TypeUrl, snapshot: &Snapshot) -> Resources {
         if self.wildcard && self.names.is_empty() {
             snapshot.listed(type_url)

@@ -15,12 +15,12 @@ use nodemesh_abi::{
 
 use super::{
     Shown,
-    segment::{Bytes, Segment, WINDOW, copy, load},
+    segment::{Bytes, Segment, WINDOW, WINDOW_BYTES, copy_words, load, load_words},
 };
-use crate::record::Record;
+use crate::{opaque::unknown, record::Record};
 
 /// Most windows of a response's head.
-const HEAD_WINDOWS: u32 = 256;
+const HEAD_WINDOWS: u32 = 128;
 
 /// Events of at most this many bytes may be heartbeats.
 const SMALL: u8 = 96;
@@ -46,12 +46,12 @@ pub fn response(segment: &Segment<impl Bytes>, record: Record, shown: &mut Shown
         return;
     }
     let mut at = segment.at;
-    let start = words(&segment.start());
+    let start = segment.first_words();
     if let Some(status) = head::status(start.0, start.1) {
         at = read_head(segment, at, status, record, shown);
         // An informational response and the final one may come together.
         if shown.down == DownFacts::INFORMATIONAL && at < segment.end {
-            let line = load(segment.skb, at).map_or((0, 0), |line| words(&line));
+            let line = load_words(segment.skb, at).unwrap_or_default();
             let Some(status) = head::status(line.0, line.1) else {
                 return;
             };
@@ -62,16 +62,6 @@ pub fn response(segment: &Segment<impl Bytes>, record: Record, shown: &mut Shown
         }
     }
     body(segment, at, start, known, record, shown);
-}
-
-/// Sixteen bytes as two big-endian words.
-#[inline(always)]
-fn words(bytes: &[u8; 16]) -> (u64, u64) {
-    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = *bytes;
-    (
-        u64::from_be_bytes([a, b, c, d, e, f, g, h]),
-        u64::from_be_bytes([i, j, k, l, m, n, o, p]),
-    )
 }
 
 /// Reads the head at `at` and returns where it ends.
@@ -93,7 +83,7 @@ fn read_head<S: Bytes>(segment: &Segment<S>, at: u32, status: u16, record: Recor
         )
     };
     let (facts, length) = reader.head.says(status);
-    let end = at + reader.head.bytes;
+    let end = at + reader.head.length_so_far;
     shown.down = facts;
     shown.status = (status / 100) as u8;
     shown.response_end = segment.seq.wrapping_add(end - segment.at).wrapping_add(length);
@@ -110,16 +100,44 @@ struct HeadReader<S> {
 unsafe extern "C" fn head_window<S: Bytes>(_index: u32, reader: *mut HeadReader<S>) -> i64 {
     // SAFETY: `bpf_loop` passes the context of `read_head`.
     let reader = unsafe { &mut *reader };
-    let mut window = [0; WINDOW];
-    let length = copy(reader.skb, reader.at, reader.end, &mut window);
-    for (index, byte) in window.iter().enumerate() {
-        if index >= length as usize || reader.head.is_complete() {
+    let mut words = [0; WINDOW];
+    let mut left = copy_words(reader.skb, reader.at, reader.end, &mut words);
+    let mut is_over = left == 0;
+    for word in words {
+        let (word, head) = (word.to_be(), &mut reader.head);
+        if left < 8 || !head.skip(word) {
+            // SAFETY: a head on the stack, all of it written.
+            is_over |= unsafe { head_bytes(head, word, left) } != 0;
+        }
+        if is_over || left <= 8 {
             break;
         }
-        reader.head.byte(*byte);
+        left -= 8;
     }
-    reader.at += WINDOW as u32;
-    i64::from(length == 0 || reader.head.is_complete())
+    reader.at += WINDOW_BYTES;
+    ends(is_over)
+}
+
+/// What the callback of a loop returns if that `is_over`: the verifier wants to see that it is 0 or 1.
+#[inline(always)]
+fn ends(is_over: bool) -> i64 {
+    (unknown(u64::from(is_over)) & 1).cast_signed()
+}
+
+/// Reads bytes of a head, as [`Head::bytes`]; 1 if the head ends there. A global function, which the verifier walks through once, not
+/// once per call and per thing known about it.
+///
+/// # Safety
+/// `head` is one or null.
+#[unsafe(no_mangle)]
+#[inline(never)]
+unsafe extern "C" fn head_bytes(head: *mut Head, word: u64, count: u32) -> u32 {
+    // SAFETY: the caller's.
+    let Some(head) = (unsafe { head.as_mut() }) else {
+        return 1;
+    };
+    head.bytes(word, count);
+    u32::from(head.is_complete())
 }
 
 /// The part of the body that begins at `at`, in a packet that begins with `start`.
@@ -164,9 +182,10 @@ fn body(
 /// What the end of a packet shows whose body begins at `at`.
 #[inline(always)]
 fn tail(segment: &Segment<impl Bytes>, at: u32) -> DownFacts {
-    let (left, length) = (segment.end - at, events::DONE.len() as u32);
-    if left >= length {
-        return load(segment.skb, segment.end - length).map_or(DownFacts(0), |bytes| events::tail(&bytes));
+    let left = segment.end - at;
+    if left >= events::TAIL {
+        let last = load_words(segment.skb, segment.end - events::TAIL);
+        return last.map_or(DownFacts(0), |(first, second)| events::tail(first, second));
     }
     if left < LAST_CHUNK.len() as u32 {
         return DownFacts(0);
@@ -230,7 +249,7 @@ fn text<S: Bytes>(
     // SAFETY: as in `read_head`.
     unsafe {
         bpf_loop(
-            events::SEARCHED / WINDOW as u32,
+            events::SEARCHED / WINDOW_BYTES,
             event_window::<S> as *mut _,
             (&raw mut reader).cast(),
             0,
@@ -254,16 +273,34 @@ struct EventReader<S> {
 }
 
 unsafe extern "C" fn event_window<S: Bytes>(_index: u32, reader: *mut EventReader<S>) -> i64 {
-    // SAFETY: `bpf_loop` passes the context of `body`.
+    // SAFETY: `bpf_loop` passes the context of `text`.
     let reader = unsafe { &mut *reader };
-    let mut window = [0; WINDOW];
-    let length = copy(reader.skb, reader.at, reader.end, &mut window);
-    for (index, byte) in window.iter().enumerate() {
-        if index >= length as usize || reader.events.facts().has(reader.wanted) {
+    let mut words = [0; WINDOW];
+    let mut left = copy_words(reader.skb, reader.at, reader.end, &mut words);
+    let mut is_over = left == 0;
+    for word in words {
+        // SAFETY: what lies on the stack, all of it written.
+        is_over |= unsafe { event_bytes(&raw mut reader.events, word.to_be(), left, reader.wanted.0) } != 0;
+        if is_over || left <= 8 {
             break;
         }
-        reader.events.byte(*byte);
+        left -= 8;
     }
-    reader.at += WINDOW as u32;
-    i64::from(length == 0 || reader.events.facts().has(reader.wanted))
+    reader.at += WINDOW_BYTES;
+    ends(is_over)
+}
+
+/// Reads bytes of a stream of events, as [`Events::bytes`]; 1 if what is `wanted` was found. A global function as [`head_bytes`].
+///
+/// # Safety
+/// `events` are some or null.
+#[unsafe(no_mangle)]
+#[inline(never)]
+unsafe extern "C" fn event_bytes(events: *mut Events, word: u64, count: u32, wanted: u16) -> u32 {
+    // SAFETY: the caller's.
+    let Some(events) = (unsafe { events.as_mut() }) else {
+        return 1;
+    };
+    events.bytes(word, count, DownFacts(wanted));
+    u32::from(events.facts().has(DownFacts(wanted)))
 }

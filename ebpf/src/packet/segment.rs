@@ -7,10 +7,15 @@
 use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_skb_load_bytes};
 use nodemesh_abi::{Ip16, Port, Protocol};
 
-use crate::{opaque::unknown, record::Record};
+use crate::{
+    opaque::{is_zero, unknown},
+    record::Record,
+};
 
-/// Bytes that are looked at with one copy.
-pub const WINDOW: usize = 16;
+/// Words of eight bytes that are looked at with one copy.
+pub const WINDOW: usize = 4;
+/// The same in bytes.
+pub const WINDOW_BYTES: u32 = WINDOW as u32 * 8;
 
 /// Flags of a TCP header (RFC 9293, section 3.1).
 const SYN: u8 = 1 << 1;
@@ -146,6 +151,14 @@ impl<S: Bytes> Segment<S> {
         copy(self.skb, self.at, self.end, &mut bytes);
         bytes
     }
+
+    /// The first sixteen of them, in two big-endian words.
+    #[inline(always)]
+    pub fn first_words(&self) -> (u64, u64) {
+        let mut words = [0; 2];
+        copy_words(self.skb, self.at, self.end, &mut words);
+        (words[0].to_be(), words[1].to_be())
+    }
 }
 
 /// Who asks whom for a connection, in a segment whose TCP header is at `at`: client, address and port.
@@ -174,7 +187,7 @@ fn words(bytes: [u8; 16]) -> [u32; 4] {
 pub fn copy<const LEN: usize>(skb: impl Bytes, at: u32, end: u32, to: &mut [u8; LEN]) -> u32 {
     let left = unknown(u64::from(end.saturating_sub(at)));
     let length = if left > LEN as u64 { LEN as u64 } else { left };
-    if length == 0 {
+    if is_zero(length) {
         return 0;
     }
     if skb.read(at, to.as_mut_ptr(), length as u32) {
@@ -182,6 +195,30 @@ pub fn copy<const LEN: usize>(skb: impl Bytes, at: u32, end: u32, to: &mut [u8; 
     } else {
         0
     }
+}
+
+/// The same in words, whose bytes stand as in the packet.
+#[inline(always)]
+pub fn copy_words<const LEN: usize>(skb: impl Bytes, at: u32, end: u32, to: &mut [u64; LEN]) -> u32 {
+    let left = unknown(u64::from(end.saturating_sub(at)));
+    let most = LEN as u64 * 8;
+    let length = if left > most { most } else { left };
+    if is_zero(length) {
+        return 0;
+    }
+    if skb.read(at, to.as_mut_ptr().cast(), length as u32) {
+        length as u32
+    } else {
+        0
+    }
+}
+
+/// Sixteen bytes at offset `at`, in two big-endian words.
+#[inline(always)]
+pub fn load_words(skb: impl Bytes, at: u32) -> Option<(u64, u64)> {
+    let mut words = [0u64; 2];
+    skb.read(at, words.as_mut_ptr().cast(), 16)
+        .then_some((words[0].to_be(), words[1].to_be()))
 }
 
 /// `LEN` bytes at offset `at`.

@@ -76,9 +76,9 @@ fn by_hash(service: &Service, now: u64, draw: u32) -> Result<Picked, Refusal> {
         return Err(Refusal::NoBackend);
     }
     let found = if has_own {
-        search_own(service.id, draw, now)
+        search_own(service.id, draw)
     } else {
-        search(service.id, u32::from(service.tiers), draw, now, How::HOLDS)
+        search(service.id, u32::from(service.tiers), draw, How::HOLDS)
     };
     match found {
         id if id < Seen::NO_ID => given(id),
@@ -89,16 +89,16 @@ fn by_hash(service: &Service, now: u64, draw: u32) -> Result<Picked, Refusal> {
 /// As [`search`], in the packet path's own table, which holds the backends of all tiers.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn search_own(service: u32, draw: u32, now: u64) -> u32 {
+extern "C" fn search_own(service: u32, draw: u32) -> u32 {
     let place = at(service, OWN_TABLE);
-    let mut seen = scan(place, draw, now, Demand::Last as u32, How::HOLDS);
+    let mut seen = scan(place, draw, Demand::Last as u32, How::HOLDS);
     if seen >= Seen::NO_ID && seen & Seen::SPARED != 0 {
-        let found = scan(place, draw, now, Demand::Fit as u32, How::HOLDS);
+        let found = scan(place, draw, Demand::Fit as u32, How::HOLDS);
         seen = if found < Seen::NO_ID { found } else { seen | found };
     }
     if seen >= Seen::NO_ID && seen & Seen::EJECTED != 0 {
         // Anywhere, or a dead one could hide one that is well again.
-        let found = scan(place, random(), now, Demand::Any as u32, How::HOLDS);
+        let found = scan(place, random(), Demand::Any as u32, How::HOLDS);
         seen = if found < Seen::NO_ID { found } else { seen | found };
     }
     seen

@@ -189,6 +189,34 @@ fn a_reader_that_comes_back_gets_what_it_lacks() {
 }
 
 #[test]
+fn a_reader_that_comes_back_with_everything_has_acknowledged_it() {
+    let back = |scene: &Scene, all: &[&str]| {
+        let snapshot = scene.source.snapshot();
+        let version = |name: &str| {
+            let resource = snapshot.get(&TypeUrl::Endpoints, name).expect("it is there");
+            (name.to_owned(), resource.version())
+        };
+        DeltaDiscoveryRequest {
+            resource_names_subscribe: names(all),
+            initial_resource_versions: ["a", "b"].map(version).into(),
+            ..request(&TypeUrl::Endpoints)
+        }
+    };
+    let acked = |scene: &Scene| scene.stream.progress().next().expect("a type").1.acked;
+
+    let mut scene = Scene::new(&["a", "b"]);
+    let request = back(&scene, &["a", "b"]);
+    assert_eq!(scene.ask(&request), None, "there is nothing to send");
+    let revision = scene.source.snapshot().revision(&TypeUrl::Endpoints);
+    assert_eq!(acked(&scene), Some(revision));
+
+    let mut scene = Scene::new(&["a", "b", "c"]);
+    let request = back(&scene, &["a", "b", "c"]);
+    assert_eq!(scene.ask(&request), Some(sent(&["c"], &[], "1")));
+    assert_eq!(acked(&scene), None, "what was sent is not answered yet");
+}
+
+#[test]
 fn a_rejected_response_is_kept_with_its_reason_and_not_repeated() {
     let mut scene = Scene::new(&["a"]);
     assert_eq!(scene.subscribe(&["a"], ""), Some(sent(&["a"], &[], "1")));
