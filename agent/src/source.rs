@@ -84,8 +84,10 @@ pub type Version = (Arc<Desired>, u64);
 /// The configuration in force, and its published status.
 #[derive(Debug)]
 struct InForce {
-    /// Where this node is.
+    /// Where this node is, as its operator says.
     node: Locality,
+    /// Where it is, as `desired` was compiled for.
+    place: Locality,
     /// The node as a client.
     access: NodeAccess,
     /// With `access`.
@@ -99,6 +101,7 @@ impl InForce {
     /// None yet.
     fn new(status: SourceStatus, node: Locality) -> Self {
         Self {
+            place: node.clone(),
             node,
             access: NodeAccess::new(host::addresses()),
             resources: Resources::default(),
@@ -123,6 +126,19 @@ impl InForce {
         resources
     }
 
+    /// Where this node is: as its operator says, else as the workloads that run on it say, which a cluster knows of its nodes.
+    fn place_in(&self, resources: &Resources) -> Locality {
+        let own = &self.node;
+        if own.region.is_some() || own.zone.is_some() {
+            return own.clone();
+        }
+        let workloads = resources.workloads().values();
+        workloads
+            .filter_map(|workload| workload.locality.as_deref())
+            .find(|place| place.node.is_some() && place.node == own.node && place.zone.is_some())
+            .map_or_else(|| own.clone(), Locality::clone)
+    }
+
     /// Compiles anew what is in force if this node has other addresses than before; whether it has.
     fn follow_addresses(&mut self) -> bool {
         let addresses = host::addresses();
@@ -136,7 +152,7 @@ impl InForce {
         }
         resources.add_node(&self.access);
         let previous = (self.status.generation > 0).then_some((&self.resources, &*self.desired));
-        match Desired::compile(&resources, &self.node, previous) {
+        match Desired::compile(&resources, &self.place, previous) {
             Ok(desired) if previous.is_some() => {
                 self.desired = Arc::new(desired);
                 self.resources = resources;
@@ -159,10 +175,16 @@ impl InForce {
 
     /// Puts `resources` in force, with their own warnings after those of `warnings`.
     fn accept(&mut self, mut resources: Resources, mut warnings: Vec<String>) -> Result<(), Vec<String>> {
-        let previous = (self.status.generation > 0).then_some((&self.resources, &*self.desired));
+        let place = self.place_in(&resources);
+        let is_comparable = self.status.generation > 0 && place == self.place;
+        let previous = is_comparable.then_some((&self.resources, &*self.desired));
         resources.add_node(&self.access);
         let desired =
-            Desired::compile(&resources, &self.node, previous).map_err(|error| vec![error.to_string()])?;
+            Desired::compile(&resources, &place, previous).map_err(|error| vec![error.to_string()])?;
+        if place != self.place {
+            info!(region = ?place.region, zone = ?place.zone, "this node is where its workloads are");
+            self.place = place;
+        }
         warnings.extend(resources.warnings().iter().map(ToString::to_string));
         self.resources = resources;
         self.desired = Arc::new(desired);

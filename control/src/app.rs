@@ -91,6 +91,8 @@ pub struct App {
     dns: Option<DnsServer>,
     http: (SocketAddr, JoinHandle<()>),
     ending: Ending,
+    /// What tells the source of the mesh what became of it; ends by itself.
+    told: Option<JoinHandle<()>>,
     tasks: JoinSet<()>,
 }
 
@@ -110,18 +112,20 @@ impl App {
         let tls = guards::tls(&config.security, &metrics, &mut tasks).await?;
 
         let nodes = xds::Nodes::new();
-        let store = store::open(&config.store, &config.kubernetes, &nodes, &mut tasks).await?;
-        let store = Arc::new(MeasuredStore::new(store, Arc::clone(&metrics)));
+        let opened = store::open(&config.store, &config.kubernetes, &nodes).await?;
+        let measured = MeasuredStore::new(Arc::clone(&opened.store), Arc::clone(&metrics));
+        let store = Arc::new(measured);
         let registry = Registry::open(store, options)
             .await
             .context("read the resources")?;
+        let ending = Ending::default();
+        let told = opened.tell(registry.subscribe(), ending.clone());
         let lag = Lag::default();
         let snapshots = feed(&registry, &mut tasks).await?;
         tasks.spawn(lag.clone().follow(snapshots.clone()));
         let sources = sources(config, &registry, nodes);
         let rate = Arc::new(RateLimit::new(config.limits.max_request_rate));
         tasks.spawn(tidy(sources.loads.clone(), Arc::clone(&rate)));
-        let ending = Ending::default();
         let gate = GateLayer {
             access,
             rate,
@@ -149,6 +153,7 @@ impl App {
             dns,
             http,
             ending,
+            told,
             tasks,
         })
     }
@@ -174,6 +179,11 @@ impl App {
         self.server.stop(GRACE).await;
         drop(self.dns);
         self.http.1.abort();
+        if let Some(told) = self.told
+            && tokio::time::timeout(LAST_TASKS, told).await.is_err()
+        {
+            warn!("the source of the mesh does not answer; it is not told that this control plane ends");
+        }
         self.tasks.shutdown().await;
     }
 }

@@ -11,6 +11,7 @@
 //! the API server does.
 
 pub mod crd;
+mod definitions;
 mod finding;
 mod mesh;
 mod object;
@@ -38,6 +39,9 @@ use crate::store::Store;
 const BATCH: usize = 1024;
 /// How long the first lists may take before the log says what is missing.
 const FIRST_LISTS: Duration = Duration::from_secs(10);
+
+/// How long the API server may say nothing, within an answer too. Watches end more often.
+const SILENCE: Duration = Duration::from_secs(30);
 
 /// What an operator decides.
 #[derive(Clone, Debug)]
@@ -67,7 +71,7 @@ pub struct Cluster {
 pub async fn connect(context: Option<&str>) -> Result<kube::Client, ConnectError> {
     // Both ring and aws-lc may be linked in; the one that everything else here uses is named.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let config = match context {
+    let mut config = match context {
         None => Config::infer()
             .await
             .map_err(|error| ConnectError(error.into()))?,
@@ -80,6 +84,7 @@ pub async fn connect(context: Option<&str>) -> Result<kube::Client, ConnectError
             config.map_err(|error| ConnectError(error.into()))?
         }
     };
+    config.read_timeout = Some(SILENCE);
     kube::Client::try_from(config).map_err(|error| ConnectError(error.into()))
 }
 
@@ -95,6 +100,7 @@ pub async fn open(client: &kube::Client, options: KubernetesOptions) -> Cluster 
     let store = Arc::new(ClusterStore::new());
     let (sender, verdicts) = mpsc::unbounded_channel();
     let first = first_lists(&mut updates).await;
+    tasks.spawn(definitions::compare(client.clone()));
     publish(mesh.apply(first), &store, &sender);
     let content = Arc::clone(&store);
     tasks.spawn(async move {

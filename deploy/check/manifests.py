@@ -26,6 +26,8 @@ OVERLAYS = sorted((DEPLOY / "kustomize/overlays").iterdir())
 VERSIONS = ["1.27", "1.37"]
 # Kinds of operators, whose schemas are not part of Kubernetes.
 CUSTOM = {"ServiceMonitor", "PrometheusRule", "Certificate"}
+# Groups of examples that are not part of Kubernetes; files without one are settings.
+FOREIGN = {"", "nodemesh.io", "keda.sh"}
 
 ETCD = {"kind": "etcd", "endpoints": ["etcd-0.etcd:2379", "etcd-1.etcd:2379"], "secret": "etcd-client"}
 SERVICE = {
@@ -38,6 +40,7 @@ SERVICE = {
 GOOD = {
     "defaults": {},
     "insecure": {"control": {"insecure": True}},
+    "kubernetes": {"control": {"replicas": 2, "store": {"kind": "kubernetes"}}},
     "etcd": {"control": {"replicas": 3, "store": ETCD, "dns": {"enabled": True}}},
     "everything": {
         "tls": {"certManager": {"enabled": True}},
@@ -145,6 +148,14 @@ def check_promises(chart):
     etcd = render(chart, GOOD["etcd"])
     expect(only(etcd, "PodDisruptionBudget")["spec"]["maxUnavailable"] == 1, "no disruption budget")
     expect(not any(document["kind"] == "PersistentVolumeClaim" for document in etcd), "a volume beside etcd")
+    cluster = render(chart, GOOD["kubernetes"])
+    pod = only(cluster, "Deployment")["spec"]["template"]["spec"]
+    expect(pod["automountServiceAccountToken"] is True, "no token for the API server")
+    expect("NODEMESH_CONTROL_ADDRESS_RANGE" not in json.dumps(pod), "an address range beside the cluster's")
+    expect(not any(document["kind"] == "PersistentVolumeClaim" for document in cluster), "a volume beside the cluster")
+    for kind in ["Role", "ClusterRole"]:
+        expect("*" not in json.dumps(only(cluster, kind)["rules"]), f"a {kind} for everything")
+    expect(not any("Role" in document["kind"] for document in found), "roles that nobody needs")
     everything = render(chart, GOOD["everything"])
     rules = {document["metadata"]["name"].removeprefix("nodemesh-"): document["spec"] for document in everything if document["kind"] == "PrometheusRule"}
     for name in ["alerts", "recording", "control-alerts"]:
@@ -206,6 +217,14 @@ def without_hints():
                     os.write(2, line)
 
 
+def check_examples():
+    """What of the examples is Kubernetes' own."""
+    for path in sorted(DEPLOY.glob("examples/*/*.yaml")):
+        found = documents(path.read_text())
+        groups = [str(document.get("apiVersion", "")).split("/")[0] for document in found]
+        validate(str(path.relative_to(DEPLOY)), [document for document, group in zip(found, groups) if group not in FOREIGN])
+
+
 def main():
     kubectl, update = sys.argv[1], "--update" in sys.argv[2:]
     with without_hints(), helm_python.Chart.load(CHART) as chart:
@@ -217,6 +236,7 @@ def main():
         BASE.write_text(rendered)
     expect(BASE.read_text() == rendered, f"{BASE.relative_to(DEPLOY)} is not the chart as it is now: `cargo xtask deploy --update`")
     check_kustomizations(kubectl)
+    check_examples()
     for problem in problems:
         print(problem, file=sys.stderr)
     print(f"{len(GOOD)} sets of values, {len(BAD)} refusals, {1 + len(OVERLAYS)} kustomizations: {len(problems)} problems")

@@ -184,11 +184,14 @@ impl Frontend {
         self.table(&self.available().collect::<Vec<_>>(), id_of)
     }
 
-    /// The inner maps of `slot_tables` for this frontend, one for each tier that has an available backend, nearest first: at least
+    /// The inner maps of `slot_tables` for this frontend, one for each tier that is asked and has an available backend, nearest first: at least
     /// one, at most one more than [`nodemesh_abi::service::TIERS`].
     pub fn slot_tables(&self, id_of: impl Fn(usize) -> u32) -> Vec<Vec<Slot>> {
         let mut tiers: BTreeMap<u8, Vec<usize>> = BTreeMap::new();
         for position in self.available() {
+            if !self.rules.asks(self.backends[position].tier) {
+                continue;
+            }
             tiers
                 .entry(self.backends[position].tier)
                 .or_default()

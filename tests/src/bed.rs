@@ -7,6 +7,7 @@
 //!
 //! Invariant: what a bed cannot do fails the test at once, with the reason.
 
+mod connecting;
 mod health;
 mod model;
 mod probing;
@@ -20,6 +21,7 @@ use std::{
 use nodemesh_agent::api::{self, Event, EventKind};
 
 pub use self::{
+    connecting::Connecting,
     health::HealthServer,
     model::ModelServer,
     probing::{

@@ -21,6 +21,7 @@ mod established;
 mod exchange;
 mod footprint;
 mod inside;
+mod kubernetes;
 mod lab;
 mod listing;
 mod machine;
@@ -120,6 +121,8 @@ enum Case {
     ControlScale,
     /// Registrations per second, and the end of a lease.
     ControlRegistrations,
+    /// A cluster as the source: a slice to the kernel and to 100 agents, 100,000 endpoints listed anew.
+    Kubernetes,
 }
 
 /// What every case is given.
@@ -164,6 +167,7 @@ impl Case {
             Self::ControlFanout => control_fanout::run(run),
             Self::ControlScale => control_scale::run(run),
             Self::ControlRegistrations => control_registrations::run(run),
+            Self::Kubernetes => kubernetes::run(run),
         }
     }
 

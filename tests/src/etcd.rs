@@ -80,6 +80,11 @@ impl Etcd {
         })
     }
 
+    /// Its URL.
+    pub fn url(&self) -> String {
+        format!("http://{}", SocketAddr::new(self.pod.v4(), CLIENT_PORT))
+    }
+
     /// The flag of a control plane that keeps its resources here.
     pub fn store_url(&self) -> String {
         format!("etcd://{}", SocketAddr::new(self.pod.v4(), CLIENT_PORT))

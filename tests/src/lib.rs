@@ -25,6 +25,7 @@ pub mod foreign;
 pub mod frame;
 mod interrupt;
 mod journal;
+pub mod kubernetes;
 pub mod load;
 pub mod manifest;
 pub mod model_scene;

@@ -202,6 +202,11 @@ pub struct Node {
 impl Node {
     /// Adds a pod, with the next free address.
     pub fn pod(&self, name: &str) -> Result<Pod> {
+        self.pod_in(name, name)
+    }
+
+    /// The same, in the cgroup that `cgroup` is below the node's; those above it stay when the pod is gone.
+    pub fn pod_in(&self, name: &str, cgroup: &str) -> Result<Pod> {
         let host = self.pods.get() + 1;
         self.pods.set(host);
         let (number, node) = (self.number, self.netns.name());
@@ -225,7 +230,11 @@ impl Node {
             format!("route add default via 10.{number}.0.1"),
             format!("route add default via fd10:{number:x}::1"),
         ])?;
-        let cgroup = Cgroup::create(self.cgroup.path(), name)?;
+        let cgroup = self.cgroup.path().join(cgroup);
+        let (parent, leaf) = (cgroup.parent(), cgroup.file_name());
+        let (parent, leaf) = parent.zip(leaf).context("the name of a cgroup")?;
+        fs::create_dir_all(parent).with_context(|| format!("create {}", parent.display()))?;
+        let cgroup = Cgroup::create(parent, &leaf.to_string_lossy())?;
         Ok(Pod {
             v4,
             v6,
@@ -282,6 +291,11 @@ impl Node {
             &pins,
             &self.shared.scratch.join(&self.name),
         )
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// The node's network namespace.

@@ -12,14 +12,7 @@ mod security;
 #[path = "control_faults/silence.rs"]
 mod silence;
 
-use std::{
-    net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    thread,
-};
+use std::net::SocketAddr;
 
 use nodemesh_e2e::{
     agent::Agent,
@@ -27,7 +20,6 @@ use nodemesh_e2e::{
     control::ControlPlane,
     eventually::eventually,
     manifest::{Manifest, NAMESPACE, Service},
-    process::Place,
     single_node::said,
 };
 use serde_json::{Value, json};
@@ -45,36 +37,6 @@ fn services(agent: &Agent) -> Vec<String> {
 /// A service without backends at the `number`th address.
 fn empty(name: &str, number: u8) -> Manifest {
     Manifest::of([Service::new(name, Family::V4.vip(number))])
-}
-
-/// Connections that are made all the time, none of which may fail.
-struct Connecting {
-    is_over: Arc<AtomicBool>,
-    thread: thread::JoinHandle<u64>,
-}
-
-impl Connecting {
-    fn start(place: Place, to: SocketAddr) -> Self {
-        let is_over = Arc::<AtomicBool>::default();
-        let is_over_too = Arc::clone(&is_over);
-        let thread = thread::spawn(move || {
-            let mut made = 0;
-            while !is_over_too.load(Ordering::Relaxed) {
-                // Without TIME_WAIT: ports would run out.
-                connect(&place, to, &["--count", "100", "--close", "rst"]).assert_all_ok(100);
-                made += 100;
-            }
-            made
-        });
-        Self { is_over, thread }
-    }
-
-    /// Ends them; panics if one failed.
-    fn finish(self) {
-        self.is_over.store(true, Ordering::Relaxed);
-        let made = self.thread.join().expect("no connection failed");
-        assert!(made > 0);
-    }
 }
 
 /// Starts an agent that follows `control`.

@@ -14,6 +14,7 @@ use nodemesh_e2e::{
         dashboard::{Dashboard, overlap},
         deployed, expression,
         prometheus::{Prometheus, promtool},
+        scaling,
     },
     process::Process,
     single_node::said,
@@ -162,6 +163,7 @@ fn expressions(prometheus: &Prometheus<'_>) -> BTreeMap<String, String> {
         };
         expressions.extend(parts.into_iter().map(|part| (part, rule.name.clone())));
     }
+    expressions.extend(scaling::queries("m1"));
     expressions
 }
 
@@ -211,6 +213,23 @@ fn a_wedged_replica_meets_its_alert() {
     let _busy = scene.client(1, &["--mode", "keep-alive"]);
     // The one replica from both vantages, and not the other one.
     eventually("the wedged replica", found, |found| *found == [1.0, 1.0]);
+}
+
+#[test]
+fn an_autoscaler_is_told_how_many_requests_are_in_flight() {
+    let scene = ModelScene::new(&[&["--prefill", "10m"]], &[]);
+    let _six = scene.client(0, &["--concurrency", "6", "--timeout", "10m"]);
+    let prometheus = Prometheus::start(&scene.bed.a, &scene.bed.agent).unwrap();
+    let queries = scaling::queries("m1");
+    let load: Vec<_> = queries
+        .iter()
+        .filter(|(query, _)| query.contains("nodemesh_requests_in_flight"))
+        .collect();
+    let files: BTreeSet<&str> = load.iter().map(|(_, file)| file.as_str()).collect();
+    assert_eq!(files, BTreeSet::from(["keda.yaml", "prometheus-adapter.yaml"]));
+    for (query, file) in load {
+        eventually(file, || prometheus.query(query).unwrap(), |found| *found == [6.0]);
+    }
 }
 
 #[test]

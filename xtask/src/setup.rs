@@ -10,6 +10,7 @@ mod components;
 pub(crate) mod cross;
 pub(crate) mod deny;
 pub(crate) mod etcd;
+pub(crate) mod kapi;
 pub(crate) mod kubectl;
 pub(crate) mod linker;
 mod machine;
@@ -36,7 +37,8 @@ pub(crate) struct Setup {
 impl Setup {
     pub(crate) fn run(self) -> ExitCode {
         let mode = if self.check { Mode::Check } else { Mode::Install };
-        let missing = report([KERNEL, LINT, DEPLOY, TESTS, DIST].concat(), mode, |_| true);
+        let all = [KERNEL, LINT, DEPLOY, TESTS, CLUSTER, API_SERVER, DIST].concat();
+        let missing = report(all, mode, |_| true);
         if missing == 0 {
             ExitCode::SUCCESS
         } else {
@@ -62,6 +64,10 @@ pub(crate) enum Scope {
     UnitTests,
     /// To run the end-to-end tests: packages, real clients and servers, privileges, kernel.
     Tests,
+    /// To run those of them that need a cluster.
+    Cluster,
+    /// To run these on a real API server.
+    ApiServer,
 }
 
 /// Brings the machine to where `scope` can run; prints only what is not simply there.
@@ -74,6 +80,8 @@ pub(crate) fn ensure(scope: Scope) -> Result<()> {
         Scope::Kernels => EMULATOR.to_vec(),
         Scope::UnitTests => UNIT_TESTS.to_vec(),
         Scope::Tests => TESTS.to_vec(),
+        Scope::Cluster => CLUSTER.to_vec(),
+        Scope::ApiServer => API_SERVER.to_vec(),
     };
     let missing = report(steps, Mode::Install, |outcome| {
         !matches!(outcome, Outcome::Ready(_))
@@ -204,6 +212,22 @@ const TESTS: &[Step] = &[
         run: machine::netns,
     },
 ];
+
+const CLUSTER: &[Step] = &[
+    Step {
+        name: "kubectl",
+        run: kubectl::step,
+    },
+    Step {
+        name: "python for deploy",
+        run: python::deploy,
+    },
+];
+
+const API_SERVER: &[Step] = &[Step {
+    name: "API server",
+    run: kapi::step,
+}];
 
 /// Runs each step, prints those that `shown` selects, and returns how many are missing.
 fn report(steps: Vec<Step>, mode: Mode, shown: fn(&Outcome) -> bool) -> usize {

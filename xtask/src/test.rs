@@ -28,6 +28,13 @@ const PYTHON: &str = "NODEMESH_PYTHON";
 /// The folder with `prometheus` and `promtool`.
 const PROMETHEUS_DIR: &str = "NODEMESH_PROMETHEUS_DIR";
 
+/// What is said where the API server of the tests could not be built.
+const DOUBLE: &str = "WARNING: there is no real API server: a double has served the tests that need a cluster, and those of schemas, roles, kubectl and \
+                      Helm were SKIPPED";
+
+/// The set-up of the API server, at work.
+type Building = thread::JoinHandle<Result<()>>;
+
 /// Run every test; ends with `N passed, N failed`.
 #[derive(clap::Args, Default)]
 pub(crate) struct Test {
@@ -51,18 +58,26 @@ impl Test {
     /// Runs the tests and counts them; prints everything but the closing line.
     pub(crate) fn tally(&self) -> Tally {
         let mut tally = Tally::default();
+        // It takes minutes the first time: beside what cargo has to build.
+        let cluster = (!self.unit_only).then(|| thread::spawn(|| setup::ensure(Scope::ApiServer)));
         self.stage(&mut tally, "unit tests", Self::unit_tests);
-        if !self.unit_only {
-            self.stage(&mut tally, "end-to-end tests", Self::e2e_tests);
+        let mut is_double = false;
+        if let Some(cluster) = cluster {
+            self.stage(&mut tally, "end-to-end tests", |test, tally| {
+                test.e2e_tests(tally, cluster, &mut is_double)
+            });
         }
         for name in tally.failures() {
             println!("failed: {name}");
+        }
+        if is_double {
+            println!("{DOUBLE}");
         }
         tally
     }
 
     /// A stage that cannot run, or whose command fails without naming a test, counts as one failure.
-    fn stage(&self, tally: &mut Tally, name: &str, run: fn(&Self, &mut Tally) -> Result<()>) {
+    fn stage(&self, tally: &mut Tally, name: &str, run: impl FnOnce(&Self, &mut Tally) -> Result<()>) {
         let failed_before = tally.failed();
         if let Err(error) = run(self, tally) {
             eprintln!("error: {name}: {error:#}");
@@ -80,10 +95,12 @@ impl Test {
         self.count(&mut cargo, tally)
     }
 
-    fn e2e_tests(&self, tally: &mut Tally) -> Result<()> {
+    fn e2e_tests(&self, tally: &mut Tally, cluster: Building, is_double: &mut bool) -> Result<()> {
         setup::ensure(Scope::Tests)?;
+        setup::ensure(Scope::Cluster)?;
         next::build(false)?;
         build()?;
+        *is_double = !is_built(cluster);
         // Beside the compilation of the tests, of which the last part is one linker at a time.
         let older = (self.filter.is_empty() && kernels::is_possible()).then(|| thread::spawn(kernels::pass));
         let mut cargo = workspace::cargo("test")?;
@@ -118,6 +135,18 @@ impl Test {
         anyhow::ensure!(status.success(), "cargo test ended with {status}");
         Ok(())
     }
+}
+
+/// Waits for the API server of the tests, and says so where there is none.
+fn is_built(cluster: Building) -> bool {
+    let built = cluster
+        .join()
+        .unwrap_or_else(|_| Err(anyhow::anyhow!("it panicked")));
+    // It is built of sources that change: that is no fault of what is tested.
+    if let Err(error) = &built {
+        eprintln!("WARNING: {error:#}\n{DOUBLE}");
+    }
+    built.is_ok()
 }
 
 /// Builds the kernel programs and every binary that tests start.

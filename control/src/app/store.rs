@@ -8,12 +8,14 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use tokio::task::JoinSet;
+use tokio::{sync::watch, task::JoinHandle};
 use tracing::{info, warn};
 
 use crate::{
     config::{KubernetesConfig, StoreConfig, StoreUrl},
     kubernetes::{self, Cluster, KubernetesOptions, status::Status},
+    registry::State,
+    server::Ending,
     store::{
         Store, StoreError,
         embedded::EmbeddedStore,
@@ -25,17 +27,39 @@ use crate::{
 /// Pause before etcd is tried again.
 const PAUSE: Duration = Duration::from_secs(2);
 
-/// Opens the store; waits for an etcd or a cluster that is not there yet. What has to run for it is spawned in `tasks`.
+/// A store, and what tells its source what became of it.
+pub(super) struct Opened {
+    pub(super) store: Arc<dyn Store>,
+    told: Option<Told>,
+}
+
+/// The cluster that the store is, and who tells it.
+struct Told {
+    status: Status,
+    cluster: Cluster,
+}
+
+impl Opened {
+    /// Tells the source what it is told by `states`, the registry's, until the `ending`.
+    pub(super) fn tell(self, states: watch::Receiver<Arc<State>>, ending: Ending) -> Option<JoinHandle<()>> {
+        let Told { status, cluster } = self.told?;
+        Some(tokio::spawn(async move {
+            let _followers = cluster.tasks;
+            status.run(cluster.verdicts, states, ending).await;
+        }))
+    }
+}
+
+/// Opens the store; waits for an etcd or a cluster that is not there yet.
 pub(super) async fn open(
     config: &StoreConfig,
     kubernetes: &KubernetesConfig,
     nodes: &Nodes,
-    tasks: &mut JoinSet<()>,
-) -> Result<Arc<dyn Store>> {
+) -> Result<Opened> {
     info!(store = %config.store, "opening the store");
-    match &config.store {
+    let store = match &config.store {
         StoreUrl::Embedded { path } => embedded(path).await,
-        StoreUrl::Kubernetes { context } => cluster(context.as_deref(), kubernetes, nodes, tasks).await,
+        StoreUrl::Kubernetes { context } => return cluster(context.as_deref(), kubernetes, nodes).await,
         StoreUrl::Etcd { endpoints, prefix } => {
             let options = EtcdOptions {
                 endpoints: endpoints.clone(),
@@ -44,32 +68,25 @@ pub(super) async fn open(
             };
             etcd(options).await
         }
-    }
+    };
+    Ok(Opened {
+        store: store?,
+        told: None,
+    })
 }
 
-async fn cluster(
-    context: Option<&str>,
-    config: &KubernetesConfig,
-    nodes: &Nodes,
-    tasks: &mut JoinSet<()>,
-) -> Result<Arc<dyn Store>> {
+async fn cluster(context: Option<&str>, config: &KubernetesConfig, nodes: &Nodes) -> Result<Opened> {
     let client = kubernetes::connect(context).await?;
     let options = KubernetesOptions {
         membership: config.kubernetes_services,
         trust_domain: config.trust_domain.as_str().into(),
     };
     let cluster = kubernetes::open(&client, options).await;
-    let Cluster {
-        store,
-        verdicts,
-        tasks: followers,
-    } = cluster;
     let status = Status::new(&client, nodes.clone(), identity());
-    tasks.spawn(async move {
-        let _followers = followers;
-        status.run(verdicts).await;
-    });
-    Ok(store)
+    Ok(Opened {
+        store: Arc::clone(&cluster.store),
+        told: Some(Told { status, cluster }),
+    })
 }
 
 /// What no other control plane of the cluster is called.

@@ -30,6 +30,10 @@ use super::{
     object::{Custom, Object, ObjectName},
 };
 
+/// How long the API server keeps one watch open, seconds; the next goes on where it was. A connection that died in silence (a load
+/// balancer that forgot it) is noticed five seconds after that. One request per kind and this time is what it costs.
+const WATCH_S: u32 = 15;
+
 /// Updates that wait.
 const QUEUE: usize = 4096;
 
@@ -92,7 +96,8 @@ async fn run<K>(
     K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
 {
     let backoff = watcher::DefaultBackoff::default();
-    let mut events = watcher(api, watcher::Config::default()).backoff(backoff).boxed();
+    let config = watcher::Config::default().timeout(WATCH_S);
+    let mut events = watcher(api, config).backoff(backoff).boxed();
     let mut listed = Vec::new();
     loop {
         let event = match events.try_next().await {

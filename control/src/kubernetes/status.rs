@@ -2,37 +2,40 @@
 //! Tells the cluster what the mesh makes of its objects: conditions of custom resources, events of all others.
 //!
 //! ```text
-//! mesh --Verdict--> Status --(leader only)--> conditions (server-side apply), events
-//! nodes (xDS) -----/   \--> log
+//! mesh --Verdict-----> Status --(leader only)--> conditions (server-side apply), events
+//! registry --Faults--/   |\--> log
+//! nodes (xDS) ----------/
 //! ```
 //!
 //! Started by `app`. Invariant: what cannot be written now is written later; the newest verdict about an object wins, and nothing of
 //! this holds up what is served to nodes.
 
 mod condition;
+mod event;
 mod leader;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    sync::Arc,
     time::Duration,
 };
 
-use k8s_openapi::api::core::v1::ObjectReference;
 use kube::{
     Api, Client, Resource as _,
     api::{ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams},
-    runtime::events::{Event, EventType, Recorder, Reporter},
 };
 use nodemesh_model::{Keyword as _, Kind};
 use serde_json::{Value, json};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::{
     crd,
-    finding::{ObjectId, ObjectKind, Verdict},
+    finding::{Finding, ObjectId, ObjectKind, Reason, Verdict},
+    object::ObjectName,
 };
-use crate::xds::Nodes;
+use crate::{registry::State, server::Ending, xds::Nodes};
 
+use event::Events;
 use leader::Leader;
 
 /// Who writes the fields of a status.
@@ -67,45 +70,61 @@ impl Programmed {
 /// What there is to tell.
 pub struct Status {
     client: Client,
-    recorder: Recorder,
+    events: Events,
     leader: Leader,
     nodes: Nodes,
     verdicts: BTreeMap<ObjectId, Verdict>,
     /// Objects of which the cluster has not been told the newest.
     pending: BTreeSet<ObjectId>,
     programmed: Programmed,
+    /// What the registry does not serve, and why, by the object that it comes from.
+    faults: BTreeMap<ObjectId, String>,
 }
 
 impl Status {
     /// Tells the API server of `client`, as `identity`, which no other control plane has.
     pub fn new(client: &Client, nodes: Nodes, identity: String) -> Self {
-        let reporter = Reporter {
-            controller: MANAGER.to_owned(),
-            instance: Some(identity.clone()),
-        };
         Self {
             client: client.clone(),
-            recorder: Recorder::new(client.clone(), reporter),
+            events: Events::new(client, identity.clone()),
             leader: Leader::new(client, identity),
             programmed: Programmed::of(&nodes),
             nodes,
             verdicts: BTreeMap::new(),
             pending: BTreeSet::new(),
+            faults: BTreeMap::new(),
         }
     }
 
-    /// Tells until no more verdicts come.
-    pub async fn run(mut self, mut verdicts: mpsc::UnboundedReceiver<(ObjectId, Verdict)>) {
+    /// Tells until the `ending`, or until no more verdicts come; with what the registry has `states` of.
+    pub async fn run(
+        mut self,
+        mut verdicts: mpsc::UnboundedReceiver<(ObjectId, Verdict)>,
+        mut states: watch::Receiver<Arc<State>>,
+        ending: Ending,
+    ) {
         let mut rounds = tokio::time::interval(ROUND);
         rounds.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut was_leading = false;
+        // What it refused from the beginning is news too.
+        states.mark_changed();
         loop {
             tokio::select! {
                 verdict = verdicts.recv() => match verdict {
                     Some((id, verdict)) => self.take(id, verdict),
                     None => return,
                 },
+                () = ending.announced() => {
+                    if let Err(error) = self.leader.resign().await {
+                        tracing::warn!(%error, "cannot give the lease back; another control plane takes it when it is over");
+                    }
+                    return;
+                }
                 _ = rounds.tick() => {
+                    if states.has_changed().unwrap_or(false) {
+                        let state = Arc::clone(&states.borrow_and_update());
+                        self.compare_faults(&state);
+                    }
                     if let Err(error) = self.leader.campaign().await {
                         tracing::warn!(%error, "cannot get or renew the lease; conditions and events wait");
                     }
@@ -138,6 +157,54 @@ impl Status {
         }
     }
 
+    /// Notes which objects the registry refuses now, and which no longer.
+    fn compare_faults(&mut self, state: &State) {
+        let faults: BTreeMap<ObjectId, String> = state
+            .faults()
+            .filter_map(|(key, fault)| Some((self.origin(key)?, fault.reason.clone())))
+            .collect();
+        let former = std::mem::take(&mut self.faults);
+        for (id, reason) in &faults {
+            if former.get(id) != Some(reason) {
+                tracing::warn!(kind = id.kind.word(), object = %id.name, reason, "does not go together with another object, and is not served");
+                self.pending.insert(id.clone());
+            }
+        }
+        self.pending
+            .extend(former.into_keys().filter(|id| !faults.contains_key(id)));
+        self.faults = faults;
+    }
+
+    /// The object that the item `key` of the store comes from: a custom resource, or else a Service of the cluster.
+    fn origin(&self, key: &str) -> Option<ObjectId> {
+        let mut parts = key.splitn(3, '/');
+        let (kind, namespace, name) = (parts.next()?, parts.next()?, parts.next()?);
+        let kind: Kind = nodemesh_model::Keyword::from_word(kind)?;
+        let name = ObjectName::new(namespace, name);
+        let custom = ObjectId::new(ObjectKind::Custom(kind), name.clone());
+        if self.verdicts.contains_key(&custom) {
+            return Some(custom);
+        }
+        matches!(kind, Kind::Service | Kind::TrafficPolicy).then(|| ObjectId::new(ObjectKind::Service, name))
+    }
+
+    /// What there is to tell about an object; `None` if it is gone.
+    fn verdict(&self, id: &ObjectId) -> Option<Verdict> {
+        let known = self.verdicts.get(id).cloned();
+        let Some(reason) = self.faults.get(id) else {
+            return known;
+        };
+        let mut verdict = known.unwrap_or(Verdict {
+            generation: None,
+            findings: Vec::new(),
+        });
+        verdict.findings.push(Finding::new(
+            Reason::Conflict,
+            format!("{reason}; this one is not served"),
+        ));
+        Some(verdict)
+    }
+
     async fn round(&mut self) {
         let programmed = Programmed::of(&self.nodes);
         if programmed != self.programmed {
@@ -150,11 +217,11 @@ impl Status {
         }
         let now: Vec<ObjectId> = self.pending.iter().take(MOST).cloned().collect();
         for id in now {
-            let Some(verdict) = self.verdicts.get(&id) else {
+            let Some(verdict) = self.verdict(&id) else {
                 self.pending.remove(&id);
                 continue;
             };
-            match self.write(&id, verdict).await {
+            match self.write(&id, &verdict).await {
                 Ok(()) => drop(self.pending.remove(&id)),
                 Err(error) => {
                     tracing::warn!(kind = id.kind.word(), object = %id.name, %error, "cannot tell the cluster; trying again");
@@ -165,7 +232,7 @@ impl Status {
         }
     }
 
-    async fn write(&self, id: &ObjectId, verdict: &Verdict) -> Result<(), kube::Error> {
+    async fn write(&mut self, id: &ObjectId, verdict: &Verdict) -> Result<(), kube::Error> {
         let resource = id.kind.api();
         let api: Api<DynamicObject> = if id.name.namespace.is_empty() {
             Api::all_with(self.client.clone(), &resource)
@@ -180,8 +247,7 @@ impl Status {
         }
         let reference = object.object_ref(&resource);
         for finding in &verdict.findings {
-            self.publish(&reference, finding.reason.word(), &finding.message)
-                .await?;
+            self.events.tell(&reference, finding).await?;
         }
         Ok(())
     }
@@ -210,24 +276,6 @@ impl Status {
             Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
             Err(error) => Err(error),
         }
-    }
-
-    async fn publish(
-        &self,
-        reference: &ObjectReference,
-        reason: &str,
-        message: &str,
-    ) -> Result<(), kube::Error> {
-        /// The API's own limit, bytes.
-        const MAX_NOTE: usize = 1024;
-        let event = Event {
-            type_: EventType::Warning,
-            reason: reason.to_owned(),
-            note: Some(condition::shortened(message, MAX_NOTE).to_owned()),
-            action: "Translate".to_owned(),
-            secondary: None,
-        };
-        self.recorder.publish(&event, reference).await
     }
 }
 

@@ -16,7 +16,7 @@ use async_trait::async_trait;
 
 use super::mesh::ItemChange;
 use crate::store::{
-    Event, EventLog, Item, Lease, LeaseId, Listing, Revision, Store, StoreError, Transaction, Watch,
+    Change, Event, EventLog, Item, Lease, LeaseId, Listing, Revision, Store, StoreError, Transaction, Watch,
 };
 
 /// What the cluster comes down to.
@@ -81,17 +81,21 @@ impl ClusterStore {
     }
 }
 
-fn read_only(op: &'static str) -> StoreError {
-    StoreError::Refused {
+fn read_only(op: &'static str, object: String) -> StoreError {
+    StoreError::ReadOnly {
         op,
-        reason: "the cluster is the source of this mesh; use kubectl apply, or label a Service (nodemesh.io/mesh: enabled)".to_owned(),
+        object,
+        reason: "the cluster is the source of this mesh; use kubectl apply, or label a Service (nodemesh.io/mesh: enabled)",
     }
 }
 
 #[async_trait]
 impl Store for ClusterStore {
-    async fn commit(&self, _: Transaction) -> Result<Revision, StoreError> {
-        Err(read_only("write"))
+    async fn commit(&self, transaction: Transaction) -> Result<Revision, StoreError> {
+        let keys = transaction.changes.iter().map(Change::key);
+        // Keys of the registry's own are nobody's objects.
+        let objects: Vec<&str> = keys.map(|key| &**key).filter(|key| key.contains('/')).collect();
+        Err(read_only("write", objects.join(", ")))
     }
 
     async fn get(&self, key: &str) -> Result<Option<Item>, StoreError> {
@@ -116,14 +120,14 @@ impl Store for ClusterStore {
     }
 
     async fn grant(&self, _: Duration) -> Result<Lease, StoreError> {
-        Err(read_only("grant a lease"))
+        Err(read_only("grant", "a lease".to_owned()))
     }
 
-    async fn renew(&self, _: LeaseId) -> Result<Lease, StoreError> {
-        Err(read_only("renew a lease"))
+    async fn renew(&self, id: LeaseId) -> Result<Lease, StoreError> {
+        Err(read_only("renew", format!("lease {id}")))
     }
 
-    async fn revoke(&self, _: LeaseId) -> Result<(), StoreError> {
-        Err(read_only("revoke a lease"))
+    async fn revoke(&self, id: LeaseId) -> Result<(), StoreError> {
+        Err(read_only("revoke", format!("lease {id}")))
     }
 }

@@ -17,6 +17,7 @@ use super::{
 };
 
 mod network_policy;
+mod reach;
 
 fn read<T: DeserializeOwned>(value: Value) -> T {
     serde_json::from_value(value).unwrap()

@@ -17,6 +17,7 @@ pub(super) mod custom;
 pub(super) mod endpoints;
 pub(super) mod membership;
 pub(super) mod network_policy;
+mod packet_path;
 pub(super) mod pod;
 pub(super) mod service;
 

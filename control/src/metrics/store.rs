@@ -85,6 +85,6 @@ fn reason(error: &StoreError) -> &'static str {
         StoreError::Io { .. } => "io",
         StoreError::Unavailable { .. } => "unavailable",
         StoreError::Format { .. } => "format",
-        StoreError::Refused { .. } => "refused",
+        StoreError::Refused { .. } | StoreError::ReadOnly { .. } => "refused",
     }
 }

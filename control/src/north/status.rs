@@ -36,12 +36,21 @@ pub(super) fn of_store(error: &StoreError) -> Status {
         StoreError::TooLarge { .. } | StoreError::Transaction { .. } => Code::InvalidArgument,
         StoreError::Full { .. } => Code::ResourceExhausted,
         StoreError::Unavailable { .. } => Code::Unavailable,
+        StoreError::ReadOnly { .. } => Code::FailedPrecondition,
         StoreError::Corrupt { .. }
         | StoreError::Format { .. }
         | StoreError::Locked { .. }
         | StoreError::Io { .. }
         | StoreError::Refused { .. } => Code::Internal,
     };
+    if let StoreError::ReadOnly { op, object, reason } = error {
+        tracing::warn!(
+            op,
+            object,
+            reason,
+            "refused a change of what is changed elsewhere"
+        );
+    }
     if code == Code::Internal {
         tracing::error!(%error, "the store does not work");
     }

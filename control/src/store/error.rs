@@ -108,6 +108,16 @@ pub enum StoreError {
         /// Why.
         reason: String,
     },
+    /// What is stored is changed elsewhere.
+    #[error("{op} {object}: {reason}")]
+    ReadOnly {
+        /// What was to be done.
+        op: &'static str,
+        /// To what.
+        object: String,
+        /// Where it is changed.
+        reason: &'static str,
+    },
     /// The store refuses us.
     #[error("{op}: the store refused: {reason}")]
     Refused {

@@ -146,6 +146,6 @@ fn locality() -> impl Strategy<Value = Value> {
         vec!["zone", "region"],
         vec!["node", "zone", "region"],
     ]);
-    (tiers, option::of(1..1_000_u32))
-        .prop_map(|(tiers, spill)| json!({"tiers": tiers, "spillRequests": spill}))
+    (tiers, option::of(1..1_000_u32), option::of(proptest::bool::ANY))
+        .prop_map(|(tiers, spill, strict)| json!({"tiers": tiers, "spillRequests": spill, "strict": strict}))
 }

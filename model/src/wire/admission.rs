@@ -206,4 +206,6 @@ pub(crate) struct LocalityTiers {
     /// Requests in flight per replica beyond which the next tier is taken.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub(crate) spill_requests: Option<i64>,
+    /// Whether replicas that are in none of the tiers are left out: without one in a tier there is none.
+    pub(crate) strict: Option<bool>,
 }

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use nodemesh_model::{Kind, Manifest, Resource, Workload, document::document};
-use serde_json::{Map, json};
+use serde_json::{Map, Value, json};
 
 use super::{
     decode::decode,
@@ -38,6 +38,7 @@ fn workload(row: v1::Workload, place: Place<'_>) -> Read<Option<Arc<Workload>>> 
         addresses,
         cgroup,
         identity,
+        place: locality,
     } = row;
     let mut spec = Map::new();
     spec.insert("addresses".to_owned(), addresses.into());
@@ -46,6 +47,16 @@ fn workload(row: v1::Workload, place: Place<'_>) -> Read<Option<Arc<Workload>>> 
     }
     if !identity.is_empty() {
         spec.insert("identity".to_owned(), identity.into());
+    }
+    if let Some(v1::Place { region, zone, node }) = locality {
+        let levels = [("region", region), ("zone", zone), ("node", node)];
+        let known = levels.into_iter().filter(|(_, name)| !name.is_empty());
+        let known: Map<String, Value> = known
+            .map(|(level, name)| (level.to_owned(), name.into()))
+            .collect();
+        if !known.is_empty() {
+            spec.insert("locality".to_owned(), known.into());
+        }
     }
     let metadata = json!({"namespace": namespace, "name": name, "labels": labels});
     let manifest = Manifest::from_values([document(Kind::Workload, metadata, spec.into())]);

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Workloads as rows of the identity table.
 //!
-//! Invariant: weight, state and locality are not in it: they are those of the endpoints, and would change the table each time a
-//! replica drains.
+//! Invariant: weight and state are not in it: they are those of the endpoints, and would change the table each time a replica drains.
+//! The locality is, of those that have a cgroup: it tells an agent where its node is.
 
-use nodemesh_model::Workload;
+use nodemesh_model::{Locality, Workload};
 
 use crate::v1;
 
@@ -31,6 +31,20 @@ pub fn workload(workload: &Workload, rows: Rows) -> v1::Workload {
             (Rows::Compact, Some(own)) if workload.cgroup.is_some() => own.to_owned(),
             (Rows::Compact, _) => String::new(),
         },
+        place: workload
+            .locality
+            .as_deref()
+            .filter(|_| workload.cgroup.is_some())
+            .map(place),
+    }
+}
+
+fn place(locality: &Locality) -> v1::Place {
+    let level = |name: &Option<std::sync::Arc<str>>| name.as_deref().unwrap_or_default().to_owned();
+    v1::Place {
+        region: level(&locality.region),
+        zone: level(&locality.zone),
+        node: level(&locality.node),
     }
 }
 

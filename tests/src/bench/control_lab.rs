@@ -56,13 +56,21 @@ pub(super) struct ControlLab {
 
 impl ControlLab {
     pub(super) fn new() -> Result<Self> {
+        let (lab, ()) = Self::with(|_, control, flags| control.start(flags))?;
+        Ok(lab)
+    }
+
+    /// One whose control plane is started by `start`, with these flags and more; and what that made on the node.
+    pub(super) fn with<T>(
+        start: impl FnOnce(&Node, &mut ControlPlane, &[&str]) -> Result<T>,
+    ) -> Result<(Self, T)> {
         crate::file_limit::raise()?;
         let topology = Topology::new()?;
         let node = topology.node("a")?;
         let pod = node.pod("clients")?;
         let mut control = ControlPlane::new(node.pod("control")?);
-        control.start(&Self::flags())?;
-        Ok(Self {
+        let made = start(&node, &mut control, &Self::flags())?;
+        let lab = Self {
             agent: node.agent()?,
             control,
             clients: Inside::of(pod.netns())?,
@@ -70,7 +78,8 @@ impl ControlLab {
             _pod: pod,
             _node: node,
             _topology: topology,
-        })
+        };
+        Ok((lab, made))
     }
 
     fn flags() -> Vec<&'static str> {
@@ -350,7 +359,7 @@ pub(super) fn workload(name: &str, app: &str, address: Ipv4Addr) -> Value {
     )
 }
 
-fn virtual_address(number: u32) -> Ipv4Addr {
+pub(super) fn virtual_address(number: u32) -> Ipv4Addr {
     Ipv4Addr::from(0x0a60_0000 + number)
 }
 

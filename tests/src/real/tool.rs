@@ -13,6 +13,13 @@ const PYTHON: &str = "NODEMESH_PYTHON";
 /// The folder with `prometheus` and `promtool`.
 const PROMETHEUS_DIR: &str = "NODEMESH_PROMETHEUS_DIR";
 const REQUIREMENTS: &str = include_str!("../../real/requirements.txt");
+/// What the API server is built of, in the order of `cargo xtask setup`.
+const KAPI: [&str; 4] = [
+    include_str!("../../kapi/access.go"),
+    include_str!("../../kapi/main.go"),
+    include_str!("../../kapi/resources.go"),
+    include_str!("../../kapi/packages.txt"),
+];
 const REMEDY: &str = "`cargo xtask setup` installs it";
 
 /// The Python that runs the scripts.
@@ -20,6 +27,14 @@ pub fn python() -> PathBuf {
     from_environment(PYTHON)
         .or_else(|| Some(environment(REQUIREMENTS)?.join("bin/python")))
         .unwrap_or_else(|| panic!("no Python with the packages of the tests: {REMEDY}"))
+}
+
+/// The Python with Helm's library.
+pub fn deploy_python() -> PathBuf {
+    let requirements = include_str!("../../../deploy/check/requirements.txt");
+    let folder = environment(requirements);
+    let folder = folder.unwrap_or_else(|| panic!("no Python with Helm's library: {REMEDY}"));
+    folder.join("bin/python")
 }
 
 /// A script of `tests/real`.
@@ -43,6 +58,25 @@ pub fn etcd() -> PathBuf {
     in_path("etcd")
         .or_else(|| Some(unpacked).filter(|file| file.is_file()))
         .unwrap_or_else(|| panic!("no etcd: {REMEDY}"))
+}
+
+/// kubectl.
+pub fn kubectl() -> PathBuf {
+    let unpacked = cache().join("kubectl-debian/usr/bin/kubectl");
+    in_path("kubectl")
+        .or_else(|| Some(unpacked).filter(|file| file.is_file()))
+        .unwrap_or_else(|| panic!("no kubectl: {REMEDY}"))
+}
+
+/// The API server that was built of the sources in `tests/kapi`, if it was.
+pub fn kapi() -> Option<PathBuf> {
+    let folders = fs::read_dir(cache()).into_iter().flatten().flatten();
+    let is_same = |folder: &PathBuf| {
+        fs::read_to_string(folder.join("sources.txt")).is_ok_and(|text| text == KAPI.concat())
+    };
+    let mut same = folders.map(|entry| entry.path()).filter(is_same);
+    let program = same.next()?.join("kapi");
+    program.is_file().then_some(program)
 }
 
 /// A program of the system.

@@ -3,9 +3,14 @@
 
 use std::fs::{self, File};
 
-use nodemesh_e2e::{bed::Bed, control::ControlPlane, eventually::eventually, process::Process};
+use nodemesh_e2e::{
+    bed::{Bed, Connecting},
+    control::ControlPlane,
+    eventually::eventually,
+    process::Process,
+};
 
-use super::{Connecting, Journal, empty, follow, serve, services};
+use super::{Journal, empty, follow, serve, services};
 
 /// Backends of a service that takes some pages of the store.
 const MANY: u16 = 150;

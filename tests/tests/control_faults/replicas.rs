@@ -1,9 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Two control planes over one etcd: either may go, and etcd may fail.
 
-use nodemesh_e2e::{bed::Bed, control::ControlPlane, etcd::Etcd, eventually::eventually};
+use nodemesh_e2e::{
+    bed::{Bed, Connecting},
+    control::ControlPlane,
+    etcd::Etcd,
+    eventually::eventually,
+};
 
-use super::{Connecting, Journal, empty, serve, services};
+use super::{Journal, empty, serve, services};
 
 /// An agent that follows two control planes.
 struct Replicated {

@@ -4,12 +4,12 @@
 use std::time::{Duration, Instant};
 
 use nodemesh_e2e::{
-    bed::Bed,
+    bed::{Bed, Connecting},
     control::ControlPlane,
     eventually::{eventually, wait_until},
 };
 
-use super::{Connecting, empty, follow, serve, services};
+use super::{empty, follow, serve, services};
 
 /// Keepalive of the agent, 20 s and 10 s for an answer, and some for a busy machine.
 const AGENT_NOTICES: Duration = Duration::from_secs(35);

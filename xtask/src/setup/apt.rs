@@ -4,9 +4,11 @@
 //! Called by the setup steps only. The package lists are refreshed at most once per run, and only when a package or a
 //! version that they name cannot be had.
 
+mod release;
+
 use std::{
     fs,
-    path::Path,
+    path::{Path, PathBuf},
     process::Command,
     sync::atomic::{AtomicBool, Ordering},
 };
@@ -14,6 +16,8 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use crate::{process, setup::machine};
+
+pub(crate) use release::Release;
 
 const INSTALL: [&str; 4] = ["apt-get", "install", "-y", "--no-install-recommends"];
 
@@ -57,50 +61,16 @@ pub(crate) fn install(packages: &[&str]) -> Result<()> {
     })
 }
 
-/// Unpacks the archive of `package` of another release of Debian, as [`unpack`] does. Lists and settings of this machine stay as they
-/// are.
-pub(crate) fn unpack_of(package: &str, release: &str, root: &Path) -> Result<()> {
+/// Unpacks the archives of `packages` of another release of Debian, as [`unpack`] does, and nothing that they depend on.
+pub(crate) fn unpack_of(packages: &[&str], release: &str, root: &Path) -> Result<()> {
     let fresh = root.with_extension(format!("new-{}", std::process::id()));
     let unpacked = (|| {
-        let options = other_release(release, &fresh)?;
-        process::run(Command::new("apt-get").args(&options).arg("update"))?;
-        let mut download = Command::new("apt-get");
-        process::run(
-            download
-                .args(&options)
-                .args(["download", package])
-                .current_dir(&fresh),
-        )?;
-        extract(&fresh)?;
+        Release::open(release, &fresh)?.unpack(packages, &fresh.join("root"))?;
         remove(root)?;
         fs::rename(fresh.join("root"), root).with_context(|| format!("create {}", root.display()))
     })();
     remove(&fresh)?;
     unpacked
-}
-
-/// Options by which apt sees nothing but a release, with what it writes down in `folder`.
-fn other_release(release: &str, folder: &Path) -> Result<Vec<String>> {
-    const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
-    for part in ["lists/partial", "cache/archives/partial"] {
-        fs::create_dir_all(folder.join(part))?;
-    }
-    let list = folder.join("sources.list");
-    let line = format!("deb [signed-by={KEYRING}] {} {release} main\n", mirror()?);
-    fs::write(&list, line).with_context(|| format!("write {}", list.display()))?;
-    let settings = [
-        ("Dir::Etc::sourcelist", list.display().to_string()),
-        ("Dir::Etc::sourceparts", "-".to_owned()),
-        ("Dir::State::lists", folder.join("lists").display().to_string()),
-        // Nothing is installed: the candidate is the release's, whatever the machine has.
-        ("Dir::State::status", "/dev/null".to_owned()),
-        ("Dir::Cache", folder.join("cache").display().to_string()),
-        ("APT::Sandbox::User", "root".to_owned()),
-    ];
-    Ok(settings
-        .into_iter()
-        .flat_map(|(name, value)| ["-o".to_owned(), format!("{name}={value}")])
-        .collect())
 }
 
 /// The archive of Debian's releases that this machine uses: the one of its own release, not of updates to it.
@@ -146,18 +116,22 @@ pub(crate) fn unpack(package: &str, root: &Path) -> Result<()> {
 fn unpack_beside(package: &str, fresh: &Path) -> Result<()> {
     fs::create_dir_all(fresh).with_context(|| format!("create {}", fresh.display()))?;
     download(package, fresh)?;
-    extract(fresh)
+    extract(fresh, &fresh.join("root"))
 }
 
-/// Unpacks the one archive in a folder to `root` below it.
-fn extract(fresh: &Path) -> Result<()> {
-    let mut files = fs::read_dir(fresh)?.flatten().map(|entry| entry.path());
-    let Some(archive) = files.find(|file| file.extension().is_some_and(|extension| extension == "deb"))
-    else {
+/// Unpacks the archives in the folder `fresh` to `root`.
+fn extract(fresh: &Path, root: &Path) -> Result<()> {
+    let files = fs::read_dir(fresh)?.flatten().map(|entry| entry.path());
+    let is_archive = |file: &PathBuf| file.extension().is_some_and(|extension| extension == "deb");
+    let archives: Vec<PathBuf> = files.filter(is_archive).collect();
+    if archives.is_empty() {
         bail!("apt-get download left no archive in {}", fresh.display());
-    };
-    let mut dpkg = Command::new("dpkg");
-    process::run(dpkg.arg("-x").arg(archive).arg(fresh.join("root")))
+    }
+    for archive in archives {
+        let mut dpkg = Command::new("dpkg");
+        process::capture(dpkg.arg("-x").arg(archive).arg(root))?;
+    }
+    Ok(())
 }
 
 fn remove(folder: &Path) -> Result<()> {

@@ -57,7 +57,7 @@ fn unpacked() -> Result<PathBuf> {
 
 fn install() -> Result<String> {
     let root = unpacked()?;
-    apt::unpack_of(PACKAGE, RELEASE, &root)?;
+    apt::unpack_of(&[PACKAGE], RELEASE, &root)?;
     version(&root.join("usr/bin").join(PROGRAM))
 }
 

@@ -9,7 +9,6 @@ use std::{
 };
 
 use bytes::Bytes;
-use serde_json::Value;
 
 use super::{
     super::{
@@ -22,10 +21,10 @@ use super::{
 /// Who wants which items.
 #[derive(Debug, Default)]
 pub(super) struct Claims {
-    /// What each object makes.
-    made: BTreeMap<ObjectId, BTreeSet<Arc<str>>>,
-    /// Items by key, with all who make one: the first is the owner.
-    wanted: BTreeMap<Arc<str>, BTreeMap<Rank, Value>>,
+    /// What each object makes: one or two items, as a rule.
+    made: BTreeMap<ObjectId, Box<[Arc<str>]>>,
+    /// Items by key, with all who make one, in their order: the first is the owner. As text: a tree of values is ten times as large.
+    wanted: BTreeMap<Arc<str>, Vec<(Rank, Bytes)>>,
     /// Owner and content of each item as it was told.
     settled: BTreeMap<Arc<str>, Bytes>,
 }
@@ -52,27 +51,37 @@ impl Claims {
             return;
         }
         let rank = Rank::of(id);
-        let mut made = BTreeSet::new();
+        let mut made: Vec<Arc<str>> = Vec::with_capacity(translation.documents.len());
         for document in translation.documents {
             let key = document.key();
-            let wanted = self.wanted.entry(Arc::clone(&key)).or_default();
-            wanted.insert(rank.clone(), document.value);
+            let content = Bytes::from(document.value.to_string().into_boxed_str().into_boxed_bytes());
+            self.want(&key, &rank, content);
             touched.insert(Arc::clone(&key));
-            made.insert(key);
+            made.push(key);
         }
-        let former = if made.is_empty() {
-            self.made.remove(id)
-        } else {
-            self.made.insert(id.clone(), made.clone())
-        };
-        for key in former.into_iter().flatten().filter(|key| !made.contains(key)) {
+        let former = self.made.remove(id).unwrap_or_default();
+        for key in former.into_iter().filter(|key| !made.contains(key)) {
             if let Some(wanted) = self.wanted.get_mut(&key) {
-                wanted.remove(&rank);
+                wanted.retain(|(other, _)| *other != rank);
                 if wanted.is_empty() {
                     self.wanted.remove(&key);
                 }
             }
             touched.insert(key);
+        }
+        if !made.is_empty() {
+            self.made.insert(id.clone(), made.into());
+        }
+    }
+
+    fn want(&mut self, key: &Arc<str>, rank: &Rank, content: Bytes) {
+        let wanted = self
+            .wanted
+            .entry(Arc::clone(key))
+            .or_insert_with(|| Vec::with_capacity(1));
+        match wanted.binary_search_by(|(other, _)| other.cmp(rank)) {
+            Ok(position) => wanted[position].1 = content,
+            Err(position) => wanted.insert(position, (rank.clone(), content)),
         }
     }
 
@@ -108,15 +117,14 @@ impl Claims {
 
     /// How the item `key` changes, if it does.
     pub(super) fn settle(&mut self, key: &Arc<str>) -> Option<ItemChange> {
-        let Some((_, value)) = self.wanted.get(key).and_then(BTreeMap::first_key_value) else {
+        let Some((_, content)) = self.wanted.get(key).and_then(|wanted| wanted.first()) else {
             self.settled.remove(key)?;
             return Some(ItemChange::Delete(Arc::clone(key)));
         };
-        let content = Bytes::from(value.to_string());
-        if self.settled.get(key) == Some(&content) {
+        if self.settled.get(key) == Some(content) {
             return None;
         }
         self.settled.insert(Arc::clone(key), content.clone());
-        Some(ItemChange::Put(Arc::clone(key), content))
+        Some(ItemChange::Put(Arc::clone(key), content.clone()))
     }
 }

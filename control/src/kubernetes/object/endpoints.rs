@@ -39,6 +39,10 @@ pub(crate) struct Endpoint {
     pub(crate) is_terminating: bool,
     pub(crate) node: Option<String>,
     pub(crate) zone: Option<String>,
+    /// Zones whose clients it is meant for (`hints.forZones`); empty if that is not said.
+    pub(crate) for_zones: Vec<String>,
+    /// Nodes whose clients it is meant for (`hints.forNodes`).
+    pub(crate) for_nodes: Vec<String>,
     /// Name of the pod, in the namespace of the slice.
     pub(crate) pod: Option<String>,
 }
@@ -71,6 +75,9 @@ fn endpoint(api: ApiEndpoint) -> Option<Endpoint> {
         .target_ref
         .filter(|target| target.kind.as_deref() == Some("Pod"))
         .and_then(|target| target.name);
+    let hints = api.hints.unwrap_or_default();
+    let zones = hints.for_zones.into_iter().flatten();
+    let nodes = hints.for_nodes.into_iter().flatten();
     Some(Endpoint {
         address,
         is_ready,
@@ -78,6 +85,8 @@ fn endpoint(api: ApiEndpoint) -> Option<Endpoint> {
         is_terminating: conditions.terminating.unwrap_or(false),
         node: api.node_name,
         zone: api.zone,
+        for_zones: zones.map(|zone| zone.name).collect(),
+        for_nodes: nodes.map(|node| node.name).collect(),
         pod,
     })
 }

@@ -31,6 +31,7 @@ pub(crate) struct Service {
     pub(crate) labels: Labels,
     pub(crate) annotations: Labels,
     pub(crate) reach: Reach,
+    /// `externalIPs`, and what load balancers answer at.
     pub(crate) external_ips: Vec<IpAddr>,
     pub(crate) ports: Vec<Port>,
     /// Seconds that a client stays with its replica: `sessionAffinity: ClientIP`.
@@ -51,6 +52,8 @@ pub(crate) struct Port {
     pub(crate) protocol: String,
     /// `None` if it is the name of a port of the pods.
     pub(crate) target: Option<i32>,
+    /// The port at which every node answers.
+    pub(crate) on_nodes: Option<i32>,
 }
 
 /// What the API server takes if `sessionAffinityConfig` does not say.
@@ -59,6 +62,10 @@ const DEFAULT_AFFINITY_S: u32 = 10_800;
 impl From<Api> for Service {
     fn from(api: Api) -> Self {
         let spec = api.spec.unwrap_or_default();
+        let balancer = api.status.and_then(|status| status.load_balancer);
+        let ingress = balancer.and_then(|balancer| balancer.ingress).unwrap_or_default();
+        let mut external = spec.external_ips.unwrap_or_default();
+        external.extend(ingress.into_iter().filter_map(|point| point.ip));
         let cluster_ips = spec.cluster_ips.or(spec.cluster_ip.map(|ip| vec![ip]));
         let affinity_s = (spec.session_affinity.as_deref() == Some("ClientIP")).then(|| {
             let config = spec.session_affinity_config.and_then(|config| config.client_ip);
@@ -69,7 +76,7 @@ impl From<Api> for Service {
             labels: api.metadata.labels.unwrap_or_default(),
             annotations: api.metadata.annotations.unwrap_or_default(),
             reach: reach(spec.type_.as_deref(), &cluster_ips.unwrap_or_default()),
-            external_ips: addresses(&spec.external_ips.unwrap_or_default()),
+            external_ips: addresses(&external),
             ports: spec.ports.unwrap_or_default().into_iter().map(port).collect(),
             affinity_s,
             traffic_distribution: spec.traffic_distribution,
@@ -103,5 +110,6 @@ fn port(api: ApiPort) -> Port {
             Some(IntOrString::String(_)) => None,
             None => Some(api.port),
         },
+        on_nodes: api.node_port,
     }
 }

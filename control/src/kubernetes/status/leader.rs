@@ -28,7 +28,13 @@ pub(super) struct Leader {
     identity: String,
     /// Until when the lease is ours, by the monotonic clock of this process.
     until: Option<Instant>,
-    /// The version that another holder wrote, and since when it is known: clocks of others are not asked.
+    others: Others,
+}
+
+/// What is known of other holders. Clocks of others are not asked: the time that counts is how long nothing new was seen, by our own.
+#[derive(Debug, Default)]
+struct Others {
+    /// The version that another holder wrote, and since when it is known.
     seen: Option<(String, Instant)>,
 }
 
@@ -38,7 +44,7 @@ impl Leader {
             leases: Api::default_namespaced(client.clone()),
             identity,
             until: None,
-            seen: None,
+            others: Others::default(),
         }
     }
 
@@ -57,7 +63,7 @@ impl Leader {
                 .await;
             return self.conclude(created, began);
         };
-        if !self.may_take(&lease, began) {
+        if !self.others.are_gone(&lease, &self.identity, began) {
             self.until = None;
             return Ok(());
         }
@@ -66,25 +72,22 @@ impl Leader {
         self.conclude(replaced, began)
     }
 
-    /// A holder that has not renewed for the duration, since we saw the last renewal, is gone.
-    fn may_take(&mut self, lease: &Lease, now: Instant) -> bool {
-        let spec = lease.spec.as_ref();
-        let holder = spec.and_then(|spec| spec.holder_identity.as_deref());
-        if holder.is_none_or(|holder| holder.is_empty() || holder == self.identity) {
-            return true;
+    /// Gives the lease back, so that another one need not wait until it is over.
+    pub(super) async fn resign(&mut self) -> Result<(), kube::Error> {
+        if !self.is_leading() {
+            return Ok(());
         }
-        let version = lease.metadata.resource_version.clone().unwrap_or_default();
-        let seconds = spec.and_then(|spec| spec.lease_duration_seconds);
-        let duration = seconds
-            .and_then(|seconds| u64::try_from(seconds).ok())
-            .map_or(DURATION, Duration::from_secs);
-        match &self.seen {
-            Some((seen, since)) if *seen == version => now.duration_since(*since) > duration,
-            _ => {
-                self.seen = Some((version, now));
-                false
-            }
+        self.until = None;
+        let Some(mut lease) = self.leases.get_opt(NAME).await? else {
+            return Ok(());
+        };
+        let spec = lease.spec.get_or_insert_default();
+        if spec.holder_identity.as_deref() != Some(&self.identity) {
+            return Ok(());
         }
+        spec.holder_identity = None;
+        let replaced = self.leases.replace(NAME, &PostParams::default(), &lease).await;
+        replaced.map(drop)
     }
 
     fn conclude(&mut self, written: kube::Result<Lease>, began: Instant) -> Result<(), kube::Error> {
@@ -130,5 +133,68 @@ impl Leader {
                 ..former
             }),
         }
+    }
+}
+
+impl Others {
+    /// Whether nobody but `own` holds the lease: a holder that has not renewed for the duration, since we saw the last renewal, is gone.
+    fn are_gone(&mut self, lease: &Lease, own: &str, now: Instant) -> bool {
+        let spec = lease.spec.as_ref();
+        let holder = spec.and_then(|spec| spec.holder_identity.as_deref());
+        if holder.is_none_or(|holder| holder.is_empty() || holder == own) {
+            return true;
+        }
+        let version = lease.metadata.resource_version.clone().unwrap_or_default();
+        let seconds = spec.and_then(|spec| spec.lease_duration_seconds);
+        let duration = seconds
+            .and_then(|seconds| u64::try_from(seconds).ok())
+            .map_or(DURATION, Duration::from_secs);
+        match &self.seen {
+            Some((seen, since)) if *seen == version => now.duration_since(*since) > duration,
+            _ => {
+                self.seen = Some((version, now));
+                false
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// The lease of another one, with what its clock says.
+    fn lease(version: &str, renewed: &str) -> Lease {
+        let lease = json!({
+            "metadata": {"resourceVersion": version},
+            "spec": {"holderIdentity": "other", "leaseDurationSeconds": 15, "renewTime": renewed},
+        });
+        serde_json::from_value(lease).unwrap()
+    }
+
+    #[test]
+    fn the_clock_of_the_holder_is_not_asked() {
+        const PAST: &str = "2001-01-01T00:00:00.000000Z";
+        const FUTURE: &str = "2099-01-01T00:00:00.000000Z";
+        let (mut others, start) = (Others::default(), Instant::now());
+        let at = |seconds| start + Duration::from_secs(seconds);
+        // It renews, and its clock is decades behind: the lease is its own.
+        for (version, seconds) in [("1", 0), ("2", 10), ("3", 20), ("4", 30)] {
+            assert!(!others.are_gone(&lease(version, PAST), "own", at(seconds)));
+        }
+        assert!(!others.are_gone(&lease("4", PAST), "own", at(45)));
+        assert!(
+            others.are_gone(&lease("4", PAST), "own", at(46)),
+            "16 s after it was seen for the last time"
+        );
+        // It has died, and its clock was decades ahead.
+        assert!(!others.are_gone(&lease("5", FUTURE), "own", at(50)));
+        assert!(others.are_gone(&lease("5", FUTURE), "own", at(66)));
+        assert!(
+            others.are_gone(&lease("6", FUTURE), "other", at(67)),
+            "it is ours"
+        );
     }
 }

@@ -16,6 +16,8 @@ use super::membership::MESH;
 const PREFIX: &str = "nodemesh.io/";
 /// Name of the model that the replicas serve: a field of the service itself.
 pub(crate) const MODEL: &str = "nodemesh.io/model";
+/// How packets of clients outside the mesh are sent on: a field of the service too.
+pub(crate) const PACKET_PATH: &str = "nodemesh.io/packet-path";
 
 /// How the text of an annotation becomes the value of a field.
 #[derive(Clone, Copy)]
@@ -68,7 +70,7 @@ pub(crate) fn read(annotations: &Labels, spec: &mut Map<String, Value>, findings
         let Some(short) = key.strip_prefix(PREFIX) else {
             continue;
         };
-        if key == MESH || key == MODEL {
+        if [MESH, MODEL, PACKET_PATH].contains(&key.as_str()) {
             continue;
         }
         let Some((_, path, form)) = FIELDS.iter().find(|(known, ..)| *known == short) else {

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The slices of a Service to its backends, by the rules by which kube-proxy uses them.
 //!
-//! Called by `service`. Source: Kubernetes documentation, "Endpoint Slices" (conditions, duplicates) and KEP-1669 (proxying to
-//! terminating endpoints). Invariant: each (address, port, port name) is one backend, however many slices have it.
+//! Called by `service`. Source: Kubernetes documentation, "Endpoint Slices" (conditions, duplicates), KEP-1669 (proxying to
+//! terminating endpoints) and "Topology Aware Routing" (hints). Invariant: each (address, port, port name) is one backend, however many slices have it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use nodemesh_model::{BackendState, Family, Keyword as _};
 use serde_json::{Map, Value, json};
@@ -28,6 +28,48 @@ struct Candidate<'a> {
     port: u16,
 }
 
+/// What the slices of a service come down to.
+pub(crate) struct Backends {
+    pub(crate) documents: Vec<Value>,
+    /// What hints of the cluster prefer.
+    pub(crate) preferred: Preferred,
+}
+
+/// Of which levels the cluster says for whom every ready endpoint is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Preferred {
+    pub(crate) nodes: bool,
+    pub(crate) zones: bool,
+}
+
+impl Preferred {
+    /// As with kube-proxy: hints of some of the endpoints only say nothing.
+    fn of<'a>(ready: impl Iterator<Item = &'a Endpoint>) -> Self {
+        let mut preferred = None;
+        for endpoint in ready {
+            let Self { nodes, zones } = preferred.unwrap_or(Self {
+                nodes: true,
+                zones: true,
+            });
+            preferred = Some(Self {
+                nodes: nodes && !endpoint.for_nodes.is_empty(),
+                zones: zones && !endpoint.for_zones.is_empty(),
+            });
+        }
+        preferred.unwrap_or_default()
+    }
+
+    /// The tiers that this comes to.
+    pub(crate) fn tiers(self) -> Option<&'static [&'static str]> {
+        match (self.nodes, self.zones) {
+            (true, true) => Some(&["node", "zone"]),
+            (true, false) => Some(&["node"]),
+            (false, true) => Some(&["zone"]),
+            (false, false) => None,
+        }
+    }
+}
+
 /// The backends of `service`, of `families`.
 pub(crate) fn backends<'a>(
     service: &Service,
@@ -35,7 +77,7 @@ pub(crate) fn backends<'a>(
     slices: impl Iterator<Item = &'a EndpointSlice>,
     topology: &impl Topology,
     findings: &mut Vec<Finding>,
-) -> Vec<Value> {
+) -> Backends {
     let mut candidates: BTreeMap<_, Candidate<'a>> = BTreeMap::new();
     let mut unknown: Vec<&str> = Vec::new();
     for slice in slices {
@@ -74,12 +116,37 @@ pub(crate) fn backends<'a>(
                      Service that name"),
         ));
     }
-    let has_ready = candidates.values().any(|candidate| candidate.endpoint.is_ready);
+    let endpoints = candidates.values().map(|candidate| candidate.endpoint);
+    let ready = endpoints.filter(|endpoint| endpoint.is_ready);
+    // Where clients see those of their node only, one of another node is no help.
+    let scope = |endpoint: &'a Endpoint| endpoint.node.as_deref().filter(|_| service.is_local_only);
+    let scopes: BTreeSet<Option<&str>> = ready.clone().map(scope).collect();
+    let preferred = Preferred::of(ready);
     let has_names = service.ports.len() > 1 || service.ports.iter().any(|port| !port.name.is_empty());
-    candidates
-        .values()
-        .map(|candidate| backend(candidate, has_ready, has_names, topology))
-        .collect()
+    let documents = candidates.values().map(|candidate| {
+        let endpoint = candidate.endpoint;
+        let state = state(endpoint, scopes.contains(&scope(endpoint)));
+        let zone = meant(endpoint.zone.as_deref(), &endpoint.for_zones, preferred.zones);
+        // Where clients have to be on its node, it is the one that it is on.
+        let is_hinted = preferred.nodes && !service.is_local_only;
+        let node = meant(endpoint.node.as_deref(), &endpoint.for_nodes, is_hinted);
+        // Meant for another node, it counts for where that is.
+        let zone = zone.filter(|_| preferred.zones || node == endpoint.node.as_deref());
+        backend(candidate, state, locality(node, zone, topology), has_names)
+    });
+    Backends {
+        documents: documents.collect(),
+        preferred,
+    }
+}
+
+/// The zone or node that an endpoint counts for: its own if it is meant for that too.
+fn meant<'a>(own: Option<&'a str>, hinted: &'a [String], has_hints: bool) -> Option<&'a str> {
+    let mut hinted = hinted.iter().map(String::as_str);
+    match hinted.clone().next() {
+        Some(first) if has_hints => own.filter(|own| hinted.any(|name| name == *own)).or(Some(first)),
+        _ => own,
+    }
 }
 
 fn slice_name(port: &EndpointPort) -> Option<&str> {
@@ -114,7 +181,12 @@ fn state(endpoint: &Endpoint, has_ready: bool) -> BackendState {
     }
 }
 
-fn backend(candidate: &Candidate<'_>, has_ready: bool, has_names: bool, topology: &impl Topology) -> Value {
+fn backend(
+    candidate: &Candidate<'_>,
+    state: BackendState,
+    locality: Option<Value>,
+    has_names: bool,
+) -> Value {
     let endpoint = candidate.endpoint;
     let mut fields = Map::new();
     fields.insert("address".to_owned(), endpoint.address.to_string().into());
@@ -122,14 +194,13 @@ fn backend(candidate: &Candidate<'_>, has_ready: bool, has_names: bool, topology
     if let Some(name) = candidate.port_name.filter(|_| has_names) {
         fields.insert("portName".to_owned(), name.into());
     }
-    let state = state(endpoint, has_ready);
     if state != BackendState::default() {
         fields.insert("state".to_owned(), state.word().into());
     }
     if let Some(pod) = &endpoint.pod {
         fields.insert("workload".to_owned(), pod.as_str().into());
     }
-    if let Some(locality) = locality(endpoint.node.as_deref(), endpoint.zone.as_deref(), topology) {
+    if let Some(locality) = locality {
         fields.insert("locality".to_owned(), locality);
     }
     fields.into()

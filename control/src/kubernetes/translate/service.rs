@@ -13,8 +13,9 @@ use super::{
         object::{EndpointSlice, Namespace, ObjectName, Port, Reach, Service},
     },
     Translation, annotations,
-    endpoints::{self, Topology},
+    endpoints::{self, Preferred, Topology},
     membership::{self, Membership},
+    packet_path,
 };
 
 /// What a service is translated with.
@@ -61,10 +62,12 @@ pub(crate) fn translate<'a, T: Topology>(
     }
     spec.insert("addresses".to_owned(), json!(addresses));
     spec.insert("ports".to_owned(), ports.into());
-    if !backends.is_empty() {
-        spec.insert("backends".to_owned(), backends.into());
+    let preferred = backends.preferred;
+    if !backends.documents.is_empty() {
+        spec.insert("backends".to_owned(), backends.documents.into());
     }
-    let policy = policy(name, service, findings);
+    packet_path::read(service, &families, &mut spec, findings);
+    let policy = policy(name, service, preferred, findings);
     translation.put(Kind::Service, name, &service.labels, spec);
     if let Some(policy) = policy {
         translation.put(Kind::TrafficPolicy, name, &super::Labels::new(), policy);
@@ -118,7 +121,12 @@ fn ports(ports: &[Port], findings: &mut Vec<Finding>) -> Vec<Value> {
 }
 
 /// The spec of the policy that the Service itself asks for.
-fn policy(name: &ObjectName, service: &Service, findings: &mut Vec<Finding>) -> Option<Map<String, Value>> {
+fn policy(
+    name: &ObjectName,
+    service: &Service,
+    preferred: Preferred,
+    findings: &mut Vec<Finding>,
+) -> Option<Map<String, Value>> {
     let mut spec = Map::new();
     if let Some(seconds) = service.affinity_s {
         spec.insert(
@@ -126,7 +134,10 @@ fn policy(name: &ObjectName, service: &Service, findings: &mut Vec<Finding>) -> 
             json!({"timeout": format!("{seconds}s")}),
         );
     }
-    if let Some(tiers) = tiers(service, findings) {
+    if service.is_local_only {
+        // Hints and distribution are about others than those of the node.
+        spec.insert("locality".to_owned(), json!({"tiers": ["node"], "strict": true}));
+    } else if let Some(tiers) = tiers(service, findings).or_else(|| preferred.tiers()) {
         spec.insert("locality".to_owned(), json!({"tiers": tiers}));
     }
     annotations::read(&service.annotations, &mut spec, findings);
@@ -140,14 +151,6 @@ fn policy(name: &ObjectName, service: &Service, findings: &mut Vec<Finding>) -> 
 
 /// Which replicas come first.
 fn tiers(service: &Service, findings: &mut Vec<Finding>) -> Option<&'static [&'static str]> {
-    if service.is_local_only {
-        findings.push(Finding::new(
-            Reason::NotSupported,
-            "spec.internalTrafficPolicy: Local is taken as a preference: replicas on the client's node come first, others follow when \
-             there is none",
-        ));
-        return Some(&["node"]);
-    }
     match service.traffic_distribution.as_deref()? {
         "PreferClose" | "PreferSameZone" => Some(&["zone"]),
         "PreferSameNode" => Some(&["node", "zone"]),

@@ -92,6 +92,26 @@ fn each_tier_with_an_available_backend_has_a_table() {
 }
 
 #[test]
+fn where_tiers_are_strict_what_is_in_none_is_left_out() {
+    let here = Locality::new(Some("r"), Some("a"), Some("n1")).unwrap();
+    let compiled = |node: &Locality| {
+        let mut documents = documents(&json!(["node"]));
+        documents[1]["spec"]["locality"]["strict"] = true.into();
+        let desired = Desired::compile(&merge(documents), node, None).unwrap();
+        Arc::clone(desired.frontends.values().next().unwrap())
+    };
+    let near = compiled(&here);
+    let tables = near.slot_tables(|position| position as u32);
+    assert_eq!(tables.len(), 1);
+    assert!(tables[0].iter().all(|slot| [0, 5].contains(&slot.backend)));
+    let elsewhere = Locality::new(Some("r"), Some("a"), Some("n9")).unwrap();
+    assert_eq!(
+        compiled(&elsewhere).slot_tables(|_| 1),
+        [[nodemesh_abi::Slot::EMPTY]]
+    );
+}
+
+#[test]
 fn without_tiers_there_is_one_table() {
     let here = Locality::new(Some("r"), None, None).unwrap();
     let mut documents = documents(&json!(["node"]));

@@ -47,6 +47,9 @@ impl ServiceRules {
             let words: Vec<_> = self.tiers.iter().map(|level| level.word()).collect();
             locality.insert("tiers".to_owned(), json!(words));
             number(&mut locality, "spillRequests", self.kernel.spill_load, 0);
+            if self.is_strict {
+                locality.insert("strict".to_owned(), true.into());
+            }
         }
         put("locality", locality);
         if self.kernel.shortcut != 0 {

@@ -35,6 +35,8 @@ pub struct ServiceRules {
     pub until_first_token: bool,
     /// Levels of the tiers before the last one, nearest first; at most [`nodemesh_abi::service::TIERS`].
     pub tiers: Box<[LocalityLevel]>,
+    /// Whether the last tier, which holds what is in none of `tiers`, is not asked.
+    pub is_strict: bool,
     /// What becomes of the TCP connections to a backend that is removed.
     pub on_removal: OnRemoval,
 }
@@ -62,6 +64,7 @@ static DEFAULT: LazyLock<Arc<ServiceRules>> = LazyLock::new(|| {
         health_check: None,
         until_first_token: false,
         tiers: Box::default(),
+        is_strict: false,
         on_removal: OnRemoval::default(),
     })
 });
@@ -91,6 +94,11 @@ impl ServiceRules {
         self.tiers.iter().position(shared).unwrap_or(self.tiers.len()) as u8
     }
 
+    /// Whether backends of `tier` are asked at all.
+    pub fn asks(&self, tier: u8) -> bool {
+        !self.is_strict || usize::from(tier) < self.tiers.len()
+    }
+
     /// Reads the parts of a spec.
     pub(super) fn read(spec: Parts, findings: &mut Findings) -> Self {
         let mut kernel = without_limits();
@@ -102,6 +110,11 @@ impl ServiceRules {
             .health_checks
             .and_then(|wire| HealthCheck::read(wire, findings));
         let until_first_token = slow_start::read(spec.slow_start, &mut kernel, findings);
+        let is_strict = spec
+            .locality
+            .as_ref()
+            .and_then(|wire| wire.strict)
+            .unwrap_or(false);
         let tiers = tiers::read(spec.locality, &mut kernel, findings);
         shortcut::read(spec.shortcut, &mut kernel, findings);
         let on_removal = spec
@@ -114,6 +127,7 @@ impl ServiceRules {
             health_check,
             until_first_token,
             tiers,
+            is_strict,
             on_removal: findings.check("spec.onRemoval", on_removal).unwrap_or_default(),
         }
     }

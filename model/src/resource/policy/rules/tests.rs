@@ -150,11 +150,11 @@ fn health_checks_have_defaults_that_fit_each_other() {
 #[test]
 fn slow_start_locality_and_removal_are_told() {
     let found = rules(json!({
-        "slowStart": {"window": "30s"}, "locality": {"tiers": ["node", "zone"]}, "onRemoval": "close",
+        "slowStart": {"window": "30s"}, "locality": {"tiers": ["node", "zone"], "strict": true}, "onRemoval": "close",
         "shortcut": {"enabled": true, "exceptPorts": [8001]},
     }));
-    let short = |port| found.kernel.is_short(Port::new(port));
-    assert!(short(8000) && !short(8001) && !rules(json!({})).kernel.is_short(Port::new(8000)));
+    let short = |port| found.kernel.is_short(Port::new(port), false);
+    assert!(short(8000) && !short(8001) && !rules(json!({})).kernel.is_short(Port::new(8000), false));
     assert_eq!(
         (found.kernel.slow_start_ns, found.until_first_token),
         (30_000_000_000, false)
@@ -164,5 +164,7 @@ fn slow_start_locality_and_removal_are_told() {
         (&[LocalityLevel::Node, LocalityLevel::Zone][..], 0)
     );
     assert_eq!(found.on_removal, OnRemoval::Close);
+    assert_eq!([1, 2].map(|tier| found.asks(tier)), [true, false]);
+    assert!(rules(json!({"locality": {"tiers": ["node"]}})).asks(1));
     assert!(rules(json!({"slowStart": {"untilFirstToken": true}})).until_first_token);
 }
