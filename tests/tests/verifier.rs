@@ -55,7 +55,7 @@ const CEILINGS: [(&str, u32, u32); 30] = [
     ("enlist", 310, 560),
     ("whoami", 10, 10),
 ];
-/// Most time for all programs together; about one second on an idle machine, nearly all of it for the parsers of packets.
+/// Most time for all programs together; some 0.4 s on four idle CPUs, most of it for the parsers of packets.
 const MAX_LOAD_TIME: Duration = Duration::from_secs(20);
 /// Inode number of the initial pid namespace (`PROC_PID_INIT_INO` of the kernel).
 const INITIAL_PID_NAMESPACE: &str = "pid:[4026531836]";
