@@ -88,7 +88,8 @@ pub struct CgroupEntry {
     pub workload: u64,
     /// First address of the workload, or unspecified.
     pub addr: Ip16,
-    /// What sockets of this subtree are kept from: [`CgroupEntry::ALONE`], [`CgroupEntry::NO_SHORTCUT`].
+    /// What sockets of this subtree are kept from, [`CgroupEntry::ALONE`] and [`CgroupEntry::NO_SHORTCUT`], or let into,
+    /// [`CgroupEntry::SHORTCUT`].
     pub excluded: u32,
     /// Identity of the workload; [`crate::policy::UNKNOWN`] if it has none.
     pub identity: u32,
@@ -100,6 +101,8 @@ impl CgroupEntry {
     pub const ALONE: u32 = 1;
     /// Bit of [`Self::excluded`]: they take no shortcut.
     pub const NO_SHORTCUT: u32 = 2;
+    /// Bit of [`Self::excluded`]: connections that they open take the shortcut, whatever the service says.
+    pub const SHORTCUT: u32 = 4;
 }
 
 /// Key of `affinity`.

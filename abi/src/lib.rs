@@ -40,6 +40,7 @@ pub mod shortcut;
 pub mod slot;
 pub mod stream;
 pub mod traffic;
+pub mod turn;
 pub mod verdict;
 
 pub use access::{AccessKind, AccessRecord};

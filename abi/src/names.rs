@@ -89,6 +89,8 @@ pub mod map {
         SHORT_OFFERS = "short_offers";
         /// `shortcut::Route` to `shortcut::RouteCount` per CPU.
         SHORT_COUNTS = "short_counts";
+        /// `Counting` to `Turn`, per CPU.
+        TURNS = "turns";
         /// Ring buffer of `aya-log`.
         LOGS = "AYA_LOGS";
     }
@@ -139,6 +141,8 @@ pub mod program {
         SWEEP = "sweep";
         /// Counts open connections that nothing counted when they were opened.
         ENLIST = "enlist";
+        /// Lets connections that are open take the shortcut.
+        REJOIN = "rejoin";
         /// Copies the records of a former version of the ABI.
         CARRY = "carry";
         /// Adds a difference to a row of `traffic`: the agent's correction of a drift.

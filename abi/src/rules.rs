@@ -125,10 +125,10 @@ abi_struct!(Rules: 136 {
 const LEAST_SHARE: u64 = u32::MAX as u64 / 10;
 
 impl Rules {
-    /// Whether connections to `port` of the service may take the shortcut.
+    /// Whether connections to `port` of the service may take the shortcut, of a client that opted in itself if `by_client`.
     #[inline(always)]
-    pub fn is_short(&self, port: Port) -> bool {
-        let mut excepted = self.shortcut == 0;
+    pub fn is_short(&self, port: Port, by_client: bool) -> bool {
+        let mut excepted = self.shortcut == 0 && !by_client;
         for except in self.shortcut_except {
             excepted |= except == port;
         }

@@ -6,7 +6,7 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::{ABI_VERSION, layout::abi_struct};
+use crate::{ABI_VERSION, layout::abi_struct, turn::SWITCHING};
 
 /// The only value of `settings`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -27,7 +27,8 @@ pub struct Settings {
     /// Most connections that are tracked at once; 0 for no limit.
     pub connection_limit: u32,
     /// Which programs at tracepoints are in force: those that were loaded with this number. Two may be attached during an upgrade,
-    /// since a link to a tracepoint cannot be updated in place.
+    /// since a link to a tracepoint cannot be updated in place. One of [`SWITCHING`] is set shortly before a
+    /// switch and shortly after it.
     pub epoch: u32,
     /// The version of the ABI whose programs may let messages take the shortcut; 0 for none. Those of another version, which sockets
     /// that were enrolled by it run until they are closed, leave everything to TCP.
@@ -42,6 +43,12 @@ impl Settings {
     /// What [`Self::shortcut`] says of programs of this version.
     pub const fn shortcut(enabled: bool) -> u32 {
         if enabled { ABI_VERSION } else { 0 }
+    }
+
+    /// The epoch itself.
+    #[inline(always)]
+    pub const fn epoch_in_force(&self) -> u32 {
+        self.epoch & !SWITCHING
     }
 
     /// Whether programs of this version may let messages take the shortcut.
@@ -151,10 +158,19 @@ pub struct SockOffsets {
     pub ulp: u32,
     /// `sk_socket`: pointer, null if no application has or ever had the socket.
     pub sk_socket: u32,
+    /// `tcp_sock.snd_una`: u32.
+    pub snd_una: u32,
+    /// `tcp_sock.bytes_acked`: u64.
+    pub bytes_acked: u32,
+    /// `tcp_sock.bytes_received`: u64.
+    pub bytes_received: u32,
+    /// `sk_user_data`: pointer, not null if the socket is in a map of sockets.
+    pub user_data: u32,
 }
-abi_struct!(SockOffsets: 108 {
+abi_struct!(SockOffsets: 124 {
     err: 0, family: 4, num: 8, rcv_saddr: 12, v6_rcv_saddr: 16, dport: 20, daddr: 24, v6_daddr: 28, state: 32, flags: 36,
     lingertime: 40, write_seq: 44, rcv_nxt: 48, copied_seq: 52, srtt_us: 56, total_retrans: 60, protocol: 64, socket_sk: 68, rcvbuf: 72,
     rcvlowat: 76, cgroup: 80, cgroup_level: 84, cgroup_ancestors: 88, cgroup_node: 92, node_id: 96, ulp: 100,
-    sk_socket: 104,
+    sk_socket: 104, snd_una: 108, bytes_acked: 112, bytes_received: 116,
+    user_data: 120,
 });

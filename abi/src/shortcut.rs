@@ -6,6 +6,7 @@
 //! client: connect() ──► Offer ◄── SYN at a listener of this node: met
 //!         established ─► End, socket into `short_socks`, if it was met
 //! server: accepted ────► End, socket into `short_socks`, if the offer's sequence number is its own: both ends know each other
+//! switched on again: Offer by a client that is connected ──► answered by its server ──► both into `short_socks`
 //! send:   small, and the peer has read all that TCP carried ──► its receive queue; else TCP, until it has again
 //! ```
 //!
@@ -54,19 +55,32 @@ abi_struct!(OfferKey: 48 { client: 0, server: 16, netns: 32, client_port: 40, se
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Offer {
-    /// Cookie of the client's socket.
+    /// Cookie of the client's socket; in the end, see [`Met::ANSWERED`], of the server's.
     pub cookie: u64,
     /// Sequence number of the client's first byte: proof that the socket that answers is the other end, and not that of a
     /// proxy between them that kept the addresses.
     pub first: u32,
-    /// 1 once the SYN has reached a listener of this node.
+    /// See [`Met`].
     pub met: u32,
     /// Index into `rules`, of the service that was dialled.
     pub rules: u32,
-    /// Zero.
-    pub pad: u32,
+    /// Sequence number of the server's first byte, of a connection that is established already; else 0.
+    pub answer: u32,
 }
-abi_struct!(Offer: 24 { cookie: 0, first: 8, met: 12, rules: 16, pad: 20 });
+abi_struct!(Offer: 24 { cookie: 0, first: 8, met: 12, rules: 16, answer: 20 });
+
+/// What has become of an [`Offer`]: values of [`Offer::met`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Met;
+
+impl Met {
+    /// Its SYN has reached a listener of this node; 0 before.
+    pub const LISTENER: u32 = 1;
+    /// It is of a connection that was established while the shortcut was off, and that may take it now.
+    pub const LIVE: u32 = 2;
+    /// The other end of such a connection has enrolled, and its cookie is in the place of the client's.
+    pub const ANSWERED: u32 = 3;
+}
 
 /// Bits of [`End::flags`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,9 +95,16 @@ impl EndFlags {
     pub const WAITS: u32 = 1 << 2;
     /// It sends bulk.
     pub const BULK: u32 = 1 << 3;
+    /// It has entered the map in the middle of its connection, and no read has returned since: one that began before would not find
+    /// what is handed to it.
+    pub const FRESH: u32 = 1 << 4;
+    /// Its client opted in, so that the service need not. Written when it is made and by the iterator that lets connections join.
+    pub const BY_CLIENT: u32 = 1 << 5;
 
     /// Of what keeps a peer from handing it anything.
     pub const CLOSED: u32 = Self::LEAVING | Self::SPLICES | Self::WAITS;
+    /// Of what keeps either end out for good.
+    pub const OUT: u32 = Self::CLOSED | Self::BULK;
 }
 
 /// A part of an HTTP message that does not begin with its head: proxies may splice it, even those that have read every head by `recv()`.
@@ -131,7 +152,8 @@ pub struct End {
     pub first: u32,
     /// Sequence number of the next byte that it reads from TCP, as of its latest completed read.
     pub read_seq: u32,
-    /// Most bytes that may wait to be read: the socket's receive buffer, less what TCP is left.
+    /// Most bytes that may wait to be read: the socket's receive buffer, less what TCP is left. 0 where no read has returned since the
+    /// end was made in the middle of its connection: what it has read is counted from the first one on.
     pub room: u32,
     /// See [`EndFlags`].
     pub flags: u32,

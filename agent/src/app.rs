@@ -22,7 +22,7 @@ use aya::{
     Ebpf,
     sys::{Stats, enable_stats},
 };
-use nodemesh_abi::{Settings, names::program};
+use nodemesh_abi::{MeterPath, Settings, names::program};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{oneshot, watch},
@@ -127,6 +127,7 @@ pub fn run(config: &AgentConfig, log: LogFilter) -> Result<()> {
     let readers = Readers::open(&mut ebpf, &pins)?;
     let [lister, listing, open_requests] = listers(&ebpf, &pins)?;
     let adopted = adopt(&ebpf, &cgroup, &lister)?;
+    let rejoin = (meter_path == MeterPath::Tracepoint).then(|| self::lister(&ebpf, &pins, program::REJOIN));
     let ebpf = Arc::new(Mutex::new(ebpf));
     let flows = Arc::new(FlowReader::open(&pins)?);
     let (packet_path, packet) = PacketPath::start(
@@ -161,7 +162,7 @@ pub fn run(config: &AgentConfig, log: LogFilter) -> Result<()> {
         config.shortcut,
         meter_path,
         gate,
-        Ends::open(&pins)?,
+        (Ends::open(&pins)?, rejoin.transpose()?),
         view.clone(),
         commands.clone(),
     );

@@ -19,6 +19,7 @@ pub mod ends;
 pub mod features;
 pub mod flow_maps;
 pub mod guard;
+mod headroom;
 pub mod hooks;
 pub mod host;
 pub mod interface_links;

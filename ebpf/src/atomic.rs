@@ -28,6 +28,30 @@ pub unsafe fn or(place: *mut u32, bits: u32) {
     unsafe { asm!("lock *(u32 *)({} + 0) |= {}", in(reg) place, in(wreg) bits) };
 }
 
+/// Sets `bits` of `*place` and returns its former value: a full barrier.
+///
+/// # Safety
+/// As the module says.
+#[inline(always)]
+pub unsafe fn fetch_or(place: *mut u32, bits: u32) -> u32 {
+    let mut value = bits;
+    // SAFETY: as in `add`.
+    unsafe { asm!("{1} = atomic_fetch_or((u32 *)({0} + 0), {1})", in(reg) place, inout(wreg) value) };
+    value
+}
+
+/// Keeps of `*place` what is in `bits`, and returns its former value: a full barrier.
+///
+/// # Safety
+/// As the module says.
+#[inline(always)]
+pub unsafe fn fetch_and(place: *mut u32, bits: u32) -> u32 {
+    let mut value = bits;
+    // SAFETY: as in `add`.
+    unsafe { asm!("{1} = atomic_fetch_and((u32 *)({0} + 0), {1})", in(reg) place, inout(wreg) value) };
+    value
+}
+
 /// Adds `delta` (two's complement) to `*counter`.
 ///
 /// # Safety

@@ -154,16 +154,38 @@ impl KernelSock {
         self.read::<u64>(offset!(sk_socket)) == 0
     }
 
-    /// Id of the cgroup at `depth` above the task that made the socket, or of its own; 0 if it is less deep.
+    /// Address of the `struct cgroup` of the task that made the socket.
     #[inline(always)]
-    pub fn cgroup_at(self, depth: u32) -> u64 {
-        let cgroup = Self::new(self.read::<u64>(offset!(cgroup)) as *const c_void);
+    pub fn cgroup(self) -> u64 {
+        self.read(offset!(cgroup))
+    }
+
+    /// Id of the cgroup at `depth` above the `struct cgroup` at this address, or of its own; 0 if it is less deep.
+    #[inline(always)]
+    pub fn cgroup_above(cgroup: u64, depth: u32) -> u64 {
+        let cgroup = Self::new(cgroup as *const c_void);
         if cgroup.read::<u32>(offset!(cgroup_level)) < depth {
             return 0;
         }
         let ancestor = Self::new(cgroup.read::<u64>(offset!(cgroup_ancestors) + depth * 8) as *const c_void);
         let node = Self::new(ancestor.read::<u64>(offset!(cgroup_node)) as *const c_void);
         node.read(offset!(node_id))
+    }
+
+    /// Whether it is in a map of sockets, of this node's mesh or of anybody.
+    #[inline(always)]
+    pub fn is_in_map_of_sockets(self) -> bool {
+        self.read::<u64>(offset!(user_data)) != 0
+    }
+
+    /// Sequence numbers of the first bytes that it sent, one less on the side that connected, and that it received. Wrong, as a pair of two
+    /// connections is, if a packet comes meanwhile.
+    #[inline(always)]
+    pub fn first_bytes(self) -> (u32, u32) {
+        let acked = self.read::<u64>(offset!(bytes_acked)) as u32;
+        let received = self.read::<u64>(offset!(bytes_received)) as u32;
+        let sent = self.read::<u32>(offset!(snd_una)).wrapping_sub(acked);
+        (sent, self.read::<u32>(offset!(rcv_nxt)).wrapping_sub(received))
     }
 
     /// Smoothed round-trip time, microseconds; 0 before the first sample.

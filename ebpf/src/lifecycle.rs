@@ -5,17 +5,20 @@
 //! record out of these states by an atomic exchange, and nobody else, subtracts it. What the meter holds is given back by
 //! [`Record::step`] with `end`, which gives nothing the second time.
 
+mod accept;
+
 use core::{ffi::c_void, ptr};
+
+pub use accept::adopted;
 
 use aya_ebpf::{
     EbpfContext as _,
     bindings::{BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, bpf_sock, bpf_sock_ops},
-    helpers::generated::{bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_skc_to_tcp_sock},
+    helpers::generated::{bpf_get_socket_cookie, bpf_ktime_get_ns},
 };
 use nodemesh_abi::{
-    ConnectFailure, ConnectionState, EndpointKey, InternalError, Ip16, Meter, Phase, Port, Protocol, Vantage,
-    Wire,
-    meter::{End, MeterFlags},
+    ConnectFailure, ConnectionState, InternalError, Ip16, Meter, Phase, Port, Protocol, Vantage, Wire,
+    meter::End,
 };
 
 use crate::{
@@ -23,10 +26,8 @@ use crate::{
     count::Subject,
     health::{self, News},
     kernel_sock::KernelSock,
-    maps,
     meter::Way,
     place::{Call, Placed, current_settings, is_in_force},
-    policy,
     record::Record,
     shortcut,
     sock_addr::{Endpoint, SockAddr},
@@ -185,93 +186,9 @@ pub fn sock_event(ops: *mut bpf_sock_ops) {
             return;
         }
         if op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB {
-            passive(ops);
+            accept::passive(ops);
         }
         shortcut::event(ops, op);
-    }
-}
-
-/// A connection was accepted.
-#[inline(always)]
-fn passive(ops: *mut bpf_sock_ops) {
-    // SAFETY: the kernel passes this context; the verifier demands the null checks.
-    unsafe {
-        let sk = (*ops).__bindgen_anon_2.sk;
-        if sk.is_null() {
-            return;
-        }
-        let tcp = bpf_skc_to_tcp_sock(sk.cast());
-        if !tcp.is_null() {
-            accepted(tcp.cast_const().cast(), bpf_get_socket_cookie(ops.cast()), 0);
-        }
-    }
-}
-
-/// A socket was accepted, or had been before there was a meter (`flags` then says so): if a backend listens there, it is
-/// metered from now on.
-#[inline(always)]
-fn accepted(sk: *const c_void, cookie: u64, flags: u32) {
-    let socket = KernelSock::new(sk);
-    let local = socket.local();
-    // SAFETY: copied at once.
-    let Some(endpoint) = (unsafe { maps::endpoints.get(EndpointKey::new(local.addr, local.port)) }).copied()
-    else {
-        return;
-    };
-    if !stats::take_place(current_settings().connection_limit) {
-        stats::internal_error(InternalError::ConnectionTable);
-        return;
-    }
-    let Some(record) = Record::create(sk.cast_mut()) else {
-        stats::internal_error(InternalError::ConnectionRecord);
-        stats::give_place_back();
-        return;
-    };
-    if record.is_live() {
-        // The program of a former agent, or the adoption, came first.
-        stats::give_place_back();
-        return;
-    }
-    let peer = socket.peer();
-    let (down, up) = socket.sequence();
-    let connection = record.0;
-    // SAFETY: the record is new and its socket has not been handed to the application.
-    unsafe {
-        (*connection).backend_addr = local.addr;
-        (*connection).backend_port = local.port;
-        (*connection).client_addr = peer.addr;
-        (*connection).client_port = peer.port;
-        (*connection).cookie = cookie;
-        (*connection).opened_ns = bpf_ktime_get_ns();
-        (*connection).service = endpoint.service;
-        (*connection).backend = endpoint.backend;
-        (*connection).protocol = Protocol::Tcp as u16;
-        (*connection).traffic = Vantage::Server.row(endpoint.traffic);
-        (*connection).identity = policy::identity_at(peer.addr);
-        (*connection).policy = endpoint.policy;
-        ptr::write_bytes(&raw mut (*connection).meter, 0, 1);
-        ptr::write_bytes(&raw mut (*connection).untold, 0, 1);
-        (*connection).meter.start(Vantage::Server, up, down);
-        (*connection).meter.flags = flags;
-    }
-    record.exchange(ConnectionState::Established);
-    if let Some(subject) = Subject::of(record) {
-        subject.opened();
-    }
-}
-
-/// A socket that was accepted before there was a meter.
-#[inline(always)]
-pub fn adopted(sk: *const c_void) {
-    let socket = KernelSock::new(sk);
-    let state = i32::from(socket.state());
-    if socket.is_tcp()
-        && (state == tcp::ESTABLISHED || state == tcp::CLOSE_WAIT)
-        && Record::of(sk.cast_mut()).is_none()
-    {
-        // SAFETY: the helper takes a socket that the verifier knows.
-        let cookie = unsafe { bpf_get_socket_cookie(sk.cast_mut()) };
-        accepted(sk, cookie, MeterFlags::ADOPTED);
     }
 }
 
@@ -284,10 +201,11 @@ fn closed(record: Record, sk: KernelSock) {
         reset(record, sk);
     }
     // What was handed to it may still be read; only nobody will tell of the close of one that was never accepted.
-    if sk.is_orphan() {
+    let is_orphan = sk.is_orphan();
+    ended(record, Some(sk), ConnectFailure::from_sk_err(errno));
+    if is_orphan {
         shortcut::ended(record);
     }
-    ended(record, Some(sk), ConnectFailure::from_sk_err(errno));
 }
 
 /// The peer reset the connection, or does not answer any more.
@@ -329,8 +247,9 @@ pub fn released(sk: *mut bpf_sock) {
         End::Closed
     };
     meter_ended(record, socket, end, |_| 0);
-    shortcut::ended(record);
     ended(record, Some(socket), ConnectFailure::Aborted);
+    // Last: whoever makes it an end meanwhile looks afterwards whether the record has ended.
+    shortcut::ended(record);
 }
 
 /// Gives back what the meter holds; `written` is what the application has written and its call has not returned.

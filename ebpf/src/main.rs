@@ -56,6 +56,7 @@ mod record;
 mod shortcut;
 mod sock_addr;
 mod stats;
+mod turn;
 mod verdict;
 
 use aya_ebpf::{
@@ -229,6 +230,13 @@ pub extern "C" fn sweep(ctx: *mut core::ffi::c_void) -> i32 {
 #[unsafe(link_section = "iter/bpf_sk_storage_map")]
 pub extern "C" fn enlist(ctx: *mut core::ffi::c_void) -> i32 {
     listing::enlist(ctx)
+}
+
+/// As `list_conns`, but writes nothing: lets connections that are open take the shortcut.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/bpf_sk_storage_map")]
+pub extern "C" fn rejoin(ctx: *mut core::ffi::c_void) -> i32 {
+    shortcut::rejoin::visit(ctx)
 }
 
 /// As `list_conns`, over the map of another version: copies each record.

@@ -24,6 +24,7 @@ use nodemesh_abi::{
     limits,
     service::TIERS,
     shortcut::{End, Offer, OfferKey, Route, RouteCount},
+    turn::{Counting, Turn},
 };
 
 use crate::flow::{Hook, ScratchWords};
@@ -185,7 +186,7 @@ pub static settings: Array<Settings, 1> = Array::new();
 #[btf_map]
 pub static errors: PerCpuArray<u64, { InternalError::COUNT }> = PerCpuArray::new();
 
-/// Cookie to socket, of those between which messages take the shortcut. `sock_ops` and the agent take out; `sock_ops` puts in.
+/// Cookie to socket, of those between which messages take the shortcut. `sock_ops` and the agent take out; `sock_ops` and `rejoin` put in.
 #[btf_map]
 pub static short_socks: SockHash<u64, { limits::SHORT_ENDS as usize }> = SockHash::new();
 
@@ -194,13 +195,17 @@ pub static short_socks: SockHash<u64, { limits::SHORT_ENDS as usize }> = SockHas
 pub static short_ends: HashMap<u64, End, { limits::SHORT_ENDS as usize }, { BPF_F_NO_PREALLOC as usize }> =
     HashMap::new();
 
-/// Connections that are being established, of clients that would take the shortcut. `sock_ops` writes and reads.
+/// Connections of clients that would take the shortcut, being established or not paired yet. `sock_ops` and `rejoin` write and read.
 #[btf_map]
 pub static short_offers: LruHashMap<OfferKey, Offer, { limits::SHORT_OFFERS as usize }> = LruHashMap::new();
 
 /// What became of messages of such sockets. Programs write; agent reads.
 #[btf_map]
 pub static short_counts: PerCpuArray<RouteCount, { Route::COUNT }> = PerCpuArray::new();
+
+/// Who counted the latest event of a tracepoint, while a switch of programs is announced. Programs write and read.
+#[btf_map]
+pub static turns: PerCpuArray<Turn, { Counting::COUNT }> = PerCpuArray::new();
 
 /// Epoch in which the programs at tracepoints are in force. Set by the loader.
 #[unsafe(no_mangle)]
@@ -244,4 +249,8 @@ pub static SOCK_OFFSETS: Global<SockOffsets> = Global::new(SockOffsets {
     node_id: 0,
     ulp: 0,
     sk_socket: 0,
+    snd_una: 0,
+    bytes_acked: 0,
+    bytes_received: 0,
+    user_data: 0,
 });

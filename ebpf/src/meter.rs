@@ -7,14 +7,10 @@
 use core::ffi::c_void;
 
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
-use nodemesh_abi::{MeterPath, Vantage, connection::Counted};
+use nodemesh_abi::{MeterPath, Vantage, connection::Counted, turn::Counting};
 
 use crate::{
-    count::Subject,
-    kernel_sock::KernelSock,
-    place::{current_settings, is_in_force},
-    record::Record,
-    shortcut::read,
+    count::Subject, kernel_sock::KernelSock, place::current_settings, record::Record, shortcut::read, turn,
 };
 
 /// Which way bytes went through a socket of this node.
@@ -47,7 +43,12 @@ pub fn transferred(sk: *const c_void, length: i32, flags: i32, way: Way) {
         return;
     };
     let settings = current_settings();
-    if !is_in_force(&settings) || settings.meter_path != MeterPath::Tracepoint as u32 {
+    let counting = if way == Way::Sent {
+        Counting::Sent
+    } else {
+        Counting::Received
+    };
+    if settings.meter_path != MeterPath::Tracepoint as u32 || !turn::is_ours(&settings, counting, record) {
         return;
     }
     // SAFETY: a live record.
@@ -84,8 +85,9 @@ pub fn bytes(record: Record, sk: KernelSock, length: u32, way: Way) {
 /// A segment is sent again.
 #[inline(always)]
 pub fn retransmitted(sk: *const c_void) {
-    if let Some(subject) = Record::of(sk.cast_mut()).and_then(Subject::of)
-        && is_in_force(&current_settings())
+    if let Some(record) = Record::of(sk.cast_mut())
+        && turn::is_ours(&current_settings(), Counting::SentAgain, record)
+        && let Some(subject) = Subject::of(record)
     {
         subject.retransmit();
     }

@@ -143,10 +143,11 @@ pub fn current_settings() -> Settings {
     maps::settings.get(0).copied().unwrap_or_default()
 }
 
-/// Whether this program, at a tracepoint, is the one that counts: while an upgrade lasts, its predecessor is attached too.
+/// Whether this program, at a tracepoint, is the one that acts: while an upgrade lasts, its predecessor is attached too. Not for those that
+/// count each event: [`crate::turn`].
 #[inline(always)]
 pub fn is_in_force(settings: &Settings) -> bool {
-    settings.epoch == maps::EPOCH.load()
+    settings.epoch_in_force() == maps::EPOCH.load()
 }
 
 /// Nanoseconds of `CLOCK_MONOTONIC`.

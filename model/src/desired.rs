@@ -64,7 +64,12 @@ pub struct Client {
     pub cgroup: Arc<str>,
     /// Its principal.
     pub principal: PrincipalName,
+    /// Whether connections that it opens take the shortcut, whatever the service says: [`SHORTCUT_LABEL`].
+    pub shortcut: bool,
 }
+
+/// The label of a workload whose connections take the shortcut, with the value `enabled`.
+pub const SHORTCUT_LABEL: &str = "nodemesh.io/shortcut";
 
 /// Why valid resources cannot be compiled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -205,6 +210,11 @@ fn client(workload: &Workload) -> Option<Client> {
         addr,
         cgroup,
         principal: PrincipalName::Workload(workload.metadata.name.clone()),
+        shortcut: workload
+            .metadata
+            .labels
+            .get(SHORTCUT_LABEL)
+            .is_some_and(|value| &**value == "enabled"),
     })
 }
 

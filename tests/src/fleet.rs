@@ -34,6 +34,12 @@ pub struct Fleet {
     _topology: Topology,
 }
 
+impl Default for Fleet {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Fleet {
     /// Starts it; nothing is served yet.
     pub fn new() -> Self {

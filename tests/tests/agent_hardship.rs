@@ -7,6 +7,7 @@ use std::{
     fs,
     os::unix::{fs::chown, net::UnixListener},
     path::{Path, PathBuf},
+    sync::atomic::{AtomicU32, Ordering},
 };
 
 use nix::sys::signal::Signal;
@@ -31,7 +32,10 @@ struct Limited {
 
 impl Limited {
     fn new(scene: &SingleNode, bytes: u64) -> Self {
-        let name = format!("nm{}-limited-{}", std::process::id(), scene.agent.name());
+        // Scenes of tests that run at the same time have nodes of the same name, and folders of their own.
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("nm{}-limited-{number}", std::process::id());
         let v1 = Path::new("/sys/fs/cgroup/memory");
         let (folder, limit) = if v1.join("memory.limit_in_bytes").exists() {
             (v1.join(name), "memory.limit_in_bytes")
@@ -88,6 +92,17 @@ fn sixty_four_megabytes_are_enough_to_restart_and_too_little_to_load_without_har
     scene.agent.start(&[]).unwrap();
     assert_eq!(scene.agent.connections().unwrap().len(), 2);
     drop(held);
+}
+
+#[test]
+fn a_first_start_with_little_memory_has_the_programs_verified_one_after_the_other() {
+    let scene = SingleNode::configured();
+    // Two of the large ones at a time take more than that.
+    let limited = Limited::new(&scene, 288 << 20);
+    let agent = scene.agent.launch_through(&limited.script(), &[]).unwrap();
+    agent.wait_for_log(|line| line.contains(" ready ")).unwrap();
+    assert!(scene.is_answered_by(8000, "r0"));
+    assert!(agent.stop().unwrap().success());
 }
 
 #[test]

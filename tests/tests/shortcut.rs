@@ -9,7 +9,7 @@ use nodemesh_agent::shortcut::{Report, State};
 use nodemesh_e2e::{
     bed::{Bed, Family, Replica, Talk, talk_polling},
     eventually::eventually,
-    manifest::{Manifest, Policy, Service},
+    manifest::{Manifest, Policy, Service, client_workload},
     scrape::Scrape,
     topology::Pod,
 };
@@ -154,6 +154,45 @@ fn a_cgroup_that_is_opted_out_is_left_to_tcp_at_either_end() {
 }
 
 #[test]
+fn a_workload_opts_in_for_the_connections_that_it_opens() {
+    let (bed, replica, _pod) = pair(false, &FORCE);
+    let (_cgroup, place) = bed.nested(&bed.client, "eager");
+    let excepted = Service::new("excepted", Family::V4.vip(7)).to([replica.at(Family::V4)]);
+    let except = json!({"enabled": true, "exceptPorts": [8000]});
+    let policy = Policy::of("excepted").set("shortcut", except);
+    let labelled = |value: &str| {
+        let mut workload = client_workload("eager", "client/eager", None);
+        workload["metadata"]["labels"] = json!({"nodemesh.io/shortcut": value});
+        manifest(&replica, false)
+            .and(excepted.clone())
+            .and(policy.clone())
+            .and(workload)
+    };
+    let mut earlier = talk_polling(&place, VIP());
+    bed.apply(&labelled("enabled"));
+    rejoins(&bed, &mut earlier);
+    let mut eager = talk_polling(&place, VIP());
+    assert!(handed(&bed, &mut eager, 20) >= 30);
+    for (place, address) in [(bed.client.place(), VIP()), (place.clone(), Family::V4.vip(7))] {
+        let mut other = talk_polling(&place, address);
+        assert_eq!(handed(&bed, &mut other, 10), 0, "{address}");
+    }
+    // The label is changed while they live, there and back.
+    bed.apply(&labelled("no"));
+    eventually("nobody is enrolled", || enrolled(&bed), |count| *count == 0);
+    for talk in [&mut earlier, &mut eager] {
+        assert_eq!(handed(&bed, talk, 10), 0, "by TCP");
+    }
+    bed.apply(&labelled("enabled"));
+    for talk in [&mut earlier, &mut eager] {
+        rejoins(&bed, talk);
+    }
+    drop((earlier, eager));
+    bed.at_rest();
+    bed.assert_no_internal_error();
+}
+
+#[test]
 fn it_is_switched_off_and_on_while_connections_live() {
     let (bed, replica, _pod) = pair(true, &FORCE);
     let mut lively = talk_polling(&bed.client.place(), VIP());
@@ -172,7 +211,35 @@ fn it_is_switched_off_and_on_while_connections_live() {
     bed.apply(&manifest(&replica, true));
     let mut new = talk_polling(&bed.client.place(), VIP());
     assert!(handed(&bed, &mut new, 20) >= 30);
+    for talk in [&mut lively, &mut silent] {
+        rejoins(&bed, talk);
+    }
+    assert_eq!(enrolled(&bed), 6);
     drop((lively, silent, new));
+    bed.at_rest();
+    bed.assert_no_internal_error();
+}
+
+/// Waits until a connection that is open takes the shortcut, both ways.
+fn rejoins(bed: &Bed, talk: &mut Talk) {
+    let both = || handed(bed, talk, 10);
+    eventually("an open connection takes the shortcut", both, |handed| {
+        *handed == 20
+    });
+}
+
+#[test]
+fn connections_that_were_opened_without_it_take_it_once_it_is_switched_on() {
+    let (bed, replica, _pod) = pair(false, &FORCE);
+    for family in Family::BOTH {
+        bed.apply(&manifest(&replica, false));
+        let mut talk = talk_polling(&bed.client.place(), family.vip(1));
+        let mut idle = talk_polling(&bed.client.place(), family.vip(1));
+        assert_eq!(handed(&bed, &mut talk, 10), 0);
+        bed.apply(&manifest(&replica, true));
+        rejoins(&bed, &mut talk);
+        rejoins(&bed, &mut idle);
+    }
     bed.at_rest();
     bed.assert_no_internal_error();
 }

@@ -93,14 +93,17 @@ pub(super) fn attach(
             pins,
             former: former.as_ref().map(Former::pins),
         },
-        |epoch| {
+        |switch| {
+            if switch.is_announced {
+                reconciler.announce_switch()?;
+            }
             former
                 .as_ref()
                 .map_or(Ok(()), Former::end_shortcut)
                 .map_err(|error| error.to_string())?;
             // As near to the switch as it can be: what happens to a record in between is lost with it.
             copy_records(loaded, former.as_ref());
-            reconciler.put_in_force(epoch)?;
+            reconciler.put_in_force(switch.epoch)?;
             copy_records(loaded, former.as_ref());
             Ok(())
         },

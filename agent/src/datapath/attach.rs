@@ -18,6 +18,7 @@ use tracing::{debug, info};
 
 pub use super::sys::Runs;
 use super::{
+    kept,
     link::{At, Fault, Link, Running, Target, found},
     loader::Loaded,
     pins::{PinRoot, is_interface_link},
@@ -98,12 +99,21 @@ pub struct Place<'a> {
     pub former: Option<&'a PinRoot>,
 }
 
+/// The switch from the programs that are at the tracepoints to those that were attached beside them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Switch {
+    /// Epoch of the new ones.
+    pub epoch: u32,
+    /// Whether the old ones know that a switch may be announced, see [`nodemesh_abi::turn`].
+    pub is_announced: bool,
+}
+
 /// Attaches every program; gives the links by program. `put_in_force` writes the epoch of the programs at tracepoints, `step` is told of
 /// each program as it is done.
 pub fn attach(
     loaded: &Loaded,
     place: Place<'_>,
-    put_in_force: impl FnOnce(u32) -> Result<(), String>,
+    put_in_force: impl FnOnce(Switch) -> Result<(), String>,
     mut step: impl FnMut(&'static str),
 ) -> Result<BTreeMap<&'static str, Link>, AttachError> {
     let root = File::open(place.cgroup).map_err(|cause| AttachError::Cgroup {
@@ -185,11 +195,18 @@ impl Attaching<'_> {
     /// Attaches the programs at tracepoints beside those that are there, lets them take over in one step, and ends the others.
     fn tracepoints(
         &self,
-        put_in_force: impl FnOnce(u32) -> Result<(), String>,
+        put_in_force: impl FnOnce(Switch) -> Result<(), String>,
         links: &mut BTreeMap<&'static str, Link>,
         step: &mut impl FnMut(&'static str),
     ) -> Result<(), AttachError> {
         let [in_force, epoch] = self.loaded.epochs;
+        let is_announced =
+            kept::take_turns(self.place.former.unwrap_or(self.place.pins)).map_err(|cause| {
+                AttachError::Build {
+                    path: self.place.pins.path().into(),
+                    cause,
+                }
+            })?;
         let mut pending = Vec::new();
         for (spec, running) in self.programs(|hook| matches!(hook, Hook::Tracepoint(_))) {
             self.finish_former(spec, in_force)?;
@@ -210,7 +227,7 @@ impl Attaching<'_> {
             step(spec.name);
         }
         if epoch != in_force || !pending.is_empty() {
-            put_in_force(epoch).map_err(AttachError::Force)?;
+            put_in_force(Switch { epoch, is_announced }).map_err(AttachError::Force)?;
         }
         for (spec, link, path) in pending {
             fs::rename(path, self.place.pins.link(spec.name)).map_err(self.refused(spec))?;

@@ -6,7 +6,11 @@
 use std::{io, os::fd::AsFd as _};
 
 use aya::maps::{Array, HashMap, MapData, SockHash};
-use nodemesh_abi::{Rules, Settings, names::map, shortcut::End};
+use nodemesh_abi::{
+    Rules, Settings,
+    names::map,
+    shortcut::{End, EndFlags},
+};
 use zerocopy::{FromBytes as _, IntoBytes as _};
 
 use super::{
@@ -47,11 +51,14 @@ impl Ends {
         self.rows.get(&cookie, 0).ok()
     }
 
-    /// Whether the service of an end has the shortcut switched on.
+    /// Whether the service of an end, or its client, has the shortcut switched on.
     pub fn is_on(&self, end: &End) -> bool {
-        self.rules
-            .get(&end.rules, 0)
-            .is_ok_and(|rules| rules.shortcut != 0)
+        let by_service = || {
+            self.rules
+                .get(&end.rules, 0)
+                .is_ok_and(|rules| rules.shortcut != 0)
+        };
+        end.flags & EndFlags::BY_CLIENT != 0 || by_service()
     }
 
     /// Takes a socket out if nothing waits at its end; true if it did. To be called only for sockets to which nothing is handed any more.

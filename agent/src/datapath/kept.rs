@@ -10,7 +10,10 @@ use std::{
     os::fd::{AsFd as _, OwnedFd},
 };
 
-use nodemesh_abi::{Settings, names::map};
+use nodemesh_abi::{
+    Settings,
+    names::{map, program},
+};
 use tracing::{info, warn};
 use zerocopy::FromBytes as _;
 
@@ -87,7 +90,19 @@ pub fn epoch(pins: &PinRoot) -> io::Result<u32> {
         return Ok(0);
     };
     let value = rows.get(&0_u32.to_ne_bytes())?.unwrap_or_default();
-    Ok(Settings::read_from_bytes(&value).map_or(0, |settings| settings.epoch))
+    Ok(Settings::read_from_bytes(&value).map_or(0, |settings| settings.epoch_in_force()))
+}
+
+/// Whether the programs that the pinned links below `pins` run count no event twice when others are put in force, see
+/// [`nodemesh_abi::turn`]: those of earlier builds do not know of it.
+pub fn take_turns(pins: &PinRoot) -> io::Result<bool> {
+    let Some(spec) = PROGRAMS.iter().find(|spec| spec.name == program::RETRANSMIT) else {
+        return Ok(false);
+    };
+    let Some(running) = Running::of_pinned(spec, pins)? else {
+        return Ok(false);
+    };
+    Ok(maps(&running)?.iter().any(|(name, _)| name == map::TURNS))
 }
 
 /// The maps that a program uses, by name.

@@ -12,6 +12,7 @@ use nodemesh_abi::{
     Ip16, NumberKey, Rules, Service, ServiceKey, ServiceState, Settings, Traffic, Vantage, names::map,
 };
 
+use tracing::debug;
 use zerocopy::{Immutable, IntoBytes};
 
 use super::{pins::PinRoot, sys};
@@ -362,6 +363,14 @@ impl MapWriter {
     /// The settings that are there.
     pub fn settings(&self) -> Result<Settings, MapOpError> {
         self.settings.get(&0, 0).map_err(failed("read", map::SETTINGS))
+    }
+
+    /// Waits until no program runs that has read a row of before. Where the kernel refuses, what such a program is about to count may be
+    /// counted by another one too.
+    pub fn await_programs(&self) {
+        if let Err(error) = sys::await_programs() {
+            debug!(%error, "could not wait for the programs that run");
+        }
     }
 
     /// Writes the settings.

@@ -71,6 +71,10 @@ pub fn sock_offsets() -> Result<SockOffsets, OffsetError> {
         node_id: node("id")?,
         sk_socket: sock("sk_socket")?,
         ulp: connection("icsk_ulp_ops")?,
+        snd_una: tcp("snd_una")?,
+        bytes_acked: tcp("bytes_acked")?,
+        bytes_received: tcp("bytes_received")?,
+        user_data: sock("sk_user_data")?,
     })
 }
 

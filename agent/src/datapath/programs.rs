@@ -53,7 +53,7 @@ impl ProgramSpec {
         match self.name {
             program::CARRY => using.carries,
             // Without the tracepoints, nobody would see what is read.
-            program::HAND_OVER => using.meter_path == MeterPath::Tracepoint,
+            program::HAND_OVER | program::REJOIN => using.meter_path == MeterPath::Tracepoint,
             _ if self.is_of_packet_path() => using.has_packet_path,
             name if BYTE_EVENTS.contains(&name) => using.meter_path == MeterPath::Tracepoint,
             name if PACKETS.contains(&name) => using.meter_path != MeterPath::Off,
@@ -129,6 +129,7 @@ pub const PROGRAMS: &[ProgramSpec] = specs! {
     LIST_CONNECTIONS: Hook::Iterator("bpf_sk_storage_map"),
     SWEEP: Hook::Iterator("bpf_sk_storage_map"),
     ENLIST: Hook::Iterator("bpf_sk_storage_map"),
+    REJOIN: Hook::Iterator("bpf_sk_storage_map"),
     CARRY: Hook::Iterator("bpf_sk_storage_map"),
     ADOPT: Hook::Iterator("task_file"),
     FLOW_SWEEP: Hook::PacketTestRun,

@@ -14,6 +14,7 @@ use nodemesh_abi::{
     flow::IndexSet,
     names::map,
     shortcut::{End, Offer, OfferKey, RouteCount},
+    turn::Turn,
 };
 
 use super::{doors, loader::LoadError, pins::PinRoot};
@@ -139,6 +140,7 @@ pub const SHAPES: &[Shape] = &[
     shape::<u64, End>(map::SHORT_ENDS),
     shape::<OfferKey, Offer>(map::SHORT_OFFERS),
     shape::<u32, RouteCount>(map::SHORT_COUNTS),
+    shape::<u32, Turn>(map::TURNS),
     shape::<ServiceKey, FlowService>(map::FLOW_SERVICES),
     shape::<u32, u32>(map::FLOW_TABLES),
     shape::<u32, FlowSettings>(map::FLOW_SETTINGS),

@@ -51,6 +51,19 @@ struct IterTask {
     pid_fd: u32,
 }
 
+/// `MEMBARRIER_CMD_GLOBAL` of `linux/membarrier.h`.
+const MEMBARRIER_GLOBAL: libc::c_long = 1;
+
+/// Waits until every program that runs now, other than sleepable ones, has ended. Refused where some CPUs run without a tick.
+pub fn await_programs() -> io::Result<()> {
+    let none: libc::c_long = 0;
+    // SAFETY: the call takes no pointer.
+    match unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_GLOBAL, none, none) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 fn zeroed() -> bpf_attr {
     // SAFETY: `bpf_attr` is a union of integers, for which zero is valid and what the kernel expects in unused fields.
     unsafe { std::mem::zeroed() }

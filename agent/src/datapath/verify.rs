@@ -18,11 +18,14 @@ use aya::{
 };
 
 use super::{
-    host,
+    headroom, host,
     link::Running,
     loader::LoadError,
     programs::{Hook, PROGRAMS, ProgramSpec, SLOWEST, Use},
 };
+
+/// Memory of the kernel's that the verification of the largest program takes, in bytes.
+const LARGEST: u64 = 110 << 20;
 
 /// What the kernel says of a loaded program.
 #[derive(Clone, Copy, Debug)]
@@ -85,11 +88,13 @@ fn jobs(ebpf: &mut Ebpf, is_wanted: impl Fn(&ProgramSpec) -> bool) -> Result<Vec
     Ok(jobs)
 }
 
-/// Works through `jobs` from the end, on as many threads as there are CPUs.
+/// Works through `jobs` from the end, on as many threads as there are CPUs, and as the limit of memory allows.
 fn run(jobs: Vec<Job<'_>>, btf: &Btf) -> Vec<Outcome> {
+    let has_room = headroom::of_this_process().map_or(usize::MAX, |bytes| (bytes / LARGEST) as usize);
     let threads = thread::available_parallelism()
         .map_or(1, usize::from)
-        .min(jobs.len());
+        .min(has_room)
+        .clamp(1, jobs.len().max(1));
     let (jobs, outcomes) = (Mutex::new(jobs), Mutex::new(Vec::new()));
     let work = || {
         loop {

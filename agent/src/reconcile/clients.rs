@@ -58,7 +58,7 @@ pub fn resolve(
         let entry = CgroupEntry {
             workload: client.workload,
             addr: client.addr,
-            excluded: 0,
+            excluded: u32::from(client.shortcut) * CgroupEntry::SHORTCUT,
             identity: identity_of(&client.principal),
         };
         let path = match client.cgroup.strip_prefix(POD_CGROUP) {
@@ -134,6 +134,7 @@ mod tests {
                 addr: Ip16::UNSPECIFIED,
                 cgroup: (*cgroup).into(),
                 principal: PrincipalName::Unknown,
+                shortcut: *name == "chat",
             };
             desired
                 .clients
@@ -171,7 +172,7 @@ mod tests {
             .iter()
             .map(|name| desired.clients[&ResourceName::new("test", name).unwrap()].workload)
             .collect();
-        assert_eq!(entry("pods/chat"), Some((numbers[1], 0)));
+        assert_eq!(entry("pods/chat"), Some((numbers[1], CgroupEntry::SHORTCUT)));
         assert_eq!(entry("pods"), Some((0, 1)));
         assert_eq!(entry("batch"), Some((numbers[0], 3)), "exclusions add up");
         assert_eq!(entry("jobs"), Some((0, CgroupEntry::NO_SHORTCUT)));

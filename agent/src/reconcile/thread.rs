@@ -11,7 +11,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nodemesh_abi::{LogLevel, Protocol, Settings};
+use nodemesh_abi::{
+    LogLevel, Protocol, Settings,
+    turn::{ANNOUNCED, SWITCHED},
+};
 use nodemesh_model::{Desired, access::PrincipalName};
 use tokio::sync::watch;
 use tracing::{debug, error, info, warn};
@@ -161,8 +164,23 @@ impl Reconciler {
         self.sync_settings();
     }
 
+    /// Tells the programs at tracepoints that others are about to be put in force, so that no event is counted by both.
+    pub fn announce_switch(&mut self) -> Result<(), String> {
+        self.put_epoch(self.settings.epoch | ANNOUNCED)?;
+        self.maps.await_programs();
+        Ok(())
+    }
+
     /// Puts the programs of this epoch at tracepoints in force, in one step.
     pub fn put_in_force(&mut self, epoch: u32) -> Result<(), String> {
+        if self.settings.epoch & ANNOUNCED != 0 {
+            self.put_epoch(epoch | SWITCHED)?;
+            self.maps.await_programs();
+        }
+        self.put_epoch(epoch)
+    }
+
+    fn put_epoch(&mut self, epoch: u32) -> Result<(), String> {
         self.settings.epoch = epoch;
         self.sync_settings();
         let is_written = self.settings_written.is_some();

@@ -1,16 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The keeper's thread: switches the shortcut on and off, and takes the sockets out that shall leave.
 //!
-//! Bulk and unusual readers leave by themselves (`ebpf/src/shortcut.rs`); the keeper takes out those of a service, or of a node, that was
-//! switched off, and those that an agent of another ABI enrolled. Invariant: a socket is taken out a second or more after the programs were told, so that nothing is on its way to it.
+//! Bulk and unusual readers leave by themselves where TCP measures round trips (`ebpf/src/shortcut/leave.rs`); the keeper takes out what is
+//! left of them, those of a service, or of a node, that was switched off, and those that an agent of another ABI enrolled, and lets
+//! connections that are open join when it is switched on.
+//! Invariant: a socket is taken out a second or more after the programs were told, so that nothing is on its way to it.
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeSet, HashSet},
     sync::{Arc, mpsc},
     time::Duration,
 };
 
-use nodemesh_abi::{ABI_VERSION, MeterPath};
+use nodemesh_abi::{ABI_VERSION, MeterPath, Port, shortcut::EndFlags};
+use nodemesh_model::{Frontend, FrontendName, ResourceName};
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
@@ -21,12 +24,17 @@ use super::{
 };
 use crate::{
     config::ShortcutChoice,
-    datapath::ends::Ends,
+    datapath::{ends::Ends, listing::ConnectionLister},
     reconcile::{thread::Command, view::View},
 };
 
 /// How often the keeper looks.
 const INTERVAL: Duration = Duration::from_secs(1);
+/// How many looks after a switch connections that are open are asked to join: those that were to leave are out by then, and those whose
+/// packets came while they were looked at have been looked at again.
+const LOOKS: u32 = 5;
+/// How often they are asked in one look: a client offers, its server answers, the client joins.
+const ROUNDS: usize = 3;
 
 /// The thread's state.
 pub struct Keeper {
@@ -34,11 +42,18 @@ pub struct Keeper {
     meter_path: MeterPath,
     gate: Gate,
     ends: Ends,
+    rejoin: Option<ConnectionLister>,
     view: watch::Receiver<Arc<View>>,
     commands: mpsc::Sender<Command>,
     state: watch::Sender<Arc<State>>,
     /// Sockets that were to leave when the keeper looked last.
     leaving: HashSet<u64>,
+    /// What the keeper saw last: whether the node has the shortcut switched on, and the generation of the configuration.
+    seen: (bool, u64),
+    /// Who had the shortcut switched on then.
+    switched_on: SwitchedOn,
+    /// How many more looks open connections are asked to join in.
+    joining: u32,
 }
 
 /// Whether the shortcut may be taken on this node and why, as far as it is known without doing the self-test: `testing` if none of this
@@ -87,13 +102,42 @@ fn decide(
     }
 }
 
+/// Who has the shortcut switched on.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct SwitchedOn {
+    /// Frontends, with the ports left out.
+    frontends: BTreeSet<(FrontendName, Vec<u16>)>,
+    /// Workloads, for the connections that they open.
+    clients: BTreeSet<ResourceName>,
+}
+
+impl SwitchedOn {
+    fn of(view: &View) -> Self {
+        let short = |frontend: &Frontend| {
+            let rules = &frontend.rules.kernel;
+            (rules.shortcut != 0).then(|| rules.shortcut_except.map(Port::get).to_vec())
+        };
+        let frontends = view.desired.frontends.iter();
+        let clients = view.desired.clients.iter();
+        Self {
+            frontends: frontends
+                .filter_map(|(name, frontend)| Some((name.clone(), short(frontend)?)))
+                .collect(),
+            clients: clients
+                .filter(|(_, client)| client.shortcut)
+                .map(|(name, _)| name.clone())
+                .collect(),
+        }
+    }
+}
+
 impl Keeper {
-    /// The keeper, and what it finds.
+    /// The keeper, and what it finds. `rejoin` is the iterator that lets open connections join.
     pub fn new(
         choice: ShortcutChoice,
         meter_path: MeterPath,
         gate: Gate,
-        ends: Ends,
+        (ends, rejoin): (Ends, Option<ConnectionLister>),
         view: watch::Receiver<Arc<View>>,
         commands: mpsc::Sender<Command>,
     ) -> (Self, watch::Receiver<Arc<State>>) {
@@ -108,10 +152,14 @@ impl Keeper {
             meter_path,
             gate,
             ends,
+            rejoin,
             view,
             commands,
             state,
             leaving: HashSet::new(),
+            seen: (false, 0),
+            switched_on: SwitchedOn::default(),
+            joining: 0,
         };
         (keeper, found)
     }
@@ -121,6 +169,7 @@ impl Keeper {
         loop {
             self.look(stopped);
             self.take_out();
+            self.let_join();
             match stopped.recv_timeout(INTERVAL) {
                 Err(mpsc::RecvTimeoutError::Timeout) => {}
                 _ => return,
@@ -128,11 +177,12 @@ impl Keeper {
         }
     }
 
-    /// Whether a policy in force asks for the shortcut.
+    /// Whether a policy in force or a workload asks for the shortcut.
     fn is_wanted(&self) -> bool {
         let view = self.view.borrow();
         let mut frontends = view.desired.frontends.values();
-        frontends.any(|frontend| frontend.rules.kernel.shortcut != 0)
+        let mut clients = view.desired.clients.values();
+        frontends.any(|frontend| frontend.rules.kernel.shortcut != 0) || clients.any(|client| client.shortcut)
     }
 
     fn look(&self, stopped: &mpsc::Receiver<()>) {
@@ -180,15 +230,20 @@ impl Keeper {
         self.state.send_replace(Arc::new(state));
     }
 
-    /// Takes the sockets out of which the service or the node has the shortcut switched off since the last look.
+    /// Takes the sockets out to which nothing has been handed since the last look: of which the service or the node has the shortcut
+    /// switched off, which read or send in a way that is not for it, or whose peer is out.
     fn take_out(&mut self) {
         let state = self.state.borrow().clone();
         let enabled = state.enabled || state.reason == "unused";
-        let shall_leave = |cookie: &u64| match self.ends.end(*cookie) {
-            Some(end) => !enabled || !self.ends.is_on(&end) || end.version != ABI_VERSION,
+        let enrolled: HashSet<u64> = self.ends.enrolled().into_iter().collect();
+        let shall_leave = |cookie: &&u64| match self.ends.end(**cookie) {
+            Some(end) => {
+                let is_off = !enabled || !self.ends.is_on(&end) || end.version != ABI_VERSION;
+                is_off || end.flags & EndFlags::OUT != 0 || !enrolled.contains(&end.peer)
+            }
             None => false,
         };
-        let leaving: HashSet<u64> = self.ends.enrolled().into_iter().filter(shall_leave).collect();
+        let leaving: HashSet<u64> = enrolled.iter().filter(shall_leave).copied().collect();
         for cookie in leaving.intersection(&self.leaving) {
             match self.ends.take_out(*cookie) {
                 Ok(left) => debug!(cookie, left, "a socket is to leave the shortcut"),
@@ -196,6 +251,35 @@ impl Keeper {
             }
         }
         self.leaving = leaving;
+    }
+
+    /// Lets connections that are open join, for some time after a service or the node was switched on.
+    fn let_join(&mut self) {
+        let Some(rejoin) = &self.rejoin else {
+            return;
+        };
+        let view = self.view.borrow().clone();
+        let seen = (self.state.borrow().enabled, view.generation);
+        if seen != self.seen {
+            let switched_on = if seen.0 {
+                SwitchedOn::of(&view)
+            } else {
+                SwitchedOn::default()
+            };
+            if switched_on != self.switched_on {
+                self.joining = LOOKS;
+            }
+            (self.seen, self.switched_on) = (seen, switched_on);
+        }
+        if self.joining == 0 {
+            return;
+        }
+        self.joining -= 1;
+        for _ in 0..ROUNDS {
+            if let Err(error) = rejoin.scan(|_| {}) {
+                warn!(%error, "connections that are open do not take the shortcut");
+            }
+        }
     }
 }
 

@@ -44,9 +44,16 @@ pub fn completed(record: Record, sk: *const c_void, length: u32, flags: i32) {
     let copied = socket.copied();
     // SAFETY: a map value; other CPUs read it.
     unsafe {
-        atomic::add(&raw mut (*end).read, u64::from(length));
+        if (*end).room == 0 {
+            (&raw mut (*end).first).write_volatile(copied);
+        } else {
+            atomic::add(&raw mut (*end).read, u64::from(length));
+        }
         (&raw mut (*end).read_seq).write_volatile(copied);
-        if socket.unread(copied) == 0 {
+        let is_fresh = (&raw const (*end).flags).read_volatile() & EndFlags::FRESH != 0;
+        if is_fresh {
+            (&raw mut (*end).emptied).write_volatile(0);
+        } else if socket.unread(copied) == 0 {
             (*end).emptied = (*end).emptied.saturating_add(1);
         }
         (&raw mut (*end).room).write_volatile(room(socket.receive_buffer()));
@@ -54,6 +61,10 @@ pub fn completed(record: Record, sk: *const c_void, length: u32, flags: i32) {
         let found = (EndFlags::WAITS * u32::from(waits)) | (EndFlags::SPLICES * u32::from(splices));
         if found != 0 {
             atomic::or(&raw mut (*end).flags, found);
+        }
+        // What it has read by now is written: something may be handed to it again.
+        if is_fresh {
+            atomic::fetch_and(&raw mut (*end).flags, !EndFlags::FRESH);
         }
     }
     tell(record, end, sk, length);

@@ -236,12 +236,14 @@ impl Sending {
                 (*self.own).rules,
             )
         };
-        if peer & (EndFlags::SPLICES | EndFlags::WAITS) != 0 {
-            return Err(Route::Reader);
+        if peer & (EndFlags::SPLICES | EndFlags::WAITS | EndFlags::FRESH) != 0 {
+            let is_fresh = peer & EndFlags::FRESH != 0;
+            return Err(if is_fresh { Route::Undrained } else { Route::Reader });
         }
         let is_off = (own | peer) & (EndFlags::LEAVING | EndFlags::BULK) != 0
             || !current_settings().has_shortcut()
-            || maps::rules.get(rules).is_none_or(|rules| rules.shortcut == 0);
+            || own & EndFlags::BY_CLIENT == 0
+                && maps::rules.get(rules).is_none_or(|rules| rules.shortcut == 0);
         if is_off || self.tcp.has_upper_protocol() {
             return Err(Route::Off);
         }

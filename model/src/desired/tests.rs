@@ -203,6 +203,7 @@ fn workloads_with_a_cgroup_are_clients() {
         addr,
         cgroup: cgroup.into(),
         principal: PrincipalName::Workload(workload.clone()),
+        shortcut: false,
     };
     let first: IpAddr = "fd00::1".parse().unwrap();
     assert_eq!(

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! After the story: two pods of one node, and the shortcut between them, switched on and off while requests go on.
+//! After the story: two pods of one node, and the shortcut between them, switched on and off while requests go on, all on the same
+//! connections.
 //!
 //! Invariant: rates are what the client counted, and how messages went is what the agent's metrics say.
 
@@ -28,7 +29,7 @@ const TELLINGS: usize = 3;
 /// What was seen.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Paired {
-    /// Requests per second by TCP, past it, and by TCP again on the same connections.
+    /// Requests per second by TCP, past it, and by TCP again.
     pub(super) rates: [f64; 3],
     /// Messages that took the shortcut in each of these phases.
     pub(super) handed: [u64; 3],
@@ -63,43 +64,36 @@ pub(super) fn play(interrupt: &Interrupt, screen: &mut Screen) -> Result<Paired>
         "\nTwo pods of one node: {CONNECTIONS} connections, 1 KiB each way, thousand requests per second"
     ));
     let dial = SocketAddr::from(SERVICE);
-    let talk = || -> Result<Process> {
-        let arguments = [
-            "short-talk".to_owned(),
-            dial.to_string(),
-            "exchange".to_owned(),
-            format!("--connections={CONNECTIONS}"),
-            "--millis=60000".to_owned(),
-            "--tell".to_owned(),
-        ];
-        let mut talk = client.spawn(&program, &arguments)?;
-        talk.wait_for_line(|line| line == "connected")?;
-        talk.write_line("go")?;
-        Ok(talk)
-    };
+    let arguments = [
+        "short-talk".to_owned(),
+        dial.to_string(),
+        "exchange".to_owned(),
+        format!("--connections={CONNECTIONS}"),
+        "--millis=120000".to_owned(),
+        "--tell".to_owned(),
+    ];
+    let mut talk = client.spawn(&program, &arguments)?;
+    talk.wait_for_line(|line| line == "connected")?;
+    talk.write_line("go")?;
     let mut seen = Paired::default();
-    let first = talk()?;
-    pair.phase(0, "the policy says nothing: TCP", &first, &mut seen, screen)?;
-    drop(first);
+    pair.phase(0, "the policy says nothing: TCP", &talk, &mut seen, screen)?;
     interrupt.check()?;
     pair.agent.reconfigure(&pair.manifest(true))?;
-    let second = talk()?;
+    let joined = || {
+        pair.enrolled()
+            .is_ok_and(|sockets| sockets == 2 * u64::from(CONNECTIONS))
+    };
+    wait_until(PATIENCE, joined).context("open connections do not take the shortcut")?;
     pair.phase(
         1,
-        "shortcut: {enabled: true}, new connections",
-        &second,
+        "shortcut: {enabled: true}, the same connections",
+        &talk,
         &mut seen,
         screen,
     )?;
     interrupt.check()?;
     pair.agent.reconfigure(&pair.manifest(false))?;
-    pair.phase(
-        2,
-        "switched off, the same connections",
-        &second,
-        &mut seen,
-        screen,
-    )?;
+    pair.phase(2, "switched off, the same connections", &talk, &mut seen, screen)?;
     Ok(seen)
 }
 
@@ -110,10 +104,21 @@ impl Pair {
         Manifest::of([service]).and(policy).to_string()
     }
 
+    fn scrape(&self) -> Result<Scrape> {
+        let (_, text) = self.agent.http(&self.node, "/metrics")?;
+        Scrape::parse(&text)
+    }
+
     /// Messages that took the shortcut so far.
     fn handed_over(&self) -> Result<u64> {
-        let (_, text) = self.agent.http(&self.node, "/metrics")?;
-        Ok(Scrape::parse(&text)?.count("nodemesh_shortcut_messages_total", &[("route", "shortcut")]))
+        Ok(self
+            .scrape()?
+            .count("nodemesh_shortcut_messages_total", &[("route", "shortcut")]))
+    }
+
+    /// Sockets that are enrolled.
+    fn enrolled(&self) -> Result<u64> {
+        Ok(self.scrape()?.count("nodemesh_shortcut_sockets", &[]))
     }
 
     fn phase(
@@ -148,7 +153,7 @@ impl Pair {
         seen.rates[index] = rates.iter().sum::<f64>() / rates.len().max(1) as f64;
         let shown: Vec<String> = rates.iter().map(|rate| format!("{:.1}", rate / 1e3)).collect();
         screen.say(&format!(
-            "  {what:<44} {}   {} messages handed over",
+            "  {what:<48} {}   {} messages handed over",
             shown.join("  "),
             seen.handed[index]
         ));

@@ -30,7 +30,7 @@ impl MapWriter {
             .map_err(failed("list", map::FLOW_SERVICES))
     }
 
-    /// Ids of the services with a table in `flow_tables`; `None` if that cannot be found out in [`LOOKING`].
+    /// Ids of the services with a table in `flow_tables`; `None` if that cannot be found out in `LOOKING`.
     ///
     /// Before Linux 6.8, the kernel waits until all programs that run have ended at each look into a map of maps: some ten milliseconds.
     pub fn flow_tables(&self) -> Result<Option<Vec<u32>>, MapOpError> {

@@ -153,8 +153,8 @@ fn slow_start_locality_and_removal_are_told() {
         "slowStart": {"window": "30s"}, "locality": {"tiers": ["node", "zone"], "strict": true}, "onRemoval": "close",
         "shortcut": {"enabled": true, "exceptPorts": [8001]},
     }));
-    let short = |port| found.kernel.is_short(Port::new(port));
-    assert!(short(8000) && !short(8001) && !rules(json!({})).kernel.is_short(Port::new(8000)));
+    let short = |port| found.kernel.is_short(Port::new(port), false);
+    assert!(short(8000) && !short(8001) && !rules(json!({})).kernel.is_short(Port::new(8000), false));
     assert_eq!(
         (found.kernel.slow_start_ns, found.until_first_token),
         (30_000_000_000, false)
