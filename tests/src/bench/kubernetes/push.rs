@@ -88,7 +88,7 @@ fn measure(run: &Run, served: Served) -> Result<Measured> {
     let rows = lab.rows()?;
     let path = format!("/apis/discovery.k8s.io/v1/namespaces/{NAMESPACE}/endpointslices/{SWITCHED}");
     let (requests, mut measured) = (cluster.api.requests(), Measured::default());
-    for round in 0..run.scaled(20, 300) {
+    for round in 0..run.scaled(100, 300) {
         run.step()?;
         let address = fresh(round);
         let changed = slice(SWITCHED, [address].into_iter()).to_string();

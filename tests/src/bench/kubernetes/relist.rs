@@ -70,7 +70,7 @@ pub(super) fn run(run: &Run, has_pods: bool) -> Result<String> {
         "**not met**"
     };
     Ok(format!(
-        "{table}\nEach time every watch was answered 410; agents were sent the one slice that had changed and the one Service that was gone, and nothing else.\n\
+        "{table}\nEach time watches were answered 410; agents were sent the one slice that had changed and the one Service that was gone, and nothing else.\n\
          Target: at most {TARGET_MIB} MiB: {met}.\n"
     ))
 }
