@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use crate::{
     bed::{Bed, Family, ModelServer},
+    eventually::eventually,
     manifest::{Manifest, Service},
     process::Process,
     single_node::said,
@@ -64,6 +65,55 @@ impl ModelScene {
             .expect("a scene that works")
     }
 
+    /// A client of the model `index` with `connections` that have had an answer each and think about the next request for an hour.
+    pub fn thinking(&self, index: usize, connections: u64) -> Process {
+        let (few, more) = (connections.to_string(), (2 * connections).to_string());
+        let flags = ["--mode", "keep-alive", "--concurrency", &few, "--requests", &more];
+        let client = self.client(
+            index,
+            &[&flags[..], &["--think", "1h", "--report-interval", "100ms"]].concat(),
+        );
+        eventually(
+            "their first answers",
+            || answered(&client),
+            |count| *count == connections,
+        );
+        client
+    }
+
+    /// Waits until the replica of the model `index` has so many connections and requests.
+    pub fn await_open(&self, index: usize, connections: u64, requests: u64) {
+        eventually(
+            "connections and requests",
+            || {
+                let backend = self.bed.backend(self.models[index].replica);
+                (backend.active_connections, backend.requests_in_flight)
+            },
+            |seen| *seen == (connections, Some(requests)),
+        );
+    }
+
+    /// Waits until `count` requests at once are let in: a client is through with an answer a little later than the server.
+    pub fn await_room(&self, index: usize, count: u64) {
+        let text = count.to_string();
+        let flags = [
+            "--mode",
+            "one-shot",
+            "--concurrency",
+            &text,
+            "--requests",
+            &text,
+            "--allow-failures",
+        ];
+        let send = || {
+            self.client(index, &flags)
+                .report::<Value>()
+                .expect("a scene that works")
+                .0
+        };
+        eventually("room for them", send, |report| report["requests"]["ok"] == count);
+    }
+
     /// Has a client send `count` requests, one after the other, all of which succeed.
     pub fn send(&self, index: usize, count: u64, flags: &[&str]) -> Value {
         let count_text = count.to_string();
@@ -113,6 +163,15 @@ impl ModelScene {
             |line: &String| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
         lines.iter().map(parse).collect()
     }
+}
+
+/// Requests that a client which reports intervals has had answered.
+fn answered(client: &Process) -> u64 {
+    let ok = |line: String| {
+        let report: Value = serde_json::from_str(&line).expect("a report");
+        report["requests"]["ok"].as_u64().expect("a number")
+    };
+    client.stdout().into_iter().map(ok).sum()
 }
 
 impl Model {

@@ -8,7 +8,6 @@ use nodemesh_e2e::{
     eventually::eventually,
     manifest::{Manifest, Policy, Service, workload},
     model_scene::ModelScene,
-    process::Process,
 };
 use serde_json::{Value, json};
 
@@ -177,50 +176,14 @@ fn sockets_of_datagrams_count_towards_a_new_cap_too() {
     assert_eq!((report.ok, &report.errors), (5, &once(EXCESS, 1)), "{report:?}");
 }
 
-/// Requests that a client which reports intervals has had answered.
-fn answered(client: &Process) -> u64 {
-    let ok = |line: String| {
-        let report: Value = serde_json::from_str(&line).expect("a report");
-        report["requests"]["ok"].as_u64().expect("a number")
-    };
-    client.stdout().into_iter().map(ok).sum()
-}
-
-/// Waits until the first replica of the scene has so many connections and requests.
-fn has_open(scene: &ModelScene, connections: u64, requests: u64) {
-    eventually(
-        "connections and requests",
-        || {
-            let backend = scene.bed.backend(scene.models[0].replica);
-            (backend.active_connections, backend.requests_in_flight)
-        },
-        |seen| *seen == (connections, Some(requests)),
-    );
-}
-
 #[test]
 fn requests_that_were_in_flight_before_count_and_idle_connections_do_not() {
     let scene = ModelScene::new(&[&["--prefill", "10ms", "--idle-timeout", "1h"]], &[]);
     let model = &scene.models[0];
     let bare = || Manifest::of([Service::new("m1", model.address).to([model.replica])]);
     scene.bed.apply(&bare());
-    let idle = scene.client(
-        0,
-        &[
-            "--mode",
-            "keep-alive",
-            "--concurrency",
-            "3",
-            "--requests",
-            "6",
-            "--think",
-            "1h",
-            "--report-interval",
-            "100ms",
-        ],
-    );
-    let open = |connections, requests| has_open(&scene, connections, requests);
-    eventually("their first answers", || answered(&idle), |count| *count == 3);
+    let idle = scene.thinking(0, 3);
+    let open = |connections, requests| scene.await_open(0, connections, requests);
     open(3, 0);
     scene.control(0, &json!({"failure": "wedge"}));
     let streams = scene.client(
@@ -247,18 +210,6 @@ fn requests_that_were_in_flight_before_count_and_idle_connections_do_not() {
     drop(streams);
     scene.control(0, &json!({"failure": "none"}));
     open(3, 0);
-    let send = || {
-        let flags = [
-            "--mode",
-            "one-shot",
-            "--concurrency",
-            "4",
-            "--requests",
-            "4",
-            "--allow-failures",
-        ];
-        scene.client(0, &flags).report::<Value>().unwrap().0
-    };
-    eventually("room for four", send, |report| report["requests"]["ok"] == 4);
+    scene.await_room(0, 4);
     drop(idle);
 }

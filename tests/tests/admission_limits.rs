@@ -162,46 +162,9 @@ fn an_idle_connection_is_no_request_and_a_stream_is_one() {
     let policy = Policy::of("m1").set("limits", json!({"requests": 3}));
     let service = Service::new("m1", model.address).to([model.replica]);
     scene.bed.apply(&Manifest::of([service]).and(policy));
-    // Three kept connections which think for an hour after their first request.
-    let idle = scene.client(
-        0,
-        &[
-            "--mode",
-            "keep-alive",
-            "--concurrency",
-            "3",
-            "--requests",
-            "6",
-            "--think",
-            "1h",
-        ],
-    );
-    let active = |count: u64| {
-        eventually(
-            "the connections and their requests",
-            || {
-                let backend = scene.bed.backend(model.replica);
-                (backend.active_connections, backend.requests_in_flight)
-            },
-            |seen| *seen == (count, Some(0)),
-        );
-    };
-    // The client is through with an answer a little later than the server.
-    let flags = [
-        "--mode",
-        "one-shot",
-        "--concurrency",
-        "3",
-        "--requests",
-        "3",
-        "--allow-failures",
-    ];
-    let have_room = || {
-        let send = || scene.client(0, &flags).report::<Value>().unwrap().0;
-        eventually("room for three", send, |report| report["requests"]["ok"] == 3);
-    };
-    active(3);
-    have_room();
+    let idle = scene.thinking(0, 3);
+    scene.await_open(0, 3, 0);
+    scene.await_room(0, 3);
     // Three streams that do not end.
     scene.control(0, &json!({"failure": "wedge"}));
     let streams = scene.client(
@@ -216,9 +179,9 @@ fn an_idle_connection_is_no_request_and_a_stream_is_one() {
     let place = scene.bed.client.place();
     connect(&place, model.address, &["--timeout", "300ms"]).assert_all_failed(1, EXCESS);
     drop(streams);
-    active(3);
+    scene.await_open(0, 3, 0);
     scene.control(0, &json!({"failure": "none"}));
-    have_room();
+    scene.await_room(0, 3);
     drop(idle);
 }
 

@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::{
     process,
-    setup::{self, Scope, kubectl, python},
+    setup::{self, Scope, archive::KUBECTL, python},
     workspace,
 };
 
@@ -40,7 +40,7 @@ impl Deploy {
 pub(crate) fn check(update: bool) -> Result<()> {
     let tools = python::deploy_folder()?.join("bin");
     let deploy = workspace::root().join("deploy");
-    let kubectl = kubectl::program().context("no kubectl: run `cargo xtask setup`")?;
+    let kubectl = KUBECTL.program().context("no kubectl: run `cargo xtask setup`")?;
     let mut manifests = Command::new(tools.join("python"));
     manifests.arg(deploy.join("check/manifests.py")).arg(kubectl);
     if update {

@@ -5,18 +5,16 @@
 //! and never stop each other, so that one run lists every finding; each is idempotent.
 
 pub(crate) mod apt;
+pub(crate) mod archive;
 mod cargo_tool;
 mod components;
 pub(crate) mod cross;
 pub(crate) mod deny;
-pub(crate) mod etcd;
 pub(crate) mod kapi;
-pub(crate) mod kubectl;
 pub(crate) mod linker;
 mod machine;
 mod outcome;
 mod packages;
-pub(crate) mod prometheus;
 pub(crate) mod python;
 pub(crate) mod toolchain;
 
@@ -133,7 +131,7 @@ const DEPLOY: &[Step] = &[
     },
     Step {
         name: "kubectl",
-        run: kubectl::step,
+        run: |mode| archive::KUBECTL.step(mode),
     },
     Step {
         name: "python for deploy",
@@ -159,7 +157,7 @@ const EMULATOR: &[Step] = &[Step {
 
 const UNIT_TESTS: &[Step] = &[Step {
     name: "etcd",
-    run: etcd::step,
+    run: |mode| archive::ETCD.step(mode),
 }];
 
 const TESTS: &[Step] = &[
@@ -181,11 +179,11 @@ const TESTS: &[Step] = &[
     },
     Step {
         name: "prometheus",
-        run: prometheus::step,
+        run: |mode| archive::PROMETHEUS.step(mode),
     },
     Step {
         name: "etcd",
-        run: etcd::step,
+        run: |mode| archive::ETCD.step(mode),
     },
     Step {
         name: "privileges",
@@ -216,7 +214,7 @@ const TESTS: &[Step] = &[
 const CLUSTER: &[Step] = &[
     Step {
         name: "kubectl",
-        run: kubectl::step,
+        run: |mode| archive::KUBECTL.step(mode),
     },
     Step {
         name: "python for deploy",

@@ -16,7 +16,7 @@ use anyhow::{Context as _, Result};
 
 use crate::{
     ebpf, kernels, next, process,
-    setup::{self, Scope, prometheus, python},
+    setup::{self, Scope, archive::PROMETHEUS, python},
     workspace,
 };
 use tally::Tally;
@@ -108,7 +108,7 @@ impl Test {
             .args(["--package", workspace::E2E_PACKAGE])
             .env(BIN_DIR, bin_dir()?)
             .env(PYTHON, python::path()?);
-        if let Some(folder) = prometheus::folder() {
+        if let Some(folder) = PROMETHEUS.folder() {
             cargo.env(PROMETHEUS_DIR, folder);
         }
         let counted = self.count(&mut cargo, tally);
