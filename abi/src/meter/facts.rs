@@ -77,11 +77,12 @@ facts! {
         END = 9;
         /// It ends with the event that ends a stream of tokens, `[DONE]`.
         DONE = 10;
-        /// It is a heartbeat or an end marker. Told after the first token only, and not of a packet that shares its read with others:
-        /// what a stream goes on with is data.
+        /// It is a heartbeat or an end marker. Told after the first token only: what a stream goes on with is data.
         MARKER = 12;
         /// It ends with a short TLS record of the application, whose size is in [`Meter::tail`].
         RECORD = 11;
+        /// When it came, data before it was not read yet. With `MARKER`, and forgotten once that data is read without it.
+        AFTER_DATA = 13;
     }
 }
 
@@ -279,7 +280,12 @@ impl Meter {
     /// there already. Only the end of the response waits for its own.
     #[inline(always)]
     pub(super) fn take_down(&mut self) -> DownFacts {
-        if self.pending_down == 0 || !reached(self.down_seq, self.down_mark) {
+        if self.pending_down == 0 {
+            return DownFacts::default();
+        }
+        if !reached(self.down_seq, self.down_mark) {
+            // What was read now is the data before them, or a part of it.
+            self.pending_down &= !DownFacts::AFTER_DATA.0;
             return DownFacts::default();
         }
         let later = if reached(self.down_seq, self.response_end) {

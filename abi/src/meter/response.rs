@@ -13,6 +13,9 @@ use crate::{
 /// Facts of packets that are no part of a stream's text.
 const OF_MARKERS: u16 = DownFacts::MARKER.0 | DownFacts::END.0 | DownFacts::DONE.0;
 
+/// Facts of packets that are read together with text, or are text.
+const OF_DATA: u16 = DownFacts::DATA.0 | DownFacts::AFTER_DATA.0;
+
 impl Meter {
     /// A write of the response.
     #[inline(always)]
@@ -65,7 +68,7 @@ impl Meter {
             Content::Unknown
         } else if facts.has(DownFacts::TOKEN) {
             Content::Token
-        } else if facts.has(DownFacts::DATA) {
+        } else if facts.0 & OF_DATA != 0 {
             Content::Data
         } else if self.flags & MeterFlags::LENGTH != 0 {
             Content::Body

@@ -32,15 +32,24 @@ pub const fn begins_with_data(first: u64, second: u64) -> bool {
 }
 
 /// What is to be told of a packet after the first token: nothing, if it is data as usual. Data is told when a marker waits to be read with
-/// it (among the facts `pending`), and a marker together with the data before it that is `unread`. By arithmetic, as in [`super`].
+/// it (among the facts `pending`), and a marker with whether data before it is `unread`. By arithmetic, as in [`super`].
 #[inline(always)]
 pub const fn goes_on(is_data: bool, pending: u16, unread: bool) -> DownFacts {
     const DATA_BIT: u32 = DownFacts::DATA.0.trailing_zeros();
     const MARKER_BIT: u32 = DownFacts::MARKER.0.trailing_zeros();
     let data = is_data as u16;
     let awaited = ((pending >> MARKER_BIT) & 1) << DATA_BIT;
-    let marker = DownFacts::MARKER.0 | ((unread as u16) << DATA_BIT);
+    let marker = DownFacts::MARKER.0 | (DownFacts::AFTER_DATA.0 * unread as u16);
     DownFacts((awaited * data) | (marker * (1 - data)))
+}
+
+/// Whether data is among what was not read when a packet came that begins at `seq`: all from `down_seq` on, but for a marker that is
+/// `pending`, ends at `down_mark` and has no data before it.
+#[inline(always)]
+pub const fn is_data_unread(down_seq: u32, seq: u32, pending: u16, down_mark: u32) -> bool {
+    const OF_MARKER: u16 = DownFacts::MARKER.0 | DownFacts::AFTER_DATA.0 | DownFacts::DATA.0;
+    let only_a_marker = pending & OF_MARKER == DownFacts::MARKER.0 && down_mark == seq;
+    down_seq != seq && !only_a_marker
 }
 
 /// What the last 16 bytes of a packet show, in two big-endian words.
@@ -193,7 +202,17 @@ mod tests {
         assert_eq!(goes_on(true, 0, true), DownFacts(0));
         assert_eq!(goes_on(true, marker.0, false), data);
         assert_eq!(goes_on(false, 0, false), marker);
-        assert_eq!(goes_on(false, 0, true), marker.with(data));
+        assert_eq!(goes_on(false, 0, true), marker.with(DownFacts::AFTER_DATA));
+    }
+
+    #[test]
+    fn a_marker_that_waits_is_no_data() {
+        let (data, marker, after) = (DownFacts::DATA, DownFacts::MARKER, DownFacts::AFTER_DATA);
+        let unread = |pending: DownFacts, mark| is_data_unread(100, 150, pending.0, mark);
+        assert!(!is_data_unread(150, 150, 0, 0));
+        assert!(unread(DownFacts(0), 150));
+        assert!(!unread(marker, 150) && unread(marker, 120));
+        assert!(unread(marker.with(data), 150) && unread(marker.with(after), 150));
     }
 
     fn seen(text: &str) -> bool {

@@ -227,10 +227,11 @@ fn text<S: Bytes>(
     is_data: &mut bool,
 ) -> DownFacts {
     // SAFETY: as in `known`.
-    let (down_seq, pending) = unsafe {
+    let (down_seq, down_mark, pending) = unsafe {
         let meter = &raw const (*record.0).meter;
         (
             (&raw const (*meter).down_seq).read_volatile(),
+            (&raw const (*meter).down_mark).read_volatile(),
             (&raw const (*meter).pending_down).read_volatile(),
         )
     };
@@ -258,7 +259,8 @@ fn text<S: Bytes>(
     let found = reader.events.facts();
     *is_data = found.has(DownFacts::DATA);
     if token_seen {
-        events::goes_on(*is_data, pending, down_seq != segment.seq)
+        let unread = events::is_data_unread(down_seq, segment.seq, pending, down_mark);
+        events::goes_on(*is_data, pending, unread)
     } else {
         found
     }

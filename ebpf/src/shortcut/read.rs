@@ -93,9 +93,10 @@ fn tell(record: Record, end: *mut End, sk: *const c_void, length: u32) {
             sk,
             from: position,
             to,
+            is_marked: 0,
         };
         // SAFETY: the callback takes what is passed as its context.
-        unsafe { bpf_loop(FACTS as u32, next as *mut _, (&raw mut reading).cast(), 0) };
+        unsafe { bpf_loop(FACTS as u32 + 1, next as *mut _, (&raw mut reading).cast(), 0) };
     }
     // SAFETY: a live record. Only packets write this field beside this, and they come after what was handed over.
     unsafe {
@@ -111,46 +112,73 @@ fn tell(record: Record, end: *mut End, sk: *const c_void, length: u32) {
     }
 }
 
-/// A read of `from..to`, as the meter counts.
+/// A read that ends at `to`, as the meter counts.
 struct Reading {
     record: Record,
     end: *mut End,
     sk: *const c_void,
+    /// Where it begins, and after what it begins with of heartbeats and end markers.
     from: u32,
     to: u32,
+    /// 1 if it begins with one.
+    is_marked: u32,
 }
 
 /// Tells of one message, if the read has reached it; 1 if there is nothing more to tell.
 unsafe extern "C" fn next(_index: u32, reading: *mut Reading) -> i64 {
     // SAFETY: `bpf_loop` passes the context of `tell`.
     let reading = unsafe { &mut *reading };
+    let (fact, is_last) = match take(reading) {
+        Some(fact) => (as_read(fact, reading), 0),
+        None if reading.is_marked == 0 || reading.from == reading.to => return 1,
+        None => (data(reading), 1),
+    };
+    packet::show(reading.record, reading.sk, &Shown::of(&fact), fact.mark);
+    is_last
+}
+
+/// The next message that the read has reached.
+#[inline(always)]
+fn take(reading: &mut Reading) -> Option<Fact> {
     // SAFETY: map values; `put` is written after the fact that it counts.
-    let fact = unsafe {
+    unsafe {
         let end = reading.end;
         let taken = (*end).taken;
         if (&raw const (*end).put).read_volatile() == taken {
-            return 1;
+            return None;
         }
         let index = unknown(u64::from(taken)) as usize % FACTS;
         let fact: Fact = *(&raw const (*end).facts).cast::<Fact>().add(index);
         if reading.to.wrapping_sub(fact.start).cast_signed() <= 0 {
-            return 1;
+            return None;
         }
         (*end).taken = taken.wrapping_add(1);
-        fact
-    };
-    let alone = fact.start == reading.from && fact.mark == reading.to;
-    let shown = Shown::of(&as_read(fact, alone));
-    packet::show(reading.record, reading.sk, &shown, fact.mark);
-    0
+        Some(fact)
+    }
 }
 
-/// The fact as the parser of packets would tell it of bytes that are read. A heartbeat that shares its read is data, as everything is
-/// that a stream goes on with.
+/// What the read holds after the markers that it begins with: data, as everything is that a stream goes on with.
 #[inline(always)]
-fn as_read(mut fact: Fact, alone: bool) -> Fact {
+fn data(reading: &Reading) -> Fact {
+    Fact {
+        start: reading.from,
+        mark: reading.to,
+        facts: DownFacts::DATA.0,
+        ..Fact::default()
+    }
+}
+
+/// The fact as the parser of packets would tell it of bytes that are read. A heartbeat that comes after data in the same read is data.
+#[inline(always)]
+fn as_read(mut fact: Fact, reading: &mut Reading) -> Fact {
     let facts = DownFacts(fact.facts);
-    if fact.is_up == 0 && facts.has(DownFacts::MARKER) && !alone {
+    if fact.is_up != 0 || !facts.has(DownFacts::MARKER) {
+        return fact;
+    }
+    if fact.start == reading.from {
+        reading.is_marked = 1;
+        reading.from = fact.mark;
+    } else {
         fact.facts = facts.0 & !DownFacts::MARKER.0 | DownFacts::DATA.0;
     }
     fact

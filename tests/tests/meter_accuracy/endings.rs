@@ -162,6 +162,16 @@ fn given_up(one: &Exchange, wire: Wire, emissions: usize) -> Vec<(&'static str, 
     if few || has_tickets_alone(one, wire) {
         may.push(("success", None));
     }
+    if wire == Wire::Tls13 && one.sequence == 1 && emissions < 2 {
+        // The only write may have been the tickets.
+        let early = cancel.replacen("decode", "prefill", 1);
+        may.extend(
+            ["prefill/fin", "prefill/rst"]
+                .into_iter()
+                .filter(|is| *is == early)
+                .map(|is| ("canceled", Some(is))),
+        );
+    }
     may
 }
 

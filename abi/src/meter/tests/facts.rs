@@ -225,3 +225,25 @@ fn nothing_counts_after_the_end() {
         .end(End::Reset);
     assert_eq!((bench.finished.len(), bench.ambiguous), (finished, 0));
 }
+
+#[test]
+fn a_marker_that_came_before_the_data_was_read_is_data_only_if_it_is_read_with_it() {
+    let marker = DownFacts::MARKER.with(DownFacts::AFTER_DATA);
+    let cases: [(&[u32], u32); 4] = [
+        (&[250], 2),
+        (&[200, 50], 2),
+        (&[120, 130], 2),
+        (&[120, 80, 50], 3),
+    ];
+    for (reads, chunks) in cases {
+        let mut bench = Bench::plain(Vantage::Client);
+        bench.at(0).ask(300);
+        bench.at(100).down_with(400, EVENT_STREAM.with(TOKEN), 2, 0);
+        // 200 bytes of data need no facts, and the marker's packet comes before the read of them has ended.
+        bench.at(200).down_packet(250, marker);
+        for (ms, bytes) in (200..).step_by(5).zip(reads) {
+            bench.at(ms).down_bytes(*bytes);
+        }
+        assert_eq!(bench.meter.exchange.chunks, chunks, "{reads:?}");
+    }
+}
