@@ -35,7 +35,7 @@ pub(crate) struct Setup {
 impl Setup {
     pub(crate) fn run(self) -> ExitCode {
         let mode = if self.check { Mode::Check } else { Mode::Install };
-        let all = [KERNEL, LINT, DEPLOY, TESTS, CLUSTER, API_SERVER, DIST].concat();
+        let all = [KERNEL, LINT, UNITS, CLUSTER, TESTS, API_SERVER, DIST].concat();
         let missing = report(all, mode, |_| true);
         if missing == 0 {
             ExitCode::SUCCESS
@@ -72,8 +72,8 @@ pub(crate) enum Scope {
 pub(crate) fn ensure(scope: Scope) -> Result<()> {
     let steps = match scope {
         Scope::Kernel => KERNEL.to_vec(),
-        Scope::Lint => [KERNEL, LINT, DEPLOY].concat(),
-        Scope::Deploy => DEPLOY.to_vec(),
+        Scope::Lint => [KERNEL, LINT, UNITS, CLUSTER].concat(),
+        Scope::Deploy => [UNITS, CLUSTER].concat(),
         Scope::Dist => [KERNEL, DIST].concat(),
         Scope::Kernels => EMULATOR.to_vec(),
         Scope::UnitTests => UNIT_TESTS.to_vec(),
@@ -124,20 +124,10 @@ const LINT: &[Step] = &[
     },
 ];
 
-const DEPLOY: &[Step] = &[
-    Step {
-        name: "systemd",
-        run: packages::deploy,
-    },
-    Step {
-        name: "kubectl",
-        run: |mode| archive::KUBECTL.step(mode),
-    },
-    Step {
-        name: "python for deploy",
-        run: python::deploy,
-    },
-];
+const UNITS: &[Step] = &[Step {
+    name: "systemd",
+    run: packages::deploy,
+}];
 
 const DIST: &[Step] = &[
     Step {
